@@ -1,0 +1,82 @@
+"""What a robust training step costs over a standard one, beside the least that it could cost.
+
+The floor of k PGD steps is k * (F + B_in) + 2 * (F + B): k forwards with a backward to the pictures alone, then
+forward and full backward of the clean and of the perturbed batch. All are timed in this run, in turns, so that only
+ratios matter.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from dml.attacks import Linf, pgd
+from dml.defenses import Robust, Standard
+from dml.losses import Triplet, TupleLoss
+from dml.models import build
+from dml.tuples import distance_weighted
+
+BATCH, SIDE, ROUNDS = 100, 32, 15
+
+
+def main() -> None:
+    """Print a table of medians and ratios."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH) // 4
+    model = build("conv4", 128, seed=0).train()
+    loss = TupleLoss(distance_weighted, Triplet())
+
+    def train_step(defense: Standard | Robust) -> None:
+        model.zero_grad(set_to_none=True)
+        defense(model, images, labels, loss, generator).mean().backward()
+
+    def bare_input_step() -> None:
+        pictures = images.clone().requires_grad_(True)
+        torch.autograd.grad(model(pictures).sum(), pictures)
+
+    def bare_full_step() -> None:
+        model.zero_grad(set_to_none=True)
+        model(images).sum().backward()
+
+    def attack(steps: int) -> None:
+        pgd(
+            images,
+            lambda pictures: model(pictures).sum(1),
+            Linf(8 / 255),
+            steps=steps,
+            step_size=0.01,
+            best=False,
+            generator=generator,
+        )
+
+    work: dict[str, Callable[[], None]] = {
+        "F + B": bare_full_step,
+        "F + B_in": bare_input_step,
+        "pgd, 10 steps": lambda: attack(10),
+        "standard": lambda: train_step(Standard()),
+    }
+    work |= {f"robust, k={k}": lambda k=k: train_step(Robust(steps=k)) for k in (1, 4, 10)}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for round_ in range(ROUNDS + 2):
+        for name, call in work.items():
+            start = time.perf_counter()
+            call()
+            if round_ >= 2:  # the first two warm up
+                seconds[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"conv4, {BATCH} pictures of {SIDE} px, {torch.get_num_threads()} threads, median of {ROUNDS}")
+    print(f"{'':16}{'ms':>8}{'/ standard':>12}{'/ floor':>9}")
+    for name, value in median.items():
+        floor = ""
+        if name.startswith("robust"):
+            k = int(name.split("=")[1])
+            floor = f"{value / (k * median['F + B_in'] + 2 * median['F + B']):9.2f}"
+        if name.startswith("pgd"):
+            floor = f"{value / (10 * median['F + B_in']):9.2f}"
+        print(f"{name:16}{value * 1e3:8.1f}{value / median['standard']:12.2f}{floor}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What every dataset gives: a source to prepare once, and memory-mapped splits to read ever after."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used, in one sentence that names the file or folder and what would be right."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Raw images before preparation, in rows sorted by label.
+
+    Attributes:
+        class_names: one name a class; the class order decides the split.
+        labels: (N,) int64, ascending, counted from 0.
+        read: row number -> picture.
+        digest: SHA-256 over everything that the images depend on.
+    """
+
+    class_names: list[str]
+    labels: np.ndarray
+    read: Callable[[int], Image.Image]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of a contiguous range of classes.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, memory-mapped.
+        labels: (N,) int64, ascending, counted from 0 over the whole dataset.
+        class_names: label -> name, for the whole dataset.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The labels that occur, ascending."""
+        return np.unique(self.labels)
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images."""
+        some = self.images[:: -(-len(self) // 2000)].astype(np.float64) / 255
+        return {name: getattr(some, name)(axis=(0, 1, 2)).tolist() for name in ("mean", "std")}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three class-disjoint splits: test is the second half of the classes, validation comes out of the first."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def load(folder: Path) -> Dataset:
+    """Open what :func:`dml.datasets.prepare.prepare` wrote; images stay on disk until they are read."""
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    labels = np.load(folder / "labels.npy")
+
+    def split(name: str) -> Split:
+        first, last = about["splits"][name]
+        rows = slice(*np.searchsorted(labels, [first, last]))
+        return Split(images[rows], labels[rows], about["class_names"])
+
+    return Dataset(train=split("train"), validation=split("validation"), test=split("test"))

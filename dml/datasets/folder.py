@@ -1,0 +1,98 @@
+"""Your own images: one folder a class, or a ``labels.csv`` that lists ``path,label[,class_name]``."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from dml.datasets.base import DatasetError, Source
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+def read_folder(folder: Path) -> Source:
+    """A dataset from ``folder/labels.csv`` if there is one, else from one sub-folder a class.
+
+    Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names;
+    with a labels.csv the label decides the order, so it may be written to place chosen classes in the test half.
+
+    Raises:
+        DatasetError: the folder is missing or empty, a file is missing, names no image or cannot be read, there
+            are fewer than two classes, or a class has a single image (a query needs another image to retrieve).
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; put the images there, one sub-folder a class")
+    table = _from_csv(folder) if (folder / "labels.csv").exists() else _from_folders(folder)
+    if table.empty:
+        raise DatasetError(f"{folder} holds no image; put one sub-folder a class there, or a labels.csv")
+    names = table.groupby("label")["class_name"].first()
+    counts = table["label"].value_counts()
+    if len(names) < 2:
+        raise DatasetError(f"{folder} holds the single class {names.iloc[0]!r}; at least two are needed")
+    if counts.min() < 2:
+        raise DatasetError(
+            f"class {names[counts.idxmin()]!r} in {folder} has a single image; give it another or leave it out"
+        )
+    table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
+    labels = np.searchsorted(names.index.to_numpy(), table["label"].to_numpy())
+    paths = [folder / path for path in table["path"]]
+    return Source(
+        class_names=[str(name) for name in names],
+        labels=labels.astype(np.int64),
+        read=lambda index: _open(paths[index]),
+        digest=_digest(table, paths),
+    )
+
+
+def _from_folders(folder: Path) -> pd.DataFrame:
+    rows = []
+    classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    for label, child in enumerate(classes):
+        for file in sorted(child.rglob("*")):
+            if not file.is_file() or file.name.startswith("."):
+                continue
+            if file.suffix.lower() not in ENDINGS:
+                raise DatasetError(f"{file} is no image; a class folder may hold image files only")
+            rows.append((file.relative_to(folder).as_posix(), label, child.name))
+    return pd.DataFrame(rows, columns=["path", "label", "class_name"])
+
+
+def _from_csv(folder: Path) -> pd.DataFrame:
+    file = folder / "labels.csv"
+    try:
+        table = pd.read_csv(file, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is no table of comma-separated values: {error}") from error
+    missing = {"path", "label"} - set(table.columns)
+    if missing:
+        raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; it should start path,label[,class_name]")
+    if not pd.api.types.is_integer_dtype(table["label"]):
+        raise DatasetError(f"{file} has a label that is no whole number; labels count classes from 0")
+    if table["path"].duplicated().any():
+        raise DatasetError(f"{file} lists {table.loc[table['path'].duplicated(), 'path'].iloc[0]} twice")
+    if "class_name" not in table.columns:
+        table["class_name"] = table["label"].astype(str)
+    for path in table["path"]:
+        target = (folder / path).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise DatasetError(f"{file} lists {path}, which lies outside {folder}")
+        if not target.is_file():
+            raise DatasetError(f"{file} lists {path}, which does not exist")
+    return table[["path", "label", "class_name"]]
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DatasetError(f"{file} is no readable image; replace it or leave it out") from error
+
+
+def _digest(table: pd.DataFrame, paths: list[Path]) -> str:
+    digest = hashlib.sha256(table.to_csv(index=False).encode())
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

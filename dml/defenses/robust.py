@@ -1,0 +1,70 @@
+"""The paper's robust formulation (arXiv 2102.07265): one perturbed element in every tuple."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dml.attacks import Linf, Objective, pgd
+from dml.checks import at_least
+from dml.losses import TupleLoss, distance
+from dml.models import Embedder, evaluating
+
+
+def role_objective(model: Embedder, target: str, anchor: Tensor, positive: Tensor, negative: Tensor) -> Objective:
+    """What a perturbation of one role maximises against the fixed embeddings (T, D) of the others.
+
+    positive: d(p~, a); negative: -d(n~, a); anchor: d(a~, p) - d(a~, n). The terms are taken without the hinge
+    of the loss, whose gradient vanishes where a tuple already costs nothing.
+    """
+    objectives: dict[str, Objective] = {
+        "positive": lambda images: distance(model(images), anchor),
+        "negative": lambda images: -distance(model(images), anchor),
+        "anchor": lambda images: _difference(model(images), positive, negative),
+    }
+    return objectives[target]
+
+
+def _difference(embeddings: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    return distance(embeddings, positive) - distance(embeddings, negative)
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Tuples are mined on clean embeddings; the element in role ``target`` is then replaced by the worst picture
+    near it, found by PGD against the clean embeddings of the other two, which stay fixed. The perturbed picture
+    stands in that tuple only: the same image is clean wherever else it occurs.
+
+    Attributes:
+        eps: radius of the l-inf ball.
+        steps: PGD steps, each of ``2 * eps / steps``, from a uniform random start.
+        target: the role that is perturbed.
+    """
+
+    eps: float = 8 / 255
+    steps: int = 5
+    target: Literal["positive", "negative", "anchor"] = "positive"
+
+    def __post_init__(self) -> None:
+        at_least("eps", self.eps, 0)
+        at_least("steps", self.steps, 1)
+
+    def __call__(
+        self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
+    ) -> Tensor:
+        embeddings = model(images)
+        tuples = tuple_loss.mine(embeddings.detach(), labels, generator)
+        with evaluating(model):
+            perturbed = pgd(
+                images[getattr(tuples, self.target)],
+                role_objective(model, self.target, *tuples.pick(embeddings.detach())),
+                Linf(self.eps),
+                steps=self.steps,
+                step_size=2 * self.eps / self.steps,
+                best=False,
+                generator=generator,
+            )
+        roles = dict(zip(tuples._fields, tuples.pick(embeddings), strict=True))
+        roles[self.target] = model(perturbed)
+        return tuple_loss.cost(**roles)

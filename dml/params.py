@@ -1,0 +1,306 @@
+"""params.yaml as validated, typed records.
+
+Every number of an experiment stands in params.yaml. Here it becomes the very objects that the library works
+with (a loss, a defence, a schedule), so that a wrong key or value is one clear sentence before anything runs.
+"""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from dml.attacks.suite import Suite
+from dml.checks import at_least, known
+from dml.datasets import SOURCES, Source
+from dml.defenses import DEFENSES, Defense
+from dml.losses import LOSSES, TupleLoss
+from dml.models import BACKBONES, Embedder, build
+from dml.paths import PARAMS, ROOT
+from dml.training import Schedule
+from dml.tuples import MINERS
+
+
+class ParamsError(ValueError):
+    """A setting that cannot be used; the sentence names its key and says what would be right."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a dataset's images come from and how they are prepared.
+
+    Attributes:
+        source: how to read it, a key of ``SOURCES``.
+        path: file or folder to read, below the project root.
+        size: side of a prepared picture, pixels.
+        train_fraction: share of the classes, from the first on, that are for training.
+        validation_fraction: share of the training classes held out for model selection.
+        options: further arguments of the source.
+        origin: one sentence for results/ on where the images come from.
+        show_images: whether figures of results/ may show them.
+    """
+
+    source: str
+    path: str
+    size: int
+    train_fraction: float = 0.5
+    validation_fraction: float = 0.2
+    options: dict = dataclasses.field(default_factory=dict)
+    origin: str = ""
+    show_images: bool = False
+
+    def __post_init__(self) -> None:
+        known("source", self.source, SOURCES)
+        at_least("size", self.size, 8)
+        for name in ("train_fraction", "validation_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it should lie between 0 and 1")
+        _arguments(SOURCES[self.source], self.options, "options", given=1)
+
+    def read(self) -> Source:
+        """Open the source."""
+        reader = SOURCES[self.source]
+        return reader(ROOT / self.path, **_arguments(reader, self.options, "options", given=1))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The embedding model.
+
+    Attributes:
+        backbone: a key of ``BACKBONES``.
+        dimension: length of an embedding.
+        freeze_batchnorm: leave BatchNorm at its running statistics in training.
+    """
+
+    backbone: str
+    dimension: int
+    freeze_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        known("backbone", self.backbone, BACKBONES)
+        at_least("dimension", self.dimension, 2)
+
+    def build(self, *, seed: int, **statistics: list[float]) -> Embedder:
+        """A freshly initialised model; ``statistics`` are the mean and std of the training pictures."""
+        return build(self.backbone, self.dimension, seed=seed, freeze_batchnorm=self.freeze_batchnorm, **statistics)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How an epoch is judged on held-out training classes.
+
+    Attributes:
+        queries: how many of the held-out images are attacked.
+        eps: radius of that attack's l-inf ball.
+        steps: its PGD steps.
+    """
+
+    queries: int
+    eps: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        at_least("queries", self.queries, 1)
+        at_least("eps", self.eps, 0)
+        at_least("steps", self.steps, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of one dataset."""
+
+    data: Data
+    model: Model
+    schedule: Schedule
+    validation: Validation
+    losses: dict[str, TupleLoss]
+    defenses: dict[str, Defense]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `dvc repro` runs: every combination of these lists."""
+
+    datasets: list[str]
+    losses: list[str]
+    defenses: list[str]
+    attacked: list[str]
+    suites: list[str]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml.
+
+    Attributes:
+        run: what the pipeline runs.
+        recipes: settings by dataset.
+        suites: attack suites by name.
+        figures: radii that results/ reports on.
+        raw: the same as plain values, to be recorded beside results.
+    """
+
+    run: Run
+    recipes: dict[str, Recipe]
+    suites: dict[str, Suite]
+    figures: "Figures"
+    raw: dict[str, Any]
+
+    def recipe(self, dataset: str) -> Recipe:
+        """The settings of a dataset."""
+        known("dataset", dataset, self.recipes)
+        return self.recipes[dataset]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What results/ reports.
+
+    Attributes:
+        eps: radius of the headline.
+        paper_eps: radius that the paper attacks with.
+    """
+
+    eps: float
+    paper_eps: float
+
+
+def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Args:
+        changes: values to use instead, by dotted key, for example ``{"recipes.glyphs.schedule.epochs": 2}``.
+        file: the file to read.
+
+    Raises:
+        ParamsError: the file is missing or no YAML, or a key or value is wrong.
+    """
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{file} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from error
+    for key, value in (changes or {}).items():
+        _change(raw, key, value)
+    raw = _fractions(raw)
+    try:
+        sections = {"run", "recipes", "suites", "figures"}
+        _no_others(raw, sections, "params.yaml")
+        params = Params(
+            run=_record(Run, raw["run"], "run"),
+            recipes={name: _recipe(value, f"recipes.{name}") for name, value in raw["recipes"].items()},
+            suites={name: _record(Suite, value, f"suites.{name}") for name, value in raw["suites"].items()},
+            figures=_record(Figures, raw["figures"], "figures"),
+            raw=raw,
+        )
+        _check_run(params)
+    except ParamsError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ParamsError(f"{file.name}: {error}") from error
+    return params
+
+
+def _recipe(raw: Any, where: str) -> Recipe:
+    _no_others(raw, {field.name for field in dataclasses.fields(Recipe)}, where)
+    losses: dict[str, TupleLoss] = {}
+    for name, settings in raw["losses"].items():
+        known(f"{where}.losses", name, LOSSES)
+        settings = dict(settings or {})
+        miner = settings.pop("miner", "missing")
+        known(f"{where}.losses.{name}.miner", miner, MINERS)
+        losses[name] = TupleLoss(MINERS[miner], _record(LOSSES[name], settings, f"{where}.losses.{name}"))
+    defenses: dict[str, Defense] = {}
+    for name, settings in raw["defenses"].items():
+        known(f"{where}.defenses", name, DEFENSES)
+        defenses[name] = _record(DEFENSES[name], settings or {}, f"{where}.defenses.{name}")
+    return Recipe(
+        data=_record(Data, raw["data"], f"{where}.data"),
+        model=_record(Model, raw["model"], f"{where}.model"),
+        schedule=_record(Schedule, raw["schedule"], f"{where}.schedule"),
+        validation=_record(Validation, raw["validation"], f"{where}.validation"),
+        losses=losses,
+        defenses=defenses,
+    )
+
+
+def _check_run(params: Params) -> None:
+    run = params.run
+    for dataset in run.datasets:
+        known("run.datasets", dataset, params.recipes)
+        for loss in run.losses:
+            known(f"run.losses (of recipes.{dataset})", loss, params.recipes[dataset].losses)
+        for defense in [*run.defenses, *run.attacked]:
+            known(f"run.defenses or run.attacked (of recipes.{dataset})", defense, params.recipes[dataset].defenses)
+    for suite in run.suites:
+        known("run.suites", suite, params.suites)
+    if "standard" in run.defenses:
+        raise ValueError("run.defenses lists 'standard'; standard training is always run, leave it out")
+    for defense in run.attacked:
+        known("run.attacked", defense, ["standard", *run.defenses])
+
+
+def _record(target: Callable[..., Any], settings: Any, where: str) -> Any:
+    """Call a record's constructor with checked settings, naming the key of whatever is wrong."""
+    arguments = _arguments(target, settings, where)
+    try:
+        return target(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _arguments(target: Callable[..., Any], settings: Any, where: str, given: int = 0) -> dict[str, Any]:
+    """Settings checked and converted by the signature of ``target``, whose first ``given`` arguments are left out."""
+    signature = list(inspect.signature(target).parameters.values())[given:]
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    required = {item.name for item in signature if item.default is inspect.Parameter.empty}
+    _no_others(settings, {item.name for item in signature}, where, required)
+    converted = {}
+    for name, value in settings.items():
+        try:
+            converted[name] = pydantic.TypeAdapter(hints[name]).validate_python(value)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            raise ValueError(f"{where}.{name}{inner} is {first['input']!r}: {first['msg']}") from error
+    return converted
+
+
+def _no_others(settings: Any, keys: set[str], where: str, required: set[str] | None = None) -> None:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is {settings!r}; it should hold the keys {', '.join(sorted(keys))}")
+    for key in settings:
+        known(f"{where} key", key, keys)
+    missing = (keys if required is None else required) - set(settings)
+    if missing:
+        raise ValueError(f"{where} lacks the key {sorted(missing)[0]!r}")
+
+
+def _fractions(value: Any) -> Any:
+    """Replace strings such as "8/255" by numbers, everywhere."""
+    if isinstance(value, dict):
+        return {key: _fractions(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fractions(item) for item in value]
+    if isinstance(value, str) and (match := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", value)):
+        return float(match[1]) / float(match[2])
+    return value
+
+
+def _change(raw: Any, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place = raw
+    for parent in parents:
+        place = place.get(parent) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise ParamsError(f"params.yaml has no key {key!r} to change")
+    place[last] = value

@@ -1,0 +1,280 @@
+"""From the JSON of each run to metrics.csv, provenance.json and the page that people browse."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dml.attacks.balls import radius_text
+from dml.paths import ROOT, atomic
+from dml.plots import order, spell
+
+COLUMNS = [
+    "dataset",
+    "loss",
+    "defense",
+    "seed",
+    "suite",
+    "attack",
+    "norm",
+    "eps",
+    "queries",
+    "r1",
+    "r1_low",
+    "r1_high",
+    "map_r",
+]
+KEYS = ["dataset", "loss", "defense", "seed", "suite"]
+BASE = ["dataset", "suite", "loss", "seed"]  # what a model shares with the undefended one it is compared with
+LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "dvc")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Write the JSON of one run: its keys, settings, natural outcome, rows of metrics, device and seconds."""
+    write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_records(*folders: Path) -> list[dict[str, Any]]:
+    """The JSON of every run below some folders, in the order of their paths; a later folder's stands for an earlier's.
+
+    Raises:
+        ValueError: a file is no such record.
+    """
+    files = {file.relative_to(folder): file for folder in folders for file in sorted(folder.rglob("*.json"))}
+    records = []
+    for _, file in sorted(files.items()):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            missing = {*KEYS, "rows", "natural", "device", "seconds"} - set(record)
+        except ValueError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error
+        if missing:
+            raise ValueError(f"{file} lacks the key {sorted(missing)[0]!r}")
+        records.append(record)
+    return records
+
+
+def metrics(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row a dataset, loss, defence, seed, suite, attack, norm and eps; the columns of metrics.csv."""
+    rows = [{**{key: record[key] for key in KEYS}, **row} for record in records for row in record["rows"]]
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values([*KEYS, "norm", "eps", "attack"], ignore_index=True)
+
+
+def write_metrics(table: pd.DataFrame, file: Path) -> None:
+    """metrics.csv with six digits after the point, so that the same outcomes give the same bytes."""
+    with atomic(file) as partial:
+        table.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def device_name(device: torch.device) -> str:
+    """What a person would call the device that a model is on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What made the results: commit and versions of this run, and device and seconds of each record."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "runs": [
+            {**{key: record[key] for key in KEYS}, "device": record["device"], "seconds": record["seconds"]}
+            for record in records
+        ],
+    }
+
+
+def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -> pd.DataFrame:
+    """A row a model at one radius, with its fold increase over the undefended model of the same loss and seed.
+
+    Args:
+        table: rows of metrics.csv.
+        records: the runs they come from.
+        eps: the radius.
+
+    Returns:
+        ``dataset, suite, loss, defense, seed, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
+        factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
+        queries stood, ``bound`` is true and the factor is the least that the sample allows: against the upper end
+        of that model's interval.
+    """
+    natural = pd.DataFrame(
+        [
+            {
+                **{key: record[key] for key in KEYS},
+                "natural": record["natural"]["r1"],
+                "natural_map_r": record["natural"]["map_r"],
+            }
+            for record in records
+        ]
+    )
+    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
+    found = worst.rename(columns={"map_r": "adversarial_map_r"}).merge(natural, on=KEYS)
+    found = found.rename(columns={"natural_map_r": "map_r"})
+    base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high"]]
+    found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
+    found["bound"] = found["r1_standard"] == 0
+    found["factor"] = found["r1"] / found["r1_standard"].where(~found["bound"], found["r1_high_standard"])
+    found.loc[found["defense"] == "standard", "factor"] = np.nan
+    places = {name: place for place, name in enumerate(order(found["defense"]))}
+    return found.sort_values(
+        [*BASE, "defense"],
+        key=lambda column: column.map(places) if column.name == "defense" else column,
+        ignore_index=True,
+    )
+
+
+def comparison_markdown(found: pd.DataFrame) -> str:
+    """:func:`comparison` as a table for people."""
+    lines = [
+        "| loss | defence | natural R@1 | natural MAP@R | adversarial R@1 (95% interval) "
+        "| adversarial MAP@R | factor |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found.itertuples():
+        lines.append(
+            f"| {row.loss} | {spell(row.defense)} | {row.natural:.3f} | {row.map_r:.3f} "
+            f"| **{row.r1:.3f}** ({row.r1_low:.3f} to {row.r1_high:.3f}) | {row.adversarial_map_r:.3f} "
+            f"| {factor_text(row.factor, row.bound)} |"
+        )
+    return "\n".join(lines)
+
+
+class Verdict(NamedTuple):
+    """A claim of the paper, what was measured here, and whether it holds."""
+
+    claim: str
+    measured: str
+    verdict: str
+
+
+def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
+    """The paper's claims about one dataset at one radius, judged for every loss and seed by :func:`comparison`.
+
+    A claim holds if it does for every loss and seed. A difference of two defences counts if their 95% intervals do
+    not overlap.
+    """
+    at = f"at eps {radius_text(eps)}"
+    models = {defense: rows.set_index(["loss", "seed"]) for defense, rows in found.groupby("defense")}
+    standard, robust, single = (models.get(name) for name in ("standard", "robust", "single_step"))
+    judged = []
+    if standard is not None:
+        judged.append(
+            Verdict(
+                f"Undefended models retrieve natural images well and lose more than half of that {at}",
+                _each(standard, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"),
+                _judge(standard["r1_high"] < standard["natural"] / 2),
+            )
+        )
+    if standard is not None and robust is not None:
+        judged.append(
+            Verdict(
+                f"Robust training gives at least 5 times the adversarial R@1 of the undefended model {at}",
+                _each(robust, lambda row: f"{factor_text(row.factor, row.bound)} ({row.r1:.3f})"),
+                _judge(robust["factor"] >= 5),
+            )
+        )
+        ratio = robust["natural"] / standard["natural"]
+        judged.append(
+            Verdict(
+                "Robust training keeps at least 0.95 of the natural R@1",
+                _each(robust.assign(ratio=ratio), lambda row: f"{row.ratio:.3f}"),
+                _judge(ratio >= 0.95),
+            )
+        )
+    if robust is not None and single is not None:
+        both = robust.merge(single, on=["loss", "seed"], suffixes=("", "_single"))
+        apart = both["r1_low"] > both["r1_high_single"]
+        judged.append(
+            Verdict(
+                f"Robust training beats single-step training {at}",
+                _each(both, lambda row: f"{row.r1:.3f} against {row.r1_single:.3f}"),
+                "holds" if apart.all() else "fails" if (both["r1"] <= both["r1_single"]).any() else "not separated",
+            )
+        )
+    return judged
+
+
+def _judge(holds: pd.Series) -> str:
+    return "holds" if holds.all() else "fails" if not holds.any() else "holds in part"
+
+
+def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
+    several = rows.index.get_level_values("seed").nunique() > 1
+    return "; ".join(
+        f"{loss}{f' (seed {seed})' if several else ''} {text(row)}" for (loss, seed), row in rows.iterrows()
+    )
+
+
+def factor_text(value: float, bound: bool) -> str:
+    """A fold increase; a bound is called one."""
+    if np.isnan(value):
+        return "1"
+    return f"at least {value:.1f}" if bound else f"{value:.1f}"
+
+
+def page(
+    table: pd.DataFrame,
+    records: list[dict[str, Any]],
+    radii: Sequence[float],
+    origins: Mapping[str, str],
+    figures: Mapping[str, Sequence[tuple[str, str]]],
+) -> str:
+    """results/README.md.
+
+    Args:
+        table: rows of metrics.csv.
+        records: the runs they come from.
+        radii: that tables are given for, the headline's first.
+        origins: where each dataset's images come from.
+        figures: of each dataset, (file below results/, caption).
+    """
+    lines = [
+        "# Results",
+        "",
+        "Written by the pipeline from the JSON of each run in [runs/](runs); the same rows as a table are in "
+        "[metrics.csv](metrics.csv), and what made them (device, versions, commit, seconds) in "
+        "[provenance.json](provenance.json).",
+        "",
+        "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
+        "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
+        "attacked queries. The *factor* is over the undefended model of the same loss and seed; where none of that "
+        "model's queries stood, it is the least that the sample allows.",
+    ]
+    for dataset, found in table.groupby("dataset"):
+        devices = sorted({record["device"] for record in records if record["dataset"] == dataset})
+        lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {'; '.join(devices)}.".strip()]
+        for file, caption in figures.get(dataset, ()):
+            lines += ["", f"![{caption}]({file})", "", caption]
+        for suite, rows in found.groupby("suite"):
+            queries = int(rows["queries"].max())
+            for eps in radii:
+                compared = comparison(rows, [r for r in records if (r["dataset"], r["suite"]) == (dataset, suite)], eps)
+                if compared.empty:
+                    continue
+                lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {queries} queries", ""]
+                lines += [comparison_markdown(compared), "", "| claim | measured | verdict |", "|---|---|---|"]
+                lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in verdicts(compared, eps)]
+    return "\n".join(lines) + "\n"
+
+
+def _commit() -> str | None:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or None

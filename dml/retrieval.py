@@ -1,0 +1,165 @@
+"""Exact retrieval over a whole gallery, a chunk at a time, with the outcome of every query kept.
+
+Similarity is the inner product of unit embeddings, which ranks as Euclidean distance does. A query that is
+itself in the gallery is excluded by its row number, never by its distance. Ties count against the defender.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dml.datasets import Split
+from dml.models import device_of, evaluating
+from dml.sampling import to_float
+
+CHUNK = 256  # queries ranked, and pictures embedded, at a time
+
+
+class Gallery(NamedTuple):
+    """What is searched: unit embeddings (N, D) and their labels (N,)."""
+
+    embeddings: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What is looked for: the label (B,) of each query, and its own row (B,) in the gallery, -1 if it has none."""
+
+    labels: Tensor
+    own: Tensor
+
+    def take(self, rows: Tensor) -> "Queries":
+        """Some of the queries, by row number."""
+        return Queries(self.labels[rows], self.own[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Outcome(NamedTuple):
+    """Per-query results, each (B,): the rank-1 hit, R-precision and MAP@R's summand (average precision at R)."""
+
+    r1: Tensor
+    r_precision: Tensor
+    map_r: Tensor
+
+
+@torch.no_grad()
+def embed(model: nn.Module, images: np.ndarray) -> Tensor:
+    """Embeddings (N, D) of uint8 pictures (N, H, W, 3), in evaluation mode, on the model's device."""
+    device = device_of(model)
+    with evaluating(model):
+        chunks = [model(to_float(images[first : first + CHUNK], device)) for first in range(0, len(images), CHUNK)]
+    return torch.cat(chunks)
+
+
+def similarities(embeddings: Tensor, queries: Queries, gallery: Gallery) -> tuple[Tensor, Tensor]:
+    """Similarity (B, N) of queries to the gallery, -inf at a query's own row, and the mask (B, N) of right items."""
+    similarity = embeddings @ gallery.embeddings.T
+    rows = (queries.own >= 0).nonzero().squeeze(1)
+    own = torch.zeros_like(similarity, dtype=torch.bool)
+    own[rows, queries.own[rows]] = True
+    right = (queries.labels[:, None] == gallery.labels[None, :]) & ~own
+    return similarity.masked_fill(own, -torch.inf), right
+
+
+def margin(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
+    """(B,): similarity to the nearest wrong item minus that to the nearest right one; at 0 or above, R@1 is lost."""
+    similarity, right = similarities(embeddings, queries, gallery)
+    nearest_right = similarity.masked_fill(~right, -torch.inf).amax(1)
+    nearest_wrong = similarity.masked_fill(right, -torch.inf).amax(1)
+    return nearest_wrong - nearest_right
+
+
+def ranking(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) -> Tensor:
+    """Gallery rows (B, k) nearest to each query, best first."""
+    similarity, right = similarities(embeddings, queries, gallery)
+    return _ordered(similarity, right).topk(k, dim=1).indices
+
+
+@torch.no_grad()
+def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome:
+    """R@1, R-precision and MAP@R of each query (Musgrave et al. 2020, section 3.1).
+
+    With R right items in the gallery (the query itself not counted), R-precision is the share of right ones
+    among the first R, and MAP@R the mean over i = 1..R of precision@i where item i is right, else 0.
+
+    Raises:
+        ValueError: a query has no right item in the gallery.
+    """
+    parts: list[Outcome] = []
+    for first in range(0, len(queries), CHUNK):
+        rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
+        chunk = queries.take(rows)
+        similarity, right = similarities(embeddings[rows], chunk, gallery)
+        matches = right.sum(1)
+        if bool((matches == 0).any()):
+            raise ValueError(f"query {first + int((matches == 0).nonzero()[0])} has no right item in the gallery")
+        top = _ordered(similarity, right).topk(int(matches.max()), dim=1).indices
+        place = torch.arange(1, top.shape[1] + 1, device=top.device)
+        hit = right.gather(1, top) & (place <= matches[:, None])
+        precision = hit.cumsum(1) / place
+        parts.append(
+            Outcome(
+                r1=hit[:, 0],
+                r_precision=hit.sum(1) / matches,
+                map_r=(precision * hit).sum(1) / matches,
+            )
+        )
+    return Outcome(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) -> Tensor:
+    """(B,): whether one of the k nearest items is right."""
+    hits = []
+    for first in range(0, len(queries), CHUNK):
+        rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
+        top = ranking(embeddings[rows], queries.take(rows), gallery, k)
+        hits.append((gallery.labels[top] == queries.labels[rows][:, None]).any(1))
+    return torch.cat(hits)
+
+
+def _ordered(similarity: Tensor, right: Tensor) -> Tensor:
+    """Similarities to sort by: right items give way by one unit in the last place, so that they lose every tie."""
+    return torch.where(right, torch.nextafter(similarity, torch.full_like(similarity, -torch.inf)), similarity)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A model with a split's embeddings as its gallery; each image of the split is a query against all others.
+
+    Attributes:
+        model: in evaluation mode.
+        split: the pictures.
+        gallery: their embeddings and labels, on the model's device.
+    """
+
+    model: nn.Module
+    split: Split
+    gallery: Gallery
+
+    @classmethod
+    def over(cls, model: nn.Module, split: Split) -> "Search":
+        """Embed a whole split."""
+        model.eval()
+        labels = torch.from_numpy(split.labels.copy()).to(device_of(model))
+        return cls(model, split, Gallery(embed(model, split.images), labels))
+
+    def queries(self, rows: np.ndarray) -> Queries:
+        """The queries of some rows of the split."""
+        own = torch.from_numpy(rows).to(self.gallery.labels.device)
+        return Queries(self.gallery.labels[own], own)
+
+    def natural(self) -> Outcome:
+        """Per-query results of every image of the split, unperturbed."""
+        return per_query(self.gallery.embeddings, self.queries(np.arange(len(self.split))), self.gallery)
+
+    @torch.no_grad()
+    def margin(self, images: Tensor, queries: Queries) -> Tensor:
+        """The 1-NN margin (B,) of pictures; at 0 or above the query is fooled."""
+        return margin(self.model(images), queries, self.gallery)

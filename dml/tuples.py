@@ -1,0 +1,102 @@
+"""Tuple mining: embeddings and labels of a batch -> one (anchor, positive, negative) for each usable anchor.
+
+Every miner has the same signature and returns row numbers of the batch. An anchor needs another image of its
+class and an image of another class in the batch; one that lacks either is left out.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROLES = ("anchor", "positive", "negative")
+
+
+class Tuples(NamedTuple):
+    """Row numbers (T,) of the three roles; entry t of each field belongs to tuple t."""
+
+    anchor: Tensor
+    positive: Tensor
+    negative: Tensor
+
+    def pick(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The embeddings (T, D) of the three roles."""
+        return embeddings[self.anchor], embeddings[self.positive], embeddings[self.negative]
+
+
+Miner = Callable[[Tensor, Tensor, torch.Generator], Tuples]
+
+
+def random_tuples(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
+    """A random positive and a random negative for each anchor."""
+    same, other = _masks(labels)
+    anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
+    return Tuples(anchor, _draw(same[anchor].float(), generator), _draw(other[anchor].float(), generator))
+
+
+def semi_hard(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
+    """A random positive, and the nearest negative that is farther than it (FaceNet, Schroff et al. 2015).
+
+    Where every negative is nearer than the positive, the farthest of them is taken: the least hard one.
+    """
+    same, other = _masks(labels)
+    anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
+    positive = _draw(same[anchor].float(), generator)
+    distance = pairwise_distance(embeddings)[anchor]
+    to_positive = distance.gather(1, positive[:, None])
+    candidate = other[anchor]
+    farther = candidate & (distance > to_positive)
+    nearest_farther = distance.masked_fill(~farther, torch.inf).argmin(1)
+    farthest = distance.masked_fill(~candidate, -torch.inf).argmax(1)
+    return Tuples(anchor, positive, torch.where(farther.any(1), nearest_farther, farthest))
+
+
+def distance_weighted(
+    embeddings: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    cutoff: float = 0.5,
+    nonzero_loss_cutoff: float = 1.4,
+) -> Tuples:
+    """A random positive, and a negative drawn with weight 1 / q(d) (Wu et al. 2017, section 3).
+
+    q(d) is the density of distances between random points of the unit sphere; distances below ``cutoff`` count
+    as the cutoff, and negatives beyond ``nonzero_loss_cutoff`` are drawn only where there is no other.
+    """
+    same, other = _masks(labels)
+    anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
+    dimension = embeddings.shape[1]
+    distance = pairwise_distance(embeddings)[anchor].double().clamp(min=cutoff, max=1.999)
+    log_density = (dimension - 2) * distance.log() + (dimension - 3) / 2 * (1 - distance.square() / 4).log()
+    candidate = other[anchor]
+    near = candidate & (distance < nonzero_loss_cutoff)
+    usable = torch.where(near.any(1, keepdim=True), near, candidate)
+    log_weight = (-log_density).masked_fill(~usable, -torch.inf)
+    weight = (log_weight - log_weight.max(1, keepdim=True).values).exp()
+    return Tuples(anchor, _draw(same[anchor].float(), generator), _draw(weight, generator))
+
+
+MINERS: dict[str, Miner] = {
+    "random": random_tuples,
+    "semi_hard": semi_hard,
+    "distance_weighted": distance_weighted,
+}
+
+
+def pairwise_distance(embeddings: Tensor) -> Tensor:
+    """Euclidean distances (B, B) between unit embeddings (B, D)."""
+    return (2 - 2 * embeddings @ embeddings.T).clamp_min(0).sqrt()
+
+
+def _masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, B) masks: the same class but another image, and another class."""
+    equal = labels[:, None] == labels[None, :]
+    return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
+
+
+def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """One column a row, with probability proportional to the weights (T, B)."""
+    if not len(weights):
+        return torch.empty(0, dtype=torch.long, device=weights.device)
+    return torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(weights.device)

@@ -1,0 +1,188 @@
+"""Datasets: the same bytes for the same recipe, and one sentence for whatever is wrong with a folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dml.datasets import DatasetError, load, prepare
+from dml.datasets.folder import read_folder
+from dml.datasets.glyphs import choose_symbols, read_glyphs
+from dml.datasets.prepare import split_classes
+from dml.paths import ROOT
+
+RAW_GLYPHS = ROOT / "data" / "glyphs" / "glyphs.json"
+
+
+def prepared(folder: Path, target: Path, size: int = 8) -> Path:
+    prepare(read_folder(folder), target, name="toy", size=size, train_fraction=0.5, validation_fraction=0.4)
+    return target
+
+
+def test_glyphs_are_the_same_for_the_same_seed() -> None:
+    first, again, other = (read_glyphs(RAW_GLYPHS, images_per_class=2, size=32, seed=seed) for seed in (0, 0, 1))
+    for row in (0, 1, 250, 399):
+        picture = np.asarray(first.read(row))
+        assert picture.shape == (32, 32, 3)
+        assert np.array_equal(picture, np.asarray(again.read(row)))
+        assert not np.array_equal(picture, np.asarray(other.read(row)))
+    assert first.digest == again.digest != other.digest
+
+
+def test_committed_glyphs_are_two_hundred_different_symbols() -> None:
+    symbols = json.loads(RAW_GLYPHS.read_text(encoding="utf-8"))["symbols"]
+    assert len(symbols) == len(set(symbols)) == 200
+    assert choose_symbols(25) == choose_symbols(25)
+
+
+def test_folder_of_class_folders(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    data = load(prepared(picture_folder(classes=10, images=3), tmp_path / "out"))
+    assert [len(split.classes) for split in (data.train, data.validation, data.test)] == [3, 2, 5]
+    assert data.test.images.shape == (15, 8, 8, 3)
+    assert isinstance(data.test.images, np.memmap)
+    assert data.test.labels.tolist() == sorted(list(range(5, 10)) * 3)
+    assert data.test.class_names[7] == "class_07"
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert about["images"] == 30
+    assert about["images_per_class"] == [3] * 10
+
+
+def test_folder_with_a_table(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = picture_folder(classes=8, images=2)
+    rows = [f"class_{c:02d}/{i}.png,{7 - c},name {7 - c}" for c in range(8) for i in range(2)]
+    (folder / "labels.csv").write_text("path,label,class_name\n" + "\n".join(rows))
+    source = read_folder(folder)
+    assert source.class_names == [f"name {label}" for label in range(8)]
+    assert source.labels.tolist() == sorted([*range(8)] * 2)
+    assert np.array_equal(np.asarray(source.read(0)), np.asarray(Image.open(folder / "class_07" / "0.png")))
+
+
+def test_grey_and_transparent_pictures_become_colour(picture_folder: Callable[..., Path]) -> None:
+    folder = picture_folder()
+    Image.new("L", (20, 20), 128).save(folder / "class_00" / "0.png")
+    Image.new("RGBA", (20, 20), (10, 20, 30, 128)).save(folder / "class_00" / "1.png")
+    source = read_folder(folder)
+    assert source.read(0).mode == source.read(1).mode == "RGB"
+
+
+def test_preparing_twice_gives_the_same_bytes(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = picture_folder()
+    first, second = prepared(folder, tmp_path / "a"), prepared(folder, tmp_path / "b")
+    for name in ("images.npy", "labels.npy", "about.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_every_split_is_disjoint_and_has_two_classes() -> None:
+    for classes in range(8, 300):
+        splits = split_classes(classes, 0.5, 0.2)
+        edges = [edge for name in ("train", "validation", "test") for edge in splits[name]]
+        assert edges == sorted(edges)
+        assert edges[0] == 0
+        assert edges[-1] == classes
+        assert all(last - first >= 2 for first, last in splits.values())
+
+
+def missing(folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        file.unlink()
+    for place in folder.iterdir():
+        place.rmdir()
+    folder.rmdir()
+
+
+def empty(folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        file.unlink()
+
+
+def one_class(folder: Path) -> None:
+    for place in sorted(folder.iterdir())[1:]:
+        for file in place.iterdir():
+            file.unlink()
+        place.rmdir()
+
+
+def single_image(folder: Path) -> None:
+    for file in sorted((folder / "class_03").iterdir())[1:]:
+        file.unlink()
+
+
+def text_file(folder: Path) -> None:
+    (folder / "class_02" / "notes.txt").write_text("no picture")
+
+
+def text_called_jpg(folder: Path) -> None:
+    (folder / "class_02" / "0.jpg").write_text("no picture")
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "class_02" / "0.png"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def table_without_label(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,class\nclass_00/0.png,0\n")
+
+
+def table_with_words(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label\nclass_00/0.png,cat\nclass_00/1.png,cat\n")
+
+
+def table_with_missing_file(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label\nclass_00/0.png,0\nclass_00/none.png,0\n")
+
+
+def table_that_leaves_the_folder(folder: Path) -> None:
+    (folder.parent / "secret.png").write_bytes((folder / "class_00" / "0.png").read_bytes())
+    (folder / "labels.csv").write_text("path,label\n../secret.png,0\nclass_00/0.png,0\n")
+
+
+def table_with_a_file_twice(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label\nclass_00/0.png,0\nclass_00/0.png,0\n")
+
+
+def empty_table(folder: Path) -> None:
+    (folder / "labels.csv").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (missing, "is not a folder"),
+        (empty, "holds no image"),
+        (one_class, "single class 'class_00'"),
+        (single_image, "class 'class_03' .* has a single image"),
+        (text_file, r"notes\.txt is no image"),
+        (text_called_jpg, r"0\.jpg is no readable image"),
+        (truncated, r"0\.png is no readable image"),
+        (table_without_label, "lacks the column 'label'"),
+        (table_with_words, "a label that is no whole number"),
+        (table_with_missing_file, r"none\.png, which does not exist"),
+        (table_that_leaves_the_folder, "which lies outside"),
+        (table_with_a_file_twice, "twice"),
+        (empty_table, "no table"),
+    ],
+)
+def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
+    damage: Callable[[Path], None], words: str, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder()
+    damage(folder)
+    with pytest.raises(DatasetError, match=words) as caught:
+        prepared(folder, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [place.name for place in tmp_path.iterdir() if "out" in place.name] == []
+
+
+def test_too_few_classes_for_three_splits(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="every split needs two"):
+        prepared(picture_folder(classes=4), tmp_path / "out")
+
+
+def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "glyphs.json").write_text("[]")
+    with pytest.raises(DatasetError, match="a list named `symbols`"):
+        read_glyphs(tmp_path / "glyphs.json", images_per_class=2, size=32, seed=0)

@@ -1,0 +1,107 @@
+"""Stripping and running notebooks."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dml import notebook
+from dml.paths import ROOT, atomic, find, output
+
+
+def write(file: Path, *sources: str, parameters: str = "word = 'here'") -> Path:
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"], "scrolled": True})]
+    cells += [nbformat.v4.new_code_cell(source, execution_count=3) for source in sources]
+    cells[-1].outputs = [nbformat.v4.new_output("stream", text="old")]
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"signature": "x", "kernelspec": notebook.KERNEL})
+    nbformat.write(book, file)
+    return file
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Path:
+    """Where a run's notebook goes; what a failure leaves in the project is removed."""
+    file = Path(f"{request.node.name}.ipynb")
+    yield file
+    notebook.failed(file).unlink(missing_ok=True)
+
+
+def test_committed_notebooks_hold_no_outputs() -> None:
+    files = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert [file.name[:2] for file in files] == ["01", "02", "03", "04", "05"]
+    for file in files:
+        book = nbformat.read(file, as_version=4)
+        assert all(not cell.get("outputs") for cell in book.cells), file
+        assert any("parameters" in cell.metadata.get("tags", []) for cell in book.cells), file
+
+
+def test_stripping_forgets_what_running_left(tmp_path: Path) -> None:
+    write(tmp_path / "a.ipynb", "print(word)")
+    notebook.strip_folder(tmp_path, tmp_path / "out")
+    first = (tmp_path / "out" / "a.ipynb").read_bytes()
+    book = nbformat.read(tmp_path / "out" / "a.ipynb", as_version=4)
+    assert book.cells[-1].outputs == []
+    assert book.cells[-1].execution_count is None
+    assert book.cells[0].metadata == {"tags": ["parameters"]}
+    notebook.strip_folder(tmp_path / "out", tmp_path / "out")
+    assert (tmp_path / "out" / "a.ipynb").read_bytes() == first
+
+
+def test_running_passes_output_through(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "a.ipynb", "import os, sys\nprint(word, os.getcwd())\nprint('aside', file=sys.stderr)")
+    arguments = ["run", str(source), str(tmp_path / target), "-p", "word", "there"]
+    assert notebook.main(arguments) == 0
+    printed = capfd.readouterr()
+    assert printed.out.strip() == f"there {ROOT}"
+    assert printed.err.strip() == "aside", "nothing but what the notebook says"
+    first = (tmp_path / target).read_bytes()
+    assert notebook.main(arguments) == 0
+    assert (tmp_path / target).read_bytes() == first, "the same run gives the same bytes"
+    assert not notebook.failed(target).exists()
+
+
+def test_a_failure_is_two_lines(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "a.ipynb", "raise ValueError('the folder is empty')")
+    assert notebook.main(["run", str(source), str(tmp_path / target)]) == 1
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines == [
+        "ValueError: the folder is empty",
+        f"the notebook as far as it came: artifacts/failed/{target.name}",
+    ]
+    assert notebook.failed(target).exists()
+    assert not (tmp_path / target).exists()
+
+
+def test_an_unknown_parameter_is_named(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "a.ipynb", "print(word)")
+    assert notebook.main(["run", str(source), str(tmp_path / target), "-p", "wort", "x"]) == 1
+    assert "a.ipynb has no parameter 'wort'; it has word" in capfd.readouterr().err
+    assert not (tmp_path / target).exists()
+
+
+def test_a_notebook_that_is_not_there(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
+    assert notebook.main(["run", str(tmp_path / "none.ipynb"), str(tmp_path / target)]) == 1
+    assert "none.ipynb" in capfd.readouterr().err
+
+
+def test_atomic_keeps_the_old_when_the_new_fails(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        place = tmp_path / name
+        with atomic(place) as partial:
+            partial.write_text("old") if name == "file" else partial.mkdir()
+        with pytest.raises(RuntimeError, match="half-way"), atomic(place) as partial:  # noqa: PT012
+            partial.write_text("new") if name == "file" else partial.mkdir()
+            raise RuntimeError("half-way")
+        assert place.exists()
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_own_results_are_found_before_the_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dml.paths.ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run notebook 01_data or `make repro` first"):
+        find("scratch", Path("x"), "01_data")
+    (tmp_path / "x").mkdir()
+    assert find("scratch", Path("x"), "01_data") == tmp_path / "x"
+    output("scratch", Path("x")).mkdir(parents=True)
+    assert find("scratch", Path("x"), "01_data") == tmp_path / "scratch" / "x"

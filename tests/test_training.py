@@ -1,0 +1,175 @@
+"""The training loop: it learns, repeats itself to the byte, resumes after a kill, and picks the epoch it should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dml import training
+from dml.datasets import DatasetError, Split
+from dml.defenses import Robust, Standard
+from dml.losses import Triplet, TupleLoss
+from dml.models import Embedder, build
+from dml.sampling import augment, balanced_batches, sample_rows, to_float
+from dml.training import Schedule, fit, read_history, save
+from dml.tuples import distance_weighted
+from dml.validation import validator
+
+SCHEDULE = Schedule(epochs=3, batches=4, classes=4, images_per_class=3, learning_rate=1e-2, averaging=0.5, shift=1)
+LOSS = TupleLoss(distance_weighted, Triplet(0.2))
+
+
+def train(split: Split, checkpoint: Path, *, seed: int = 0, **changes: object) -> tuple[Embedder, training.History]:
+    model = build("conv4", 8, seed=seed, **split.statistics())
+    settings = {
+        "defense": Standard(),
+        "schedule": SCHEDULE,
+        "validate": validator(split, queries=6, eps=0.03, steps=2, seed=seed),
+        "select": "natural",
+        "report": lambda line: None,
+    } | changes
+    return model, fit(model, split, LOSS, seed=seed, checkpoint=checkpoint, **settings)
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_learns(toy_split: Split, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)  # brightness that says nothing about the class, for the network to see through
+    images = toy_split.images * draw.uniform(0.2, 1, (len(toy_split), 1, 1, 1))
+    split = Split(images.astype(np.uint8), toy_split.labels, toy_split.class_names)
+    _, history = train(split, tmp_path / "c.pt")
+    assert history.epochs[-1]["loss"] < 0.8 * history.epochs[0]["loss"]
+    assert set(history.epochs[0]) == {"loss", "natural", "adversarial", "seconds"}
+
+
+@pytest.mark.parametrize("defense", [Standard(), Robust(0.03, 2)])
+def test_same_seed_same_bytes(defense: object, toy_split: Split, tmp_path: Path) -> None:
+    first, history = train(toy_split, tmp_path / "a.pt", defense=defense)
+    torch.rand(7)  # the global generator has no say
+    second, _ = train(toy_split, tmp_path / "b.pt", defense=defense)
+    other, _ = train(toy_split, tmp_path / "c.pt", defense=defense, seed=1)
+    assert same_weights(first, second)
+    assert not same_weights(first, other)
+    save(first, history, tmp_path / "one")
+    save(second, history, tmp_path / "two")
+    names = ["history.json", "weights.safetensors"]
+    assert [(tmp_path / "one" / n).read_bytes() for n in names] == [(tmp_path / "two" / n).read_bytes() for n in names]
+    assert read_history(tmp_path / "one") == history
+
+
+def test_a_killed_training_resumes_to_the_same_weights(toy_split: Split, tmp_path: Path) -> None:
+    whole, history = train(toy_split, tmp_path / "whole.pt")
+
+    def killed_after(epochs: int) -> None:
+        score = validator(toy_split, queries=6, eps=0.03, steps=2, seed=0)
+        calls = []
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            calls.append(1)
+            if len(calls) > epochs:
+                raise KeyboardInterrupt
+            return score(model)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(toy_split, tmp_path / "killed.pt", validate=validate)
+
+    killed_after(1)
+    assert (tmp_path / "killed.pt").exists()
+    lines: list[str] = []
+    resumed, again = train(toy_split, tmp_path / "killed.pt", report=lines.append)
+    assert lines[0] == "resumed after epoch 1"
+    assert len(lines) == 3
+    assert same_weights(whole, resumed)
+    assert again.chosen == history.chosen
+    assert not (tmp_path / "killed.pt").exists(), "a finished training leaves no checkpoint"
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(toy_split: Split, tmp_path: Path) -> None:
+    def stop(model: nn.Module) -> dict[str, float]:
+        if stop.calls:
+            raise KeyboardInterrupt
+        stop.calls += 1
+        return {"natural": 0.5}
+
+    stop.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_split, tmp_path / "c.pt", validate=stop)
+    lines: list[str] = []
+    train(toy_split, tmp_path / "c.pt", defense=Robust(0.03, 1), report=lines.append)
+    assert "resumed" not in lines[0]
+
+
+def test_the_best_epoch_is_kept_and_the_later_of_equals(toy_split: Split, tmp_path: Path) -> None:
+    states = []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"natural": [0.5, 0.5, 0.4][len(states) - 1]}
+
+    model, history = train(toy_split, tmp_path / "c.pt", validate=validate)
+    assert history.chosen == 1
+    assert all(torch.equal(value, states[1][name]) for name, value in model.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_ends_training(toy_split: Split, tmp_path: Path) -> None:
+    def broken(model: nn.Module, images: torch.Tensor, *others: object) -> torch.Tensor:
+        return model(images).sum(1) * float("nan")
+
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train(toy_split, tmp_path / "c.pt", defense=broken)
+
+
+def test_batches_are_balanced_and_without_repetition() -> None:
+    labels = np.repeat(np.arange(7), [3, 4, 5, 6, 3, 3, 9])
+    seen = np.zeros(7, dtype=int)
+    for rows in balanced_batches(labels, classes=4, images_per_class=3, batches=70, generator=np.random.default_rng(0)):
+        assert len(set(rows.tolist())) == 12
+        values, counts = np.unique(labels[rows], return_counts=True)
+        assert counts.tolist() == [3] * 4
+        seen[values] += 1
+    assert seen.max() - seen.min() <= 1, "every class is seen equally often"
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "words"), [(8, 2, "8 classes cannot be filled from 7"), (4, 4, "training class 0 has 3")]
+)
+def test_a_batch_that_cannot_be_filled(classes: int, images: int, words: str) -> None:
+    labels = np.repeat(np.arange(7), [3, 4, 5, 6, 4, 4, 9])
+    batches = balanced_batches(
+        labels, classes=classes, images_per_class=images, batches=1, generator=np.random.default_rng(0)
+    )
+    with pytest.raises(DatasetError, match=words):
+        next(batches)
+
+
+def test_augmentation_moves_and_mirrors() -> None:
+    images = np.arange(2 * 6 * 6 * 3, dtype=np.uint8).reshape(2, 6, 6, 3)
+    assert augment(images, shift=0, flip=False, generator=np.random.default_rng(0)) is images
+    found = [augment(images, shift=1, flip=True, generator=np.random.default_rng(seed))[0] for seed in range(60)]
+    padded = np.pad(images[0], ((1, 1), (1, 1), (0, 0)), mode="edge")
+    moved = [padded[r : r + 6, c : c + 6] for r in range(3) for c in range(3)]
+    allowed = [picture.tobytes() for move in moved for picture in (move, move[:, ::-1])]
+    assert {picture.tobytes() for picture in found} <= set(allowed)
+    assert len({picture.tobytes() for picture in found}) > 12
+
+
+def test_to_float_keeps_channels_and_range() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    tensor = to_float(images)
+    assert tensor.shape == (2, 3, 4, 5)
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(tensor[1, 2].numpy(), images[1, :, :, 2] / 255, atol=1e-7)
+
+
+def test_the_attacked_queries_are_a_seeded_sample() -> None:
+    rows = sample_rows(10, 50, 3)
+    assert len(set(rows.tolist())) == 10
+    assert np.array_equal(rows, sample_rows(10, 50, 3))
+    assert not np.array_equal(rows, sample_rows(10, 50, 4))
+    with pytest.raises(ValueError, match="60 queries are to be attacked; the test half holds 50"):
+        sample_rows(60, 50, 3)
