@@ -236,7 +236,7 @@ def embedding_map(
             marker="os^DvPX*"[place % 8],
             alpha=0.6,
             linewidth=0,
-            label=class_names[label][:24],
+            label=class_names[label][:36],
         )
     axes.quiver(*start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, width=0.004, color="black")
     axes.update_datalim(end)

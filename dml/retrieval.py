@@ -57,28 +57,50 @@ def embed(model: nn.Module, images: np.ndarray) -> Tensor:
     return torch.cat(chunks)
 
 
-def similarities(embeddings: Tensor, queries: Queries, gallery: Gallery) -> tuple[Tensor, Tensor]:
-    """Similarity (B, N) of queries to the gallery, -inf at a query's own row, and the mask (B, N) of right items."""
-    similarity = embeddings @ gallery.embeddings.T
-    rows = (queries.own >= 0).nonzero().squeeze(1)
-    own = torch.zeros_like(similarity, dtype=torch.bool)
-    own[rows, queries.own[rows]] = True
-    right = (queries.labels[:, None] == gallery.labels[None, :]) & ~own
-    return similarity.masked_fill(own, -torch.inf), right
+class Matches(NamedTuple):
+    """Which gallery items are what to which query, each (B, N): of its class, and itself."""
+
+    same: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries, gallery: Gallery) -> "Matches":
+        """Compare all labels, once for a set of queries."""
+        rows = torch.arange(len(gallery.labels), device=gallery.labels.device)
+        return cls(queries.labels[:, None] == gallery.labels, queries.own[:, None] == rows)
+
+    @property
+    def right(self) -> Tensor:
+        """(B, N): of the query's class and not the query itself."""
+        return self.same & ~self.own
 
 
-def margin(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
-    """(B,): similarity to the nearest wrong item minus that to the nearest right one; at 0 or above, R@1 is lost."""
-    similarity, right = similarities(embeddings, queries, gallery)
-    nearest_right = similarity.masked_fill(~right, -torch.inf).amax(1)
-    nearest_wrong = similarity.masked_fill(right, -torch.inf).amax(1)
-    return nearest_wrong - nearest_right
+def nearest(embeddings: Tensor, gallery: Gallery, allowed: Tensor) -> Tensor:
+    """(B,): similarity to the most similar of the allowed items (B, N), -inf where none is allowed.
+
+    The item is looked up outside the graph of derivatives, so that a backward pass costs one item a query and not
+    the whole gallery.
+    """
+    with torch.no_grad():
+        similarity = (embeddings @ gallery.embeddings.T).masked_fill(~allowed, -torch.inf)
+        best, item = similarity.max(1)
+    value = (embeddings * gallery.embeddings[item]).sum(1)
+    return torch.where(best.isinf(), best, value)
+
+
+def margin(embeddings: Tensor, queries: Queries, gallery: Gallery, matches: Matches | None = None) -> Tensor:
+    """(B,): similarity to the nearest wrong item minus that to the nearest right one; at 0 or above, R@1 is lost.
+
+    ``matches`` may be given where the same queries are asked for again and again.
+    """
+    if matches is None:
+        matches = Matches.of(queries, gallery)
+    return nearest(embeddings, gallery, ~matches.same) - nearest(embeddings, gallery, matches.right)
 
 
 def ranking(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) -> Tensor:
     """Gallery rows (B, k) nearest to each query, best first."""
-    similarity, right = similarities(embeddings, queries, gallery)
-    return _ordered(similarity, right).topk(k, dim=1).indices
+    return _ordered(embeddings, gallery, Matches.of(queries, gallery)).topk(k, dim=1).indices
 
 
 @torch.no_grad()
@@ -95,19 +117,19 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
     for first in range(0, len(queries), CHUNK):
         rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
         chunk = queries.take(rows)
-        similarity, right = similarities(embeddings[rows], chunk, gallery)
-        matches = right.sum(1)
-        if bool((matches == 0).any()):
-            raise ValueError(f"query {first + int((matches == 0).nonzero()[0])} has no right item in the gallery")
-        top = _ordered(similarity, right).topk(int(matches.max()), dim=1).indices
+        matches = Matches.of(chunk, gallery)
+        total = matches.right.sum(1)
+        if bool((total == 0).any()):
+            raise ValueError(f"query {first + int((total == 0).nonzero()[0])} has no right item in the gallery")
+        top = _ordered(embeddings[rows], gallery, matches).topk(int(total.max()), dim=1).indices
         place = torch.arange(1, top.shape[1] + 1, device=top.device)
-        hit = right.gather(1, top) & (place <= matches[:, None])
+        hit = matches.right.gather(1, top) & (place <= total[:, None])
         precision = hit.cumsum(1) / place
         parts.append(
             Outcome(
                 r1=hit[:, 0],
-                r_precision=hit.sum(1) / matches,
-                map_r=(precision * hit).sum(1) / matches,
+                r_precision=hit.sum(1) / total,
+                map_r=(precision * hit).sum(1) / total,
             )
         )
     return Outcome(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -124,9 +146,11 @@ def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) ->
     return torch.cat(hits)
 
 
-def _ordered(similarity: Tensor, right: Tensor) -> Tensor:
-    """Similarities to sort by: right items give way by one unit in the last place, so that they lose every tie."""
-    return torch.where(right, torch.nextafter(similarity, torch.full_like(similarity, -torch.inf)), similarity)
+def _ordered(embeddings: Tensor, gallery: Gallery, matches: Matches) -> Tensor:
+    """(B, N) similarities to sort by: right items give way by one unit in the last place, and so lose every tie."""
+    similarity = (embeddings @ gallery.embeddings.T).masked_fill(matches.own, -torch.inf)
+    lower = torch.nextafter(similarity, torch.full_like(similarity, -torch.inf))
+    return torch.where(matches.same, lower, similarity)
 
 
 @dataclass(frozen=True)

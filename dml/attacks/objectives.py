@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dml.attacks.pgd import Objective
-from dml.retrieval import Gallery, Queries, margin, similarities
+from dml.retrieval import Gallery, Matches, Queries, margin, nearest
 
 
 def margin_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objective:
     """The 1-NN margin: nearest wrong item minus nearest right item. At 0 or above the query is fooled."""
 
+    matches = Matches.of(queries, gallery)
+
     def objective(images: Tensor) -> Tensor:
-        return margin(model(images), queries, gallery)
+        return margin(model(images), queries, gallery, matches)
 
     return objective
 
@@ -23,11 +25,12 @@ def margin_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Ob
 def targeted_objective(model: nn.Module, queries: Queries, gallery: Gallery, target: Tensor) -> Objective:
     """The margin of one wrong class (B,) a query: its nearest item minus the nearest right item."""
 
+    right = Matches.of(queries, gallery).right
+    wanted = target[:, None] == gallery.labels
+
     def objective(images: Tensor) -> Tensor:
-        similarity, right = similarities(model(images), queries, gallery)
-        wanted = gallery.labels[None, :] == target[:, None]
-        nearest_wanted = similarity.masked_fill(~wanted, -torch.inf).amax(1)
-        return nearest_wanted - similarity.masked_fill(~right, -torch.inf).amax(1)
+        embeddings = model(images)
+        return nearest(embeddings, gallery, wanted) - nearest(embeddings, gallery, right)
 
     return objective
 
@@ -41,11 +44,9 @@ def nearest_wrong_classes(embeddings: Tensor, queries: Queries, gallery: Gallery
     classes = gallery.labels.unique()
     if count > len(classes) - 1:
         raise ValueError(f"{count} target classes were asked for; the gallery holds {len(classes) - 1} wrong ones")
-    similarity, right = similarities(embeddings, queries, gallery)
+    similarity = embeddings @ gallery.embeddings.T
     column = torch.searchsorted(classes, gallery.labels)
-    logits = torch.full((len(queries), len(classes)), -torch.inf, device=embeddings.device)
-    logits.scatter_reduce_(1, column.expand_as(similarity), similarity.masked_fill(right, -torch.inf), "amax")
-    own_class = torch.searchsorted(classes, queries.labels.clamp(max=int(classes[-1])))
-    is_own = classes[own_class] == queries.labels
-    logits[is_own.nonzero().squeeze(1), own_class[is_own]] = -torch.inf
+    logits = similarity.new_full((len(queries), len(classes)), -torch.inf)
+    logits.scatter_reduce_(1, column.expand_as(similarity), similarity, "amax")
+    logits.masked_fill_(queries.labels[:, None] == classes, -torch.inf)
     return classes[logits.topk(count, dim=1).indices]

@@ -54,7 +54,7 @@ def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) ->
         return draw(symbols[label], size, numpy_generator(seed, "glyph", symbols[label], copy))
 
     digest = hashlib.sha256(f"{text}|{images_per_class}|{size}|{seed}".encode()).hexdigest()
-    names = [f"U+{ord(symbol):04X} {unicodedata.name(symbol, '').lower()}" for symbol in symbols]
+    names = [f"{symbol} {unicodedata.name(symbol).lower()}" for symbol in symbols]
     return Source(class_names=names, labels=labels, read=read, digest=digest)
 
 
