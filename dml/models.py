@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,15 +27,18 @@ def conv4() -> tuple[nn.Module, int]:
 
 def resnet18() -> tuple[nn.Module, int]:
     """torchvision's ResNet-18 without its classifier, initialised at random."""
-    return _headless(torchvision.models.resnet18(weights=None))
+    return _resnet("resnet18")
 
 
 def resnet50() -> tuple[nn.Module, int]:
     """torchvision's ResNet-50 without its classifier, initialised at random."""
-    return _headless(torchvision.models.resnet50(weights=None))
+    return _resnet("resnet50")
 
 
-def _headless(network: torchvision.models.ResNet) -> tuple[nn.Module, int]:
+def _resnet(name: str) -> tuple[nn.Module, int]:
+    from torchvision.models import get_model  # takes seconds to import, which conv4 need not wait for
+
+    network = get_model(name, weights=None)
     features = network.fc.in_features
     network.fc = nn.Identity()
     return network, features
@@ -116,6 +118,15 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one, set to compute in full float32 and to repeat itself; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    return torch.device("cuda")
 
 
 def device_of(model: nn.Module) -> torch.device:

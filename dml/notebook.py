@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nbformat
@@ -54,8 +55,7 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
         ValueError: the notebook declares no such parameter.
         papermill.PapermillExecutionError: a cell failed; the notebook as far as it came is at ``failed(target)``.
     """
-    import papermill  # takes seconds to import, which `strip` need not wait for
-
+    papermill = _papermill()
     known = papermill.inspect_notebook(str(source))
     for name in parameters:
         if name not in known:
@@ -73,11 +73,24 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
         log_output=False,
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
+        shutdown_kernel="immediate",  # a kernel that has run its last cell has nothing left to save
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel on this machine warns of its own sockets
     )
     with atomic(target) as partial:
         nbformat.write(_plain(nbformat.read(unfinished, as_version=4)), partial)
     unfinished.unlink()
+
+
+def _papermill() -> ModuleType:
+    """papermill, imported when it is needed: `strip` need not wait for it.
+
+    JupyterLab brings a checker of internationalised addresses that takes three seconds to import; notebooks hold
+    none, and the schema library goes on without it where it is missing.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import papermill
+
+    return papermill
 
 
 def failed(target: Path) -> Path:
@@ -102,16 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "strip":
         strip_folder(chosen.source, chosen.target)
         return 0
-    from papermill.exceptions import PapermillExecutionError
-
     try:
         run(chosen.source, chosen.target, {name: yaml.safe_load(value) for name, value in chosen.parameters})
-    except PapermillExecutionError as error:
+    except _papermill().PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
         print(f"the notebook as far as it came: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:  # RuntimeError: the kernel died
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,6 +7,7 @@ with (a loss, a defence, a schedule), so that a wrong key or value is one clear 
 import dataclasses
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -172,6 +173,11 @@ class Figures:
     eps: float
     paper_eps: float
 
+    def __post_init__(self) -> None:
+        for name in ("eps", "paper_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it should be above 0")
+
 
 def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Params:
     """Read and check params.yaml.
@@ -189,16 +195,19 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
         raise ParamsError(f"{file} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ParamsError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from error
-    for key, value in (changes or {}).items():
-        _change(raw, key, value)
-    raw = _fractions(raw)
     try:
+        for key, value in (changes or {}).items():
+            _change(raw, key, value)
+        raw = _fractions(raw)
         sections = {"run", "recipes", "suites", "figures"}
         _no_others(raw, sections, "params.yaml")
         params = Params(
             run=_record(Run, raw["run"], "run"),
-            recipes={name: _recipe(value, f"recipes.{name}") for name, value in raw["recipes"].items()},
-            suites={name: _record(Suite, value, f"suites.{name}") for name, value in raw["suites"].items()},
+            recipes={name: _recipe(name, value) for name, value in _mapping(raw["recipes"], "recipes").items()},
+            suites={
+                name: _record(Suite, value, f"suites.{name}")
+                for name, value in _mapping(raw["suites"], "suites").items()
+            },
             figures=_record(Figures, raw["figures"], "figures"),
             raw=raw,
         )
@@ -210,22 +219,30 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     return params
 
 
-def _recipe(raw: Any, where: str) -> Recipe:
+def _recipe(dataset: str, raw: Any) -> Recipe:
+    where = f"recipes.{dataset}"
     _no_others(raw, {field.name for field in dataclasses.fields(Recipe)}, where)
     losses: dict[str, TupleLoss] = {}
-    for name, settings in raw["losses"].items():
+    for name, settings in _mapping(raw["losses"], f"{where}.losses").items():
         known(f"{where}.losses", name, LOSSES)
-        settings = dict(settings or {})
+        settings = dict(_mapping(settings, f"{where}.losses.{name}"))
         miner = settings.pop("miner", "missing")
         known(f"{where}.losses.{name}.miner", miner, MINERS)
         losses[name] = TupleLoss(MINERS[miner], _record(LOSSES[name], settings, f"{where}.losses.{name}"))
     defenses: dict[str, Defense] = {}
-    for name, settings in raw["defenses"].items():
+    for name, settings in _mapping(raw["defenses"], f"{where}.defenses").items():
         known(f"{where}.defenses", name, DEFENSES)
         defenses[name] = _record(DEFENSES[name], settings or {}, f"{where}.defenses.{name}")
+    if "standard" not in defenses:
+        raise ValueError(f"{where}.defenses lacks the key 'standard', which every defence is compared with")
+    data, model = _record(Data, raw["data"], f"{where}.data"), _record(Model, raw["model"], f"{where}.model")
+    if not Path(data.path).is_relative_to(Path("data", dataset)):
+        raise ValueError(f"{where}.data.path is {data.path!r}; it should be data/{dataset} or lie in it")
+    if model.backbone == "conv4" and data.size < 16:
+        raise ValueError(f"{where}.data.size is {data.size}; conv4 halves a picture four times and needs 16 pixels")
     return Recipe(
-        data=_record(Data, raw["data"], f"{where}.data"),
-        model=_record(Model, raw["model"], f"{where}.model"),
+        data=data,
+        model=model,
         schedule=_record(Schedule, raw["schedule"], f"{where}.schedule"),
         validation=_record(Validation, raw["validation"], f"{where}.validation"),
         losses=losses,
@@ -275,6 +292,12 @@ def _arguments(target: Callable[..., Any], settings: Any, where: str, given: int
     return converted
 
 
+def _mapping(settings: Any, where: str) -> dict:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is {settings!r}; it should hold keys and values")
+    return settings
+
+
 def _no_others(settings: Any, keys: set[str], where: str, required: set[str] | None = None) -> None:
     if not isinstance(settings, dict):
         raise ValueError(f"{where} is {settings!r}; it should hold the keys {', '.join(sorted(keys))}")
@@ -292,6 +315,8 @@ def _fractions(value: Any) -> Any:
     if isinstance(value, list):
         return [_fractions(item) for item in value]
     if isinstance(value, str) and (match := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", value)):
+        if not float(match[2]):
+            raise ValueError(f"{value!r} divides by zero")
         return float(match[1]) / float(match[2])
     return value
 
@@ -304,3 +329,21 @@ def _change(raw: Any, key: str, value: Any) -> None:
     if not isinstance(place, dict):
         raise ParamsError(f"params.yaml has no key {key!r} to change")
     place[last] = value
+
+
+def main() -> int:
+    """Check params.yaml and that the raw images of every dataset of ``run`` are there; returns the exit status."""
+    try:
+        params = load()
+        for dataset in params.run.datasets:
+            place = ROOT / params.recipe(dataset).data.path
+            if not place.exists():
+                raise ParamsError(f"{place.relative_to(ROOT)} is missing; put the images of {dataset!r} there")
+    except ParamsError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

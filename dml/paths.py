@@ -5,7 +5,6 @@ never disturbs what the pipeline made; what it needs it takes from its own earli
 the pipeline's otherwise.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,16 +59,24 @@ def find(workspace: str, path: Path, made_by: str) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write a file or a folder to, put in place of ``path`` when all went well."""
+    """A temporary sibling to write a file or a folder to, put in place of ``path`` when all went well.
+
+    What a killed process left half-written is removed by the next one that writes the same path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
     try:
         yield partial
-        if partial.is_dir() and path.is_dir():
-            shutil.rmtree(path)
+        if partial.is_dir():
+            _remove(path)
         partial.replace(path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

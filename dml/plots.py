@@ -145,7 +145,7 @@ def accuracy_by_eps(metrics: pd.DataFrame, *, mark: Sequence[float] = ()) -> Fig
     """Worst-case R@1 against eps, a panel a loss, a line a defence, with 95% intervals over queries.
 
     Args:
-        metrics: rows of metrics.csv of one dataset and suite.
+        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled).
         mark: radii to point out.
     """
     rows = metrics[metrics["attack"].isin(["none", "worst"])].sort_values("eps")
@@ -157,8 +157,7 @@ def accuracy_by_eps(metrics: pd.DataFrame, *, mark: Sequence[float] = ()) -> Fig
             line = rows[(rows["loss"] == loss) & (rows["defense"] == defense)]
             if line.empty:
                 continue
-            line = line.groupby("eps")[["r1", "r1_low", "r1_high"]].mean()
-            x = line.index.to_numpy() * 255
+            x = line["eps"].to_numpy() * 255
             tint = color(defense, defenses)
             axes.plot(x, line["r1"], color=tint, marker=marker(defense, defenses), label=spell(defense))
             axes.fill_between(x, line["r1_low"], line["r1_high"], color=tint, alpha=0.18, linewidth=0)
@@ -176,7 +175,7 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
     """Bars of R@1, natural and under the worst attack, a panel a radius, with 95% intervals over queries.
 
     Args:
-        metrics: rows of metrics.csv of one dataset and suite, one seed.
+        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled).
         radii: panel titles with their eps; eps 0 is the natural outcome.
     """
     losses = sorted(metrics["loss"].unique())
@@ -187,8 +186,7 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
         attack = "worst" if eps else "none"
         rows = metrics[(metrics["attack"] == attack) & np.isclose(metrics["eps"], eps)]
         for place, defense in enumerate(defenses):
-            bars = rows[rows["defense"] == defense].groupby("loss")[["r1", "r1_low", "r1_high"]].mean()
-            bars = bars.reindex(losses)
+            bars = rows[rows["defense"] == defense].set_index("loss").reindex(losses)
             x = np.arange(len(losses)) + (place - (len(defenses) - 1) / 2) * width
             axes.bar(x, bars["r1"], width * 0.92, color=color(defense, defenses), label=spell(defense))
             error = [bars["r1"] - bars["r1_low"], bars["r1_high"] - bars["r1"]]

@@ -26,7 +26,7 @@ def numpy_generator(seed: int, *purpose: object) -> np.random.Generator:
 
 @contextmanager
 def seeded_global(seed: int, *purpose: object) -> Iterator[None]:
-    """Seed torch's global generator for a block that can use no other (weight initialisation), then restore it."""
+    """Seed torch's global CPU generator for a block that can use no other (weight initialisation), then restore it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, *purpose))
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield

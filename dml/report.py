@@ -67,6 +67,17 @@ def read_records(*folders: Path) -> list[dict[str, Any]]:
     return records
 
 
+def main_run(records: list[dict[str, Any]], dataset: str) -> tuple[str, str, int]:
+    """Suite, loss and seed of the pictures of a dataset: ``quick``, triplet and the least seed where it has them."""
+    own = [record for record in records if record["dataset"] == dataset]
+    suites, losses = sorted({record["suite"] for record in own}), sorted({record["loss"] for record in own})
+    return (
+        "quick" if "quick" in suites else suites[0],
+        "triplet" if "triplet" in losses else losses[0],
+        min(record["seed"] for record in own),
+    )
+
+
 def metrics(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a dataset, loss, defence, seed, suite, attack, norm and eps; the columns of metrics.csv."""
     rows = [{**{key: record[key] for key in KEYS}, **row} for record in records for row in record["rows"]]
@@ -110,8 +121,8 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     Returns:
         ``dataset, suite, loss, defense, seed, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
         factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
-        queries stood, ``bound`` is true and the factor is the least that the sample allows: against the upper end
-        of that model's interval.
+        queries stood, ``bound`` is true and the factor is the least that the sample allows: the lower end of the
+        model's interval over the upper end of the undefended one's.
     """
     natural = pd.DataFrame(
         [
@@ -129,7 +140,9 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high"]]
     found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
     found["bound"] = found["r1_standard"] == 0
-    found["factor"] = found["r1"] / found["r1_standard"].where(~found["bound"], found["r1_high_standard"])
+    found["factor"] = np.where(
+        found["bound"], found["r1_low"] / found["r1_high_standard"], found["r1"] / found["r1_standard"]
+    )
     found.loc[found["defense"] == "standard", "factor"] = np.nan
     places = {name: place for place, name in enumerate(order(found["defense"]))}
     return found.sort_values(
@@ -181,7 +194,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
                 _judge(standard["r1_high"] < standard["natural"] / 2),
             )
         )
-    if standard is not None and robust is not None:
+    if standard is not None and robust is not None and robust["factor"].notna().all():
         judged.append(
             Verdict(
                 f"Robust training gives at least 5 times the adversarial R@1 of the undefended model {at}",
@@ -224,8 +237,40 @@ def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
 def factor_text(value: float, bound: bool) -> str:
     """A fold increase; a bound is called one."""
     if np.isnan(value):
-        return "1"
+        return "–"
     return f"at least {value:.1f}" if bound else f"{value:.1f}"
+
+
+def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
+    """R@1 left by each suite at one radius, a row a model, as lines of Markdown; nothing where there is one suite."""
+    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
+    suites = sorted(worst["suite"].unique())
+    if len(suites) < 2:
+        return []
+    lines = [
+        "",
+        f"### Does more effort find more? Suites side by side, eps {radius_text(eps)}",
+        "",
+        "Adversarial R@1 with its 95% interval and the number of queries.",
+        "",
+        "| loss | defence | " + " | ".join(f"`{suite}`" for suite in suites) + " |",
+        "|---|---|" + "---|" * len(suites),
+    ]
+    for (loss, defense), rows in worst.groupby(["loss", "defense"]):
+        cells = [
+            "; ".join(
+                f"{row.r1:.3f} ({row.r1_low:.3f} to {row.r1_high:.3f}), {row.queries:,}"
+                for row in rows[rows["suite"] == suite].itertuples()
+            )
+            for suite in suites
+        ]
+        lines.append(f"| {loss} | {spell(defense)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _figure(figure: tuple[str, str] | None) -> list[str]:
+    """A figure and its caption as lines of Markdown."""
+    return ["", f"![{figure[1]}]({figure[0]})", "", figure[1]] if figure else []
 
 
 def page(
@@ -254,27 +299,34 @@ def page(
         "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
         "attacked queries. The *factor* is over the undefended model of the same loss and seed; where none of that "
-        "model's queries stood, it is the least that the sample allows.",
+        "model's queries stood, it is the least that the sample allows. The attacks aim at R@1: *adversarial MAP@R* is "
+        "that of the pictures they found.",
     ]
     for dataset, found in table.groupby("dataset"):
-        devices = sorted({record["device"] for record in records if record["dataset"] == dataset})
-        lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {'; '.join(devices)}.".strip()]
-        for file, caption in figures.get(dataset, ()):
-            lines += ["", f"![{caption}]({file})", "", caption]
+        own = [record for record in records if record["dataset"] == dataset]
+        devices = "; ".join(sorted({record["device"] for record in own}))
+        first, *others = figures.get(dataset) or [None]
+        lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {devices}.".strip()]
+        lines += _figure(first)
         for suite, rows in found.groupby("suite"):
-            queries = int(rows["queries"].max())
             for eps in radii:
-                compared = comparison(rows, [r for r in records if (r["dataset"], r["suite"]) == (dataset, suite)], eps)
+                compared = comparison(rows, [record for record in own if record["suite"] == suite], eps)
                 if compared.empty:
                     continue
-                lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {queries} queries", ""]
+                queries = int(rows["queries"].max())
+                lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {queries:,} queries", ""]
                 lines += [comparison_markdown(compared), "", "| claim | measured | verdict |", "|---|---|---|"]
                 lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in verdicts(compared, eps)]
+        lines += suites_side_by_side(found, radii[0])
+        for figure in others:
+            lines += _figure(figure)
     return "\n".join(lines) + "\n"
 
 
 def _commit() -> str | None:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
     return described.stdout.strip() or None

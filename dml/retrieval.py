@@ -58,44 +58,39 @@ def embed(model: nn.Module, images: np.ndarray) -> Tensor:
 
 
 class Matches(NamedTuple):
-    """Which gallery items are what to which query, each (B, N): of its class, and itself."""
+    """Which gallery items are what to which query, each (B, N): right ones, wrong ones, the query itself."""
 
-    same: Tensor
+    right: Tensor
+    wrong: Tensor
     own: Tensor
 
     @classmethod
     def of(cls, queries: Queries, gallery: Gallery) -> "Matches":
         """Compare all labels, once for a set of queries."""
-        rows = torch.arange(len(gallery.labels), device=gallery.labels.device)
-        return cls(queries.labels[:, None] == gallery.labels, queries.own[:, None] == rows)
-
-    @property
-    def right(self) -> Tensor:
-        """(B, N): of the query's class and not the query itself."""
-        return self.same & ~self.own
+        same = queries.labels[:, None] == gallery.labels
+        own = queries.own[:, None] == torch.arange(len(gallery.labels), device=gallery.labels.device)
+        return cls(same & ~own, ~same, own)
 
 
-def nearest(embeddings: Tensor, gallery: Gallery, allowed: Tensor) -> Tensor:
-    """(B,): similarity to the most similar of the allowed items (B, N), -inf where none is allowed.
+def advantage(embeddings: Tensor, gallery: Gallery, ahead: Tensor, behind: Tensor) -> Tensor:
+    """(B,): similarity to the nearest item of the mask ``ahead`` (B, N) minus that to the nearest of ``behind``.
 
-    The item is looked up outside the graph of derivatives, so that a backward pass costs one item a query and not
-    the whole gallery.
+    The items are looked up outside the graph of derivatives, so that a backward pass costs two items a query and
+    not the whole gallery. A mask without an item counts as similarity minus infinity.
     """
     with torch.no_grad():
-        similarity = (embeddings @ gallery.embeddings.T).masked_fill(~allowed, -torch.inf)
-        best, item = similarity.max(1)
-    value = (embeddings * gallery.embeddings[item]).sum(1)
-    return torch.where(best.isinf(), best, value)
+        similarity = embeddings @ gallery.embeddings.T
+        items = [similarity.masked_fill(~mask, -torch.inf).max(1) for mask in (ahead, behind)]
+    difference = gallery.embeddings[items[0].indices] - gallery.embeddings[items[1].indices]
+    value = (embeddings * difference).sum(1)
+    empty = items[0].values.isinf() | items[1].values.isinf()
+    return torch.where(empty, items[0].values - items[1].values, value)
 
 
-def margin(embeddings: Tensor, queries: Queries, gallery: Gallery, matches: Matches | None = None) -> Tensor:
-    """(B,): similarity to the nearest wrong item minus that to the nearest right one; at 0 or above, R@1 is lost.
-
-    ``matches`` may be given where the same queries are asked for again and again.
-    """
-    if matches is None:
-        matches = Matches.of(queries, gallery)
-    return nearest(embeddings, gallery, ~matches.same) - nearest(embeddings, gallery, matches.right)
+def margin(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
+    """(B,): similarity to the nearest wrong item minus that to the nearest right one; at 0 or above, R@1 is lost."""
+    matches = Matches.of(queries, gallery)
+    return advantage(embeddings, gallery, matches.wrong, matches.right)
 
 
 def ranking(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) -> Tensor:
@@ -141,8 +136,9 @@ def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) ->
     hits = []
     for first in range(0, len(queries), CHUNK):
         rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
-        top = ranking(embeddings[rows], queries.take(rows), gallery, k)
-        hits.append((gallery.labels[top] == queries.labels[rows][:, None]).any(1))
+        matches = Matches.of(queries.take(rows), gallery)
+        top = _ordered(embeddings[rows], gallery, matches).topk(min(k, len(gallery.labels)), dim=1).indices
+        hits.append(matches.right.gather(1, top).any(1))
     return torch.cat(hits)
 
 
@@ -150,7 +146,7 @@ def _ordered(embeddings: Tensor, gallery: Gallery, matches: Matches) -> Tensor:
     """(B, N) similarities to sort by: right items give way by one unit in the last place, and so lose every tie."""
     similarity = (embeddings @ gallery.embeddings.T).masked_fill(matches.own, -torch.inf)
     lower = torch.nextafter(similarity, torch.full_like(similarity, -torch.inf))
-    return torch.where(matches.same, lower, similarity)
+    return torch.where(matches.right, lower, similarity)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,8 @@ def attack(
 ) -> pd.DataFrame:
     """Run a suite on the queries of some rows.
 
-    Radii are taken in ascending order and each begins with what the smaller one found, which its ball contains;
-    each attack is run only on the queries that still stand. So the rows of an attack at a radius say what is left
-    after it, the attacks before it, and the whole suite at smaller radii; ``worst`` is what is left in the end.
+    Every radius is attacked on its own. An attack is run only on the queries that those before it could not fool,
+    so the rows of the first attack say what it leaves by itself, and ``worst`` what all of them leave together.
 
     Args:
         search: the model and its gallery.
@@ -67,20 +66,23 @@ def attack(
         report: receives a line a chunk of queries.
 
     Returns:
-        One row a query, attack and radius: ``query, attack, eps, r1, r_precision, map_r``; the natural outcome
-        has attack ``none`` and eps 0.
+        One row a query, radius and attack (the first one by its name, and ``worst``):
+        ``query, attack, eps, r1, r_precision, map_r``; the natural outcome has attack ``none`` and eps 0. The attacks
+        aim at R@1, so R-precision and MAP@R are those of the pictures that they found, not the worst there are.
     """
     table: list[pd.DataFrame] = []
     attacks = suite.attacks(search.model, search.gallery)
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
-        worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
-        table.append(_rows(chunk, "none", 0.0, worst.outcome()))
-        for eps in sorted(suite.eps):
+        images, queries = to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk)
+        table.append(_rows(chunk, "none", 0.0, Worst(search, images, queries).outcome()))
+        for eps in suite.eps:
+            worst = Worst(search, images, queries)
             for name, methods in attacks:
                 for place, method in enumerate(methods):
                     worst.advance(method, eps, torch_generator(seed, "attack", first, eps, name, place))
-                table.append(_rows(chunk, name, eps, worst.outcome()))
+                if name == attacks[0][0]:
+                    table.append(_rows(chunk, name, eps, worst.outcome()))
             table.append(_rows(chunk, "worst", eps, worst.outcome()))
         done = pd.concat(table)
         left = done[done["attack"] == "worst"].groupby("eps")["r1"].mean()
@@ -99,7 +101,7 @@ class Examples:
         eps: radius of the l-inf ball.
         rows: (Q,) rows of the queries in the split.
         clean, perturbed: (Q, H, W, 3) in [0, 1].
-        before, after: (Q, 5) rows of the split retrieved, best first.
+        before, after: (Q, 5) rows of the split retrieved, best first; fewer in a smaller gallery.
         start, end: (Q, D) embeddings of the queries, natural and perturbed.
         class_rows: (M,) rows of all images of the queries' classes.
         class_embeddings: (M, D).
@@ -151,8 +153,8 @@ def examples(search: Search, rows: np.ndarray, suite: Suite, eps: float, *, seed
         rows=rows,
         clean=worst.clean.permute(0, 2, 3, 1),
         perturbed=worst.images.permute(0, 2, 3, 1),
-        before=ranking(start, queries, search.gallery, 5),
-        after=ranking(end, queries, search.gallery, 5),
+        before=ranking(start, queries, search.gallery, min(5, len(search.split) - 1)),
+        after=ranking(end, queries, search.gallery, min(5, len(search.split) - 1)),
         start=start,
         end=end,
         class_rows=class_rows,
@@ -211,6 +213,16 @@ def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
         mean = group[["r1", "map_r"]].mean()
         rows.append((name, eps, len(group), mean["r1"], low, high, mean["map_r"]))
     return pd.DataFrame(rows, columns=["attack", "eps", "queries", "r1", "r1_low", "r1_high", "map_r"])
+
+
+def pool_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Rows of metrics.csv with the queries of all seeds counted together and their interval taken anew."""
+    rows = []
+    keys = ["dataset", "loss", "defense", "suite", "attack", "norm", "eps"]
+    for key, group in metrics.groupby(keys):
+        successes, trials = round((group["r1"] * group["queries"]).sum()), int(group["queries"].sum())
+        rows.append((*key, trials, successes / trials, *wilson(successes, trials)))
+    return pd.DataFrame(rows, columns=[*keys, "queries", "r1", "r1_low", "r1_high"])
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -84,6 +85,7 @@ def fit(
     validate: Callable[[Embedder], Scores],
     select: str,
     checkpoint: Path,
+    settings: object = None,
     report: Callable[[str], None] = print,
 ) -> History:
     """Train ``model`` in place and leave the weights of its best epoch in it.
@@ -101,6 +103,8 @@ def fit(
         validate: model -> scores on held-out training classes, higher is better; called after each epoch.
         select: the score that picks the epoch to keep; a later epoch wins a tie.
         checkpoint: file that the state is kept in while training runs.
+        settings: whatever else the training depends on (those of the validation, say); if its ``repr`` changed, or
+            a source file of this package, an old checkpoint is not resumed.
         report: receives a line an epoch.
 
     Returns:
@@ -119,9 +123,9 @@ def fit(
     best = copy.deepcopy(model.state_dict())
     history = History()
     state = _State(model, averaged, optimizer, cycle)
-    fingerprint = _fingerprint(schedule, seed, defense, tuple_loss, split, model)
+    fingerprint = _fingerprint(schedule, seed, select, settings, defense, tuple_loss, split, model)
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if saved["fingerprint"] == fingerprint:
             state.restore(saved)
             best, history = saved["best"], History(**saved["history"])
@@ -143,14 +147,15 @@ def fit(
             images = augment(split.images[rows], shift=schedule.shift, flip=schedule.flip, generator=draws)
             labels = torch.from_numpy(split.labels[rows]).to(device)
             loss = defense(model, to_float(images, device), labels, tuple_loss, generator).mean()
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")
+            total += value
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             cycle.step()
             averaged.update_parameters(model)
-            total += float(loss.detach())
-        if not np.isfinite(total):
-            raise FloatingPointError(f"the loss of epoch {epoch + 1} is {total}; lower the learning rate")
         scores = validate(averaged.module)
         history.epochs.append({"loss": total / schedule.batches, **scores, "seconds": time.perf_counter() - start})
         if scores[select] >= history.epochs[history.chosen][select]:
@@ -196,10 +201,20 @@ class _State:
 
 
 def _fingerprint(
-    schedule: Schedule, seed: int, defense: Defense, tuple_loss: TupleLoss, split: Split, model: Embedder
+    schedule: Schedule,
+    seed: int,
+    select: str,
+    settings: object,
+    defense: Defense,
+    tuple_loss: TupleLoss,
+    split: Split,
+    model: Embedder,
 ) -> str:
     """Of all that a training depends on; a checkpoint of another training is not resumed."""
-    digest = hashlib.sha256(repr((schedule, seed, defense, tuple_loss.cost, tuple_loss.mine.__name__)).encode())
+    plain = (schedule, seed, select, settings, defense, tuple_loss.cost, tuple_loss.mine.__name__)
+    digest = hashlib.sha256(repr(plain).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
     digest.update(split.labels.tobytes())
     digest.update(np.ascontiguousarray(split.images[:: max(1, len(split) // 64)]).tobytes())
     digest.update(repr(model).encode())

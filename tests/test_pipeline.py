@@ -19,6 +19,11 @@ SKIPPED = shutil.ignore_patterns(
 RUN = "triplet-robust-0"
 
 
+def own_images(folder: str, names: list[str]) -> set[str]:
+    """What a user put beside the built-in dataset: perhaps large, and not needed here."""
+    return set(names) - {"README.md", "glyphs"} if Path(folder) == ROOT / "data" else set()
+
+
 def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a tool of this environment in the copy, whose own `dml` comes first on the path."""
     environment = os.environ | {
@@ -53,7 +58,7 @@ def edit(project: Path, changes: dict[str, object]) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project after one `dvc repro`."""
     place = tmp_path_factory.mktemp("clone") / "project"
-    shutil.copytree(ROOT, place, ignore=SKIPPED)
+    shutil.copytree(ROOT, place, ignore=lambda folder, names: {*SKIPPED(folder, names), *own_images(folder, names)})
     shutil.rmtree(place / "results")
     (place / "dvc.lock").unlink(missing_ok=True)
     edit(
@@ -89,7 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_are_complete(project: Path) -> None:
     metrics = pd.read_csv(project / "results" / "metrics.csv")
     assert set(metrics["defense"]) == {"standard", "robust"}
-    assert set(metrics["attack"]) == {"none", "margin", "targeted", "worst"}
+    assert set(metrics["attack"]) == {"none", "margin", "worst"}
     assert (metrics["queries"] == 30).all()
     page = (project / "results" / "README.md").read_text()
     pictures = [line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]

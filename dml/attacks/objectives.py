@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.attacks.pgd import Objective
-from dml.retrieval import Gallery, Matches, Queries, margin, nearest
+from dml.retrieval import Gallery, Matches, Queries, advantage
 
 
 def margin_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objective:
@@ -17,7 +17,7 @@ def margin_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Ob
     matches = Matches.of(queries, gallery)
 
     def objective(images: Tensor) -> Tensor:
-        return margin(model(images), queries, gallery, matches)
+        return advantage(model(images), gallery, matches.wrong, matches.right)
 
     return objective
 
@@ -29,8 +29,7 @@ def targeted_objective(model: nn.Module, queries: Queries, gallery: Gallery, tar
     wanted = target[:, None] == gallery.labels
 
     def objective(images: Tensor) -> Tensor:
-        embeddings = model(images)
-        return nearest(embeddings, gallery, wanted) - nearest(embeddings, gallery, right)
+        return advantage(model(images), gallery, wanted, right)
 
     return objective
 

@@ -24,7 +24,7 @@ class Suite:
         queries: how many queries of the test half are attacked, drawn once by the seed.
         eps: radii of the l-inf ball.
         margin_steps: steps of PGD on the 1-NN margin.
-        targets: nearest wrong classes that are targeted in turn.
+        targets: nearest wrong classes that are targeted in turn, or all where there are fewer.
         targeted_steps: steps of PGD towards each of them.
         restarts: random starts of every PGD.
     """
@@ -49,7 +49,8 @@ class Suite:
         A restart is an attack of its own, so that it is spent on those queries alone.
         """
         margin = [margin_pgd(model, gallery, steps=self.margin_steps)]
-        targeted = [targeted_pgd(model, gallery, rank=rank, steps=self.targeted_steps) for rank in range(self.targets)]
+        targets = min(self.targets, len(gallery.labels.unique()) - 1)
+        targeted = [targeted_pgd(model, gallery, rank=rank, steps=self.targeted_steps) for rank in range(targets)]
         return [("margin", margin * self.restarts), ("targeted", targeted * self.restarts)]
 
 

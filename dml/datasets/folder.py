@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dml.datasets.base import DatasetError, Source
 
@@ -17,10 +17,10 @@ def read_folder(folder: Path) -> Source:
 
     Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names;
     with a labels.csv the label decides the order, so it may be written to place chosen classes in the test half.
+    Pictures are turned as their EXIF orientation says.
 
     Raises:
-        DatasetError: the folder is missing or empty, a file is missing, names no image or cannot be read, there
-            are fewer than two classes, or a class has a single image (a query needs another image to retrieve).
+        DatasetError: the folder is missing or empty, or a file is missing, is no image or cannot be read.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; put the images there, one sub-folder a class")
@@ -28,13 +28,6 @@ def read_folder(folder: Path) -> Source:
     if table.empty:
         raise DatasetError(f"{folder} holds no image; put one sub-folder a class there, or a labels.csv")
     names = table.groupby("label")["class_name"].first()
-    counts = table["label"].value_counts()
-    if len(names) < 2:
-        raise DatasetError(f"{folder} holds the single class {names.iloc[0]!r}; at least two are needed")
-    if counts.min() < 2:
-        raise DatasetError(
-            f"class {names[counts.idxmin()]!r} in {folder} has a single image; give it another or leave it out"
-        )
     table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
     labels = np.searchsorted(names.index.to_numpy(), table["label"].to_numpy())
     paths = [folder / path for path in table["path"]]
@@ -68,6 +61,8 @@ def _from_csv(folder: Path) -> pd.DataFrame:
     missing = {"path", "label"} - set(table.columns)
     if missing:
         raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; it should start path,label[,class_name]")
+    if table.empty:
+        raise DatasetError(f"{file} lists no image; give it a line for each, path,label[,class_name]")
     if not pd.api.types.is_integer_dtype(table["label"]):
         raise DatasetError(f"{file} has a label that is no whole number; labels count classes from 0")
     if table["path"].duplicated().any():
@@ -86,8 +81,8 @@ def _from_csv(folder: Path) -> pd.DataFrame:
 def _open(file: Path) -> Image.Image:
     try:
         with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file} is no readable image; replace it or leave it out") from error
 
 

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dml.checks import at_least
 from dml.datasets.base import DatasetError, Source
 from dml.randomness import numpy_generator
 
@@ -47,6 +48,10 @@ def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) ->
         symbols = json.loads(text)["symbols"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{recipe} should be a JSON file with a list named `symbols`: {error}") from error
+    at_least("images_per_class", images_per_class, 2)
+    at_least("size", size, 8)
+    if not all(isinstance(symbol, str) and len(symbol) == 1 for symbol in symbols):
+        raise DatasetError(f"{recipe}: every entry of `symbols` should be one character")
     labels = np.repeat(np.arange(len(symbols)), images_per_class)
 
     def read(index: int) -> Image.Image:

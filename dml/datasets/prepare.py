@@ -39,8 +39,14 @@ def prepare(
     A picture is resized so that its shorter side is ``size`` pixels, then cut to its central square.
 
     Raises:
-        DatasetError: an image cannot be read, or the classes do not fill three splits.
+        DatasetError: an image cannot be read, a class has fewer than two, or the classes do not fill three splits.
     """
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    if len(counts) < 2:
+        raise DatasetError(f"{name} holds the single class {source.class_names[0]!r}; at least two are needed")
+    if counts.min() < 2:  # a query needs another image to retrieve
+        few = source.class_names[counts.argmin()]
+        raise DatasetError(f"class {few!r} of {name} has {counts.min()} image; give it another or leave the class out")
     splits = split_classes(len(source.class_names), train_fraction, validation_fraction)
     with atomic(folder) as partial:
         partial.mkdir()
@@ -57,7 +63,7 @@ def prepare(
             "size": size,
             "splits": splits,
             "class_names": source.class_names,
-            "images_per_class": np.bincount(source.labels).tolist(),
+            "images_per_class": counts.tolist(),
             "source_sha256": source.digest,
         }
         (partial / "about.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

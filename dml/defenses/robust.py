@@ -34,7 +34,8 @@ def _difference(embeddings: Tensor, positive: Tensor, negative: Tensor) -> Tenso
 class Robust:
     """Tuples are mined on clean embeddings; the element in role ``target`` is then replaced by the worst picture
     near it, found by PGD against the clean embeddings of the other two, which stay fixed. The perturbed picture
-    stands in that tuple only: the same image is clean wherever else it occurs.
+    stands in that tuple only: the same image is clean wherever else it occurs. The fixed embeddings are those of
+    the training pass; the perturbed picture is sought with BatchNorm in evaluation mode, as an attacker would.
 
     Attributes:
         eps: radius of the l-inf ball.
