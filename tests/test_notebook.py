@@ -97,6 +97,18 @@ def test_atomic_keeps_the_old_when_the_new_fails(tmp_path: Path) -> None:
     assert sorted(place.name for place in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    """Killed between its first file and the renaming: the next writer of the same path starts clean."""
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "half").write_text("written")
+    with atomic(tmp_path / "out") as partial:
+        assert not partial.exists()
+        partial.mkdir()
+        (partial / "whole").write_text("written")
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "whole"]
+
+
 def test_own_results_are_found_before_the_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dml.paths.ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="run notebook 01_data or `make repro` first"):
