@@ -20,7 +20,7 @@ def test_the_committed_file_becomes_the_objects_that_run() -> None:
     assert isinstance(recipe.losses["triplet"].cost, Triplet)
     assert recipe.losses["triplet"].mine is distance_weighted
     assert recipe.defenses["robust"] == Robust(eps=8 / 255, steps=3, target="positive")
-    assert load().suites["quick"].eps[-1] == 32 / 255
+    assert load().suites["quick"].eps[-1] == 16 / 255
     assert load().figures.paper_eps == 0.01
 
 
