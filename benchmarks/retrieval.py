@@ -3,7 +3,9 @@
 import time
 
 import torch
+from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
 
 from dml.retrieval import Gallery, Queries, per_query
 
@@ -12,7 +14,11 @@ SIZES = ((2000, 128), (5924, 512))
 
 def main() -> None:
     """Print a line a size."""
-    calculator = AccuracyCalculator(include=("precision_at_1", "r_precision", "mean_average_precision_at_r"))
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
+        k="max_bin_count",
+        knn_func=CustomKNN(CosineSimilarity()),
+    )
     print(f"{'gallery':>14}{'ours, s':>10}{'peer, s':>10}{'peer / ours':>13}{'largest difference':>20}")
     for count, dimension in SIZES:
         draw = torch.Generator().manual_seed(0)

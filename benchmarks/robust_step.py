@@ -17,7 +17,7 @@ from dml.losses import Triplet, TupleLoss
 from dml.models import build
 from dml.tuples import distance_weighted
 
-BATCH, SIDE, ROUNDS = 100, 32, 15
+BATCH, SIDE, ROUNDS = 100, 32, 7
 
 
 def main() -> None:
