@@ -144,9 +144,10 @@ def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) ->
 
 def _ordered(embeddings: Tensor, gallery: Gallery, matches: Matches) -> Tensor:
     """(B, N) similarities to sort by: right items give way by one unit in the last place, and so lose every tie."""
-    similarity = (embeddings @ gallery.embeddings.T).masked_fill(matches.own, -torch.inf)
-    lower = torch.nextafter(similarity, torch.full_like(similarity, -torch.inf))
-    return torch.where(matches.right, lower, similarity)
+    similarity = (embeddings @ gallery.embeddings.T).masked_fill_(matches.own, -torch.inf)
+    right = similarity[matches.right]
+    similarity[matches.right] = torch.nextafter(right, torch.full_like(right, -torch.inf))
+    return similarity
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROLES = ("anchor", "positive", "negative")
-
 
 class Tuples(NamedTuple):
     """Row numbers (T,) of the three roles; entry t of each field belongs to tuple t."""
