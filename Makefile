@@ -39,4 +39,6 @@ $(READY): pyproject.toml
 	@echo "Making the environment in $(VENV): about 6 GB and 3 to 6 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	@# A peer that attacks are compared with. Its own dependency visdom, for plots, does not build any more.
+	$(VENV)/bin/python -m pip install --quiet --no-deps 'adv-lib~=0.2.8'
 	@touch $(READY)

@@ -1,5 +1,6 @@
 """The embedding model: everything between a picture in [0, 1] and a point on the unit sphere."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,14 @@ def load_weights(model: Embedder, file: Path) -> Embedder:
     """Read weights that :func:`save` wrote into a model of the same architecture, in evaluation mode."""
     model.load_state_dict(load_file(file))
     return model.eval()
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights and buffers, by which a result names the model it was measured on."""
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 @contextmanager

@@ -14,10 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nbformat
-import yaml
+# JupyterLab brings a checker of internationalised addresses that takes two seconds to import; notebooks hold none, and
+# the schema library goes on without it where it is missing.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
-from dml.paths import ROOT, atomic
+import nbformat  # noqa: E402
+import yaml  # noqa: E402
+
+from dml.paths import ROOT, atomic  # noqa: E402
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -82,12 +86,7 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
 
 
 def _papermill() -> ModuleType:
-    """papermill, imported when it is needed: `strip` need not wait for it.
-
-    JupyterLab brings a checker of internationalised addresses that takes three seconds to import; notebooks hold
-    none, and the schema library goes on without it where it is missing.
-    """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    """papermill, imported when it is needed: `strip` need not wait for it."""
     import papermill
 
     return papermill

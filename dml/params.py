@@ -17,13 +17,13 @@ from typing import Any
 import pydantic
 import yaml
 
-from dml.attacks.suite import Suite
 from dml.checks import at_least, known
 from dml.datasets import SOURCES, Source
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
 from dml.models import BACKBONES, Embedder, build
 from dml.paths import PARAMS, ROOT
+from dml.suites import SUITES, Suite
 from dml.training import Schedule
 from dml.tuples import MINERS
 
@@ -133,6 +133,7 @@ class Run:
     losses: list[str]
     defenses: list[str]
     attacked: list[str]
+    surrogate: str
     suites: list[str]
     seeds: list[int]
 
@@ -204,10 +205,7 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
         params = Params(
             run=_record(Run, raw["run"], "run"),
             recipes={name: _recipe(name, value) for name, value in _mapping(raw["recipes"], "recipes").items()},
-            suites={
-                name: _record(Suite, value, f"suites.{name}")
-                for name, value in _mapping(raw["suites"], "suites").items()
-            },
+            suites={name: _suite(value, f"suites.{name}") for name, value in _mapping(raw["suites"], "suites").items()},
             figures=_record(Figures, raw["figures"], "figures"),
             raw=raw,
         )
@@ -217,6 +215,15 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     except (ValueError, TypeError, AttributeError) as error:
         raise ParamsError(f"{file.name}: {error}") from error
     return params
+
+
+def _suite(raw: Any, where: str) -> Suite:
+    settings = dict(_mapping(raw, where))
+    if "kind" not in settings:
+        raise ValueError(f"{where} lacks the key 'kind'")
+    kind = settings.pop("kind")
+    known(f"{where}.kind", kind, SUITES)
+    return _record(SUITES[kind], settings, where)
 
 
 def _recipe(dataset: str, raw: Any) -> Recipe:
@@ -264,6 +271,7 @@ def _check_run(params: Params) -> None:
         raise ValueError("run.defenses lists 'standard'; standard training is always run, leave it out")
     for defense in run.attacked:
         known("run.attacked", defense, ["standard", *run.defenses])
+    known("run.surrogate", run.surrogate, run.defenses)
 
 
 def _record(target: Callable[..., Any], settings: Any, where: str) -> Any:

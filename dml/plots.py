@@ -145,7 +145,8 @@ def accuracy_by_eps(metrics: pd.DataFrame, *, mark: Sequence[float] = ()) -> Fig
     """Worst-case R@1 against eps, a panel a loss, a line a defence, with 95% intervals over queries.
 
     Args:
-        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled).
+        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled). † marks a model with a
+            gate that does not hold.
         mark: radii to point out.
     """
     rows = metrics[metrics["attack"].isin(["none", "worst"])].sort_values("eps")
@@ -160,6 +161,8 @@ def accuracy_by_eps(metrics: pd.DataFrame, *, mark: Sequence[float] = ()) -> Fig
             x = line["eps"].to_numpy() * 255
             tint = color(defense, defenses)
             axes.plot(x, line["r1"], color=tint, marker=marker(defense, defenses), label=spell(defense))
+            if line["gates"].eq("fail").any():
+                axes.annotate("†", (x[-1], line["r1"].iloc[-1]), xytext=(6, 0), textcoords="offset points")
             axes.fill_between(x, line["r1_low"], line["r1_high"], color=tint, alpha=0.18, linewidth=0)
         for eps in mark:
             axes.axvline(eps * 255, color="grey", linestyle=":", linewidth=1)
@@ -175,7 +178,8 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
     """Bars of R@1, natural and under the worst attack, a panel a radius, with 95% intervals over queries.
 
     Args:
-        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled).
+        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled). † marks a model with a
+            gate that does not hold.
         radii: panel titles with their eps; eps 0 is the natural outcome.
     """
     losses = sorted(metrics["loss"].unique())
@@ -187,18 +191,125 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
         rows = metrics[(metrics["attack"] == attack) & np.isclose(metrics["eps"], eps)]
         for place, defense in enumerate(defenses):
             bars = rows[rows["defense"] == defense].set_index("loss").reindex(losses)
+            failed = bars["gates"].eq("fail")
             x = np.arange(len(losses)) + (place - (len(defenses) - 1) / 2) * width
             axes.bar(x, bars["r1"], width * 0.92, color=color(defense, defenses), label=spell(defense))
             error = [bars["r1"] - bars["r1_low"], bars["r1_high"] - bars["r1"]]
             axes.errorbar(x, bars["r1"], yerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=3)
-            for at, value, high in zip(x, bars["r1"], bars["r1_high"], strict=True):
+            for at, value, high, mark in zip(x, bars["r1"], bars["r1_high"], failed, strict=True):
                 if np.isfinite(value):
-                    axes.text(at, high + 0.015, f"{value:.2f}", ha="center", va="bottom", fontsize=9)
+                    text = f"{value:.2f}{'†' if mark else ''}"
+                    axes.text(at, high + 0.015, text, ha="center", va="bottom", fontsize=9)
         axes.set(title=title, xticks=range(len(losses)), xticklabels=losses, ylim=(0, 1.08))
         axes.grid(axis="x", visible=False)
     panels[0, 0].set_ylabel("R@1")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 1.07))
+    figure.tight_layout()
+    return figure
+
+
+def attacks_compared(table: pd.DataFrame, *, title: str) -> Figure:
+    """R@1 left by each attack by itself with 95% intervals, weak attacks on top.
+
+    Args:
+        table: ``attack, r1, r1_low, r1_high``, a row an attack in the order of drawing.
+        title: above the axes.
+    """
+    labels = table["attack"].replace({"none": "none (natural)", "worst": "all of these"})
+    figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(table) + 1.2))
+    y = np.arange(len(table))[::-1]
+    error = [table["r1"] - table["r1_low"], table["r1_high"] - table["r1"]]
+    axes.errorbar(table["r1"], y, xerr=error, fmt="o", color=COLORS["robust"], ecolor="grey", capsize=2)
+    axes.set(yticks=y, yticklabels=labels, xlim=(-0.03, 1.03), xlabel="R@1 left", title=title)
+    axes.grid(axis="y", visible=False)
+    figure.tight_layout()
+    return figure
+
+
+def accuracy_by_steps(curve: pd.DataFrame, *, title: str) -> Figure:
+    """R@1 against the number of steps with 95% intervals; ``curve`` has ``steps, r1, r1_low, r1_high``."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.4))
+    axes.plot(curve["steps"], curve["r1"], color=COLORS["robust"], marker="o")
+    axes.fill_between(
+        curve["steps"], curve["r1_low"], curve["r1_high"], color=COLORS["robust"], alpha=0.18, linewidth=0
+    )
+    axes.set_xscale("log")
+    axes.set(xlabel="steps", ylabel="R@1 left", ylim=(-0.02, 1.02), title=title)
+    axes.set_xticks(curve["steps"], [str(steps) for steps in curve["steps"]])
+    axes.minorticks_off()
+    figure.tight_layout()
+    return figure
+
+
+def steps_by_model(curves: Sequence[tuple[str, str, pd.DataFrame]]) -> Figure:
+    """:func:`accuracy_by_steps` of several models, a panel a loss, a line a defence.
+
+    Args:
+        curves: loss, defence and curve of each model.
+    """
+    losses = sorted({loss for loss, _, _ in curves})
+    defenses = order([defense for _, defense, _ in curves])
+    figure, panels = plt.subplots(1, len(losses), figsize=(4.9 * len(losses), 3.8), sharey=True, squeeze=False)
+    for axes, wanted in zip(panels[0], losses, strict=True):
+        for loss, defense, curve in sorted(curves, key=lambda item: defenses.index(item[1])):
+            if loss == wanted:
+                tint = color(defense, defenses)
+                axes.plot(
+                    curve["steps"], curve["r1"], color=tint, marker=marker(defense, defenses), label=spell(defense)
+                )
+                axes.fill_between(
+                    curve["steps"], curve["r1_low"], curve["r1_high"], color=tint, alpha=0.18, linewidth=0
+                )
+                ticks = curve["steps"].tolist()
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(steps) for steps in ticks])
+        axes.minorticks_off()
+        axes.set(title=wanted, xlabel="steps of Auto-PGD on the margin", ylim=(-0.02, 1.02))
+    panels[0, 0].set_ylabel("R@1 left")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 1.07))
+    figure.tight_layout()
+    return figure
+
+
+def certified_curves(metrics: pd.DataFrame) -> Figure:
+    """R@1 against the l2 radius, certified and under attack, a panel a loss, a colour a defence.
+
+    Args:
+        metrics: rows of metrics.csv of one dataset and of norm l2, one seed (or several, pooled).
+    """
+    lines = {"certified": "-", "smoothed": "--", "base": ":"}
+    losses, defenses = sorted(metrics["loss"].unique()), order(metrics["defense"])
+    figure, panels = plt.subplots(1, len(losses), figsize=(4.9 * len(losses), 3.8), sharey=True, squeeze=False)
+    for axes, loss in zip(panels[0], losses, strict=True):
+        for defense in defenses:
+            for attack, style in lines.items():
+                rows = metrics[metrics["attack"].eq(attack) & metrics["loss"].eq(loss) & metrics["defense"].eq(defense)]
+                rows = rows.sort_values("eps")
+                axes.plot(
+                    rows["eps"],
+                    rows["r1"],
+                    linestyle=style,
+                    color=color(defense, defenses),
+                    marker=marker(defense, defenses),
+                    markersize=4,
+                )
+                if attack == "certified":
+                    axes.fill_between(
+                        rows["eps"],
+                        rows["r1_low"],
+                        rows["r1_high"],
+                        color=color(defense, defenses),
+                        alpha=0.18,
+                        linewidth=0,
+                    )
+        axes.set(title=loss, xlabel="radius of the l2 ball (pixel units)", ylim=(-0.02, 1.02))
+    panels[0, 0].set_ylabel("R@1")
+    keys = [matplotlib.lines.Line2D([], [], color=color(d, defenses), marker=marker(d, defenses)) for d in defenses]
+    keys += [matplotlib.lines.Line2D([], [], color="black", linestyle=style) for style in lines.values()]
+    names = [*map(spell, defenses), "certified", "smoothed, attacked", "base, attacked"]
+    figure.legend(keys, names, loc="upper center", ncols=len(keys), bbox_to_anchor=(0.5, 1.07), fontsize=9)
     figure.tight_layout()
     return figure
 

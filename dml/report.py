@@ -1,5 +1,6 @@
 """From the JSON of each run to metrics.csv, provenance.json and the page that people browse."""
 
+import itertools
 import json
 import platform
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from dml.attacks.balls import radius_text
 from dml.paths import ROOT, atomic
 from dml.plots import order, spell
+from dml.statistics import over_seeds, paired_test
 
 COLUMNS = [
     "dataset",
@@ -30,9 +32,11 @@ COLUMNS = [
     "r1_low",
     "r1_high",
     "map_r",
+    "gates",
 ]
 KEYS = ["dataset", "loss", "defense", "seed", "suite"]
 BASE = ["dataset", "suite", "loss", "seed"]  # what a model shares with the undefended one it is compared with
+MARK = "†"  # beside a figure whose gates do not all hold
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "dvc")
 
 
@@ -78,9 +82,20 @@ def main_run(records: list[dict[str, Any]], dataset: str) -> tuple[str, str, int
     )
 
 
+def gates_of(record: Mapping[str, Any]) -> str:
+    """``hold`` or ``fail``, or ``not run`` for a suite that no claim rests on."""
+    if not record.get("gates"):
+        return "not run"
+    return "hold" if all(gate["passed"] for gate in record["gates"]) else "fail"
+
+
 def metrics(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a dataset, loss, defence, seed, suite, attack, norm and eps; the columns of metrics.csv."""
-    rows = [{**{key: record[key] for key in KEYS}, **row} for record in records for row in record["rows"]]
+    rows = [
+        {**{key: record[key] for key in KEYS}, **row, "gates": gates_of(record)}
+        for record in records
+        for row in record["rows"]
+    ]
     return pd.DataFrame(rows, columns=COLUMNS).sort_values([*KEYS, "norm", "eps", "attack"], ignore_index=True)
 
 
@@ -97,16 +112,21 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
 def provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What made the results: commit and versions of this run, and device and seconds of each record."""
+    """What made the results: commit and versions of the figures, and device, versions, weights and seconds of each run.
+
+    Device and versions of a run are those of its evaluation.
+    """
+    told = ("device", "versions", "weights", "seconds")
     return {
         "commit": _commit(),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "runs": [
-            {**{key: record[key] for key in KEYS}, "device": record["device"], "seconds": record["seconds"]}
-            for record in records
-        ],
+        "versions": versions(),
+        "runs": [{key: record[key] for key in (*KEYS, *told) if key in record} for record in records],
     }
 
 
@@ -120,7 +140,7 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
 
     Returns:
         ``dataset, suite, loss, defense, seed, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
-        factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
+        gates, factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
         queries stood, ``bound`` is true and the factor is the least that the sample allows: the lower end of the
         model's interval over the upper end of the undefended one's.
     """
@@ -162,7 +182,8 @@ def comparison_markdown(found: pd.DataFrame) -> str:
     for row in found.itertuples():
         lines.append(
             f"| {row.loss} | {spell(row.defense)} | {row.natural:.3f} | {row.map_r:.3f} "
-            f"| **{row.r1:.3f}** ({row.r1_low:.3f} to {row.r1_high:.3f}) | {row.adversarial_map_r:.3f} "
+            f"| **{row.r1:.3f}**{MARK if row.gates == 'fail' else ''} ({row.r1_low:.3f} to {row.r1_high:.3f}) "
+            f"| {row.adversarial_map_r:.3f} "
             f"| {factor_text(row.factor, row.bound)} |"
         )
     return "\n".join(lines)
@@ -259,12 +280,193 @@ def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
     for (loss, defense), rows in worst.groupby(["loss", "defense"]):
         cells = [
             "; ".join(
-                f"{row.r1:.3f} ({row.r1_low:.3f} to {row.r1_high:.3f}), {row.queries:,}"
+                f"{row.r1:.3f}{MARK if row.gates == 'fail' else ''} ({row.r1_low:.3f} to {row.r1_high:.3f}), "
+                f"{row.queries:,}"
                 for row in rows[rows["suite"] == suite].itertuples()
             )
             for suite in suites
         ]
         lines.append(f"| {loss} | {spell(defense)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def gates_section(records: list[dict[str, Any]]) -> list[str]:
+    """What the gates measured, a row a gate, a column a model; nothing where none were run."""
+    checked = [record for record in records if record.get("gates")]
+    lines: list[str] = []
+    for suite in sorted({record["suite"] for record in checked}):
+        own = [record for record in checked if record["suite"] == suite]
+        own.sort(
+            key=lambda record: (record["loss"], record["seed"], record["defense"] != "standard", record["defense"])
+        )
+        names = list(dict.fromkeys(_general(gate["gate"]) for record in own for gate in record["gates"]))
+        lines += [
+            "",
+            f"### Gates, suite `{suite}`",
+            "",
+            "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of the queries that "
+            "the gates look at; those that *fall* stood under the suite.",
+            "",
+            "| gate | " + " | ".join(_model(record, own) for record in own) + " |",
+            "|---|" + "---|" * len(own),
+        ]
+        for name in names:
+            cells = [
+                "; ".join(_gate(gate) for gate in record["gates"] if _general(gate["gate"]) == name) or "–"
+                for record in own
+            ]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _general(gate: str) -> str:
+    """Gates on other models' pictures share a row, whichever models they were."""
+    return "fall to pictures that fool another model" if gate.startswith("fall to pictures") else gate
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    value = f"{gate['measured']:.3f}" if gate["passed"] else f"**{gate['measured']:.3f}**"
+    return f"{value} ({gate['limit']:.3f})"
+
+
+def _model(record: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
+    several = len({other["seed"] for other in records}) > 1
+    return f"{record['loss']}, {spell(record['defense'])}" + (f", seed {record['seed']}" if several else "")
+
+
+def attacks_section(records: list[dict[str, Any]]) -> list[str]:
+    """R@1 left by each attack by itself, a row an attack, a column a model, suite by suite."""
+    lines: list[str] = []
+    held = [record for record in records if record.get("compared", {}).get("attacks")]
+    for suite in sorted({record["suite"] for record in held}):
+        own = [record for record in held if record["suite"] == suite]
+        own.sort(
+            key=lambda record: (record["loss"], record["seed"], record["defense"] != "standard", record["defense"])
+        )
+        first = own[0]["compared"]
+        queries = ", ".join(sorted({str(row["queries"]) for record in own for row in record["compared"]["attacks"]}))
+        lines += [
+            "",
+            f"### One attack at a time, eps {radius_text(first['eps'])}, {queries} queries (runs of `{suite}`)",
+            "",
+            "R@1 left by each attack by itself.",
+            "",
+            "| attack | " + " | ".join(_model(record, own) for record in own) + " |",
+            "|---|" + "---|" * len(own),
+        ]
+        for name in list(dict.fromkeys(row["attack"] for record in own for row in record["compared"]["attacks"])):
+            cells = [
+                next((f"{row['r1']:.3f}" for row in record["compared"]["attacks"] if row["attack"] == name), "–")
+                for record in own
+            ]
+            label = {"none": "none (natural)", "worst": "all of these"}.get(name, name)
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def ranking_section(records: list[dict[str, Any]]) -> list[str]:
+    """The field's ten scores and ERS, a row a model, beside what tells a collapsed embedding."""
+    own = [record for record in records if "ERS" in record.get("scores", {})]
+    if not own:
+        return []
+    names = list(own[0]["scores"])
+    lines = [
+        "",
+        "### Ranking attacks and ERS",
+        "",
+        "Higher is better but for CA-, QA-, TMA and ES:D. ERS rewards an embedding that hardly moves, and so a "
+        "collapsed one: effective rank (of the embedding's covariance) and the ratio of distances within and between "
+        "classes stand beside it.",
+        "",
+        "| loss | defence | natural R@1 | " + " | ".join(names) + " | effective rank | intra / inter |",
+        "|---|---|---|" + "---|" * (len(names) + 2),
+    ]
+    for record in sorted(own, key=lambda record: (record["loss"], record["defense"] != "standard", record["defense"])):
+        cells = [f"{record['scores'][name]:.{3 if name in ('TMA', 'ES:D') else 1}f}" for name in names]
+        lines.append(
+            f"| {record['loss']} | {spell(record['defense'])} | {record['natural']['r1']:.3f} | "
+            + " | ".join(cells)
+            + f" | {record['embedding']['effective_rank']:.1f} | {record['embedding']['ratio']:.2f} |"
+        )
+    return lines
+
+
+def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
+    """Every two defences of a loss and seed on the same queries, by McNemar's exact test."""
+    key, lines = f"{eps:.6f}", []
+    held = [record for record in records if record.get("gates") and key in record.get("standing", {})]
+    for suite in sorted({record["suite"] for record in held}):
+        rows = []
+        for first, second in itertools.combinations([record for record in held if record["suite"] == suite], 2):
+            if (first["loss"], first["seed"]) != (second["loss"], second["seed"]):
+                continue
+            outcomes = [[mark == "1" for mark in record["standing"][key]] for record in (first, second)]
+            if len(outcomes[0]) != len(outcomes[1]):
+                continue  # attacked with different budgets of queries
+            only_first, only_second, chance = paired_test(*outcomes)
+            rows.append(
+                f"| {first['loss']} | {spell(first['defense'])} | {spell(second['defense'])} | {only_first} "
+                f"| {only_second} | {'< 0.0001' if chance < 1e-4 else f'{chance:.4f}'} |"
+            )
+        if rows:
+            lines += [
+                "",
+                f"### The same queries under two defences, suite `{suite}`, eps {radius_text(eps)}",
+                "",
+                "How many queries stand under one of the two alone, and the probability of so uneven a split if both "
+                "were equally good (McNemar's exact test, two-sided).",
+                "",
+                "| loss | A | B | A alone | B alone | p |",
+                "|---|---|---|---|---|---|",
+                *rows,
+            ]
+    return lines
+
+
+def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
+    """Mean and t-interval over independent trainings, where there are several."""
+    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
+    rows = [
+        f"| `{suite}` | {loss} | {spell(defense)} | {len(group)} | "
+        + "{:.3f} ({:.3f} to {:.3f}) |".format(*over_seeds(group["r1"].tolist()))
+        for (suite, loss, defense), group in worst.groupby(["suite", "loss", "defense"])
+        if len(group) > 1
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        f"### Over seeds, eps {radius_text(eps)}",
+        "",
+        "Mean adversarial R@1 of independent trainings with its 95% t-interval.",
+        "",
+        "| suite | loss | defence | trainings | R@1 |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def norms_section(table: pd.DataFrame) -> list[str]:
+    """Certified R@1 and what attacks leave, by l2 radius."""
+    rows = table[(table["norm"] == "l2") & (table["attack"] != "none")]
+    if rows.empty:
+        return []
+    radii = sorted(rows["eps"].unique())
+    lines = [
+        "",
+        "### Certified R@1, l2",
+        "",
+        "*Certified*: right, and provably so within the radius, by randomized smoothing of the nearest neighbour. "
+        "*Smoothed*: what an attack on the smoothed search leaves. *Base*: what an attack leaves of the search without "
+        "smoothing.",
+        "",
+        "| loss | defence | | " + " | ".join(f"{eps:g}" for eps in radii) + " |",
+        "|---|---|---|" + "---|" * len(radii),
+    ]
+    for (loss, defense, attack), group in rows.groupby(["loss", "defense", "attack"]):
+        values = group.groupby("eps")["r1"].mean().reindex(radii)
+        cells = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
+        lines.append(f"| {loss} | {spell(defense)} | {attack} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -301,6 +503,9 @@ def page(
         "attacked queries. The *factor* is over the undefended model of the same loss and seed; where none of that "
         "model's queries stood, it is the least that the sample allows. The attacks aim at R@1: *adversarial MAP@R* is "
         "that of the pictures they found.",
+        "",
+        f"Every figure that a claim rests on has passed through gates, which look for signs that the attack failed "
+        f"rather than the attacker; {MARK} marks a model with a gate that does not hold.",
     ]
     for dataset, found in table.groupby("dataset"):
         own = [record for record in records if record["dataset"] == dataset]
@@ -318,6 +523,12 @@ def page(
                 lines += [comparison_markdown(compared), "", "| claim | measured | verdict |", "|---|---|---|"]
                 lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in verdicts(compared, eps)]
         lines += suites_side_by_side(found, radii[0])
+        lines += attacks_section(own)
+        lines += gates_section(own)
+        lines += paired_section(own, radii[0])
+        lines += seeds_section(found, radii[0])
+        lines += ranking_section(own)
+        lines += norms_section(found)
         for figure in others:
             lines += _figure(figure)
     return "\n".join(lines) + "\n"

@@ -173,7 +173,7 @@ class Search:
 
     def queries(self, rows: np.ndarray) -> Queries:
         """The queries of some rows of the split."""
-        own = torch.from_numpy(rows).to(self.gallery.labels.device)
+        own = torch.tensor(rows).to(self.gallery.labels.device)
         return Queries(self.gallery.labels[own], own)
 
     def natural(self) -> Outcome:

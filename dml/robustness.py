@@ -1,7 +1,8 @@
 """What an attacker leaves of retrieval: adversarial R@1 and MAP@R per query, and intervals over queries."""
 
-import math
-from collections.abc import Callable
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dml.attacks.balls import radius_text
-from dml.attacks.suite import Attack, Suite
+from dml import models
+from dml.attacks.balls import Ball, Linf, radius_text
+from dml.attacks.methods import Attack
 from dml.datasets import Split
-from dml.models import device_of
 from dml.paths import atomic
 from dml.randomness import numpy_generator, torch_generator
 from dml.retrieval import Outcome, Queries, Search, per_query, ranking, recall_at
 from dml.sampling import to_float
+from dml.statistics import wilson
 
 CHUNK = 100  # queries attacked at a time
+
+Group = tuple[str, list[Attack]]
+"""A name, and the attacks run under it one after the other."""
 
 
 class Worst:
@@ -31,13 +36,13 @@ class Worst:
         self.images = images.clone()
         self.margin = search.margin(images, queries)
 
-    def advance(self, attack: Attack, eps: float, generator: torch.Generator) -> None:
+    def advance(self, attack: Attack, ball: Ball, generator: torch.Generator) -> None:
         """Run an attack on the queries that are not fooled yet, and keep what is worse than the known."""
         rows = (self.margin < 0).nonzero().squeeze(1)
         if not len(rows):
             return
         queries = self.queries.take(rows)
-        images = attack(self.clean[rows], queries, eps, generator)
+        images = attack(self.clean[rows], queries, ball, generator)
         margin = self.search.margin(images, queries)
         worse = margin > self.margin[rows]
         self.images[rows[worse]] = images[worse]
@@ -51,46 +56,120 @@ class Worst:
 
 
 def attack(
-    search: Search, rows: np.ndarray, suite: Suite, *, seed: int, report: Callable[[str], None] = print
+    search: Search,
+    rows: np.ndarray,
+    groups: Sequence[Group],
+    balls: Sequence[Ball],
+    *,
+    seed: int,
+    alone: bool = False,
+    folder: Path | None = None,
+    chunk_size: int = CHUNK,
+    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Run a suite on the queries of some rows.
+    """Run attacks on the queries of some rows.
 
     Every radius is attacked on its own. An attack is run only on the queries that those before it could not fool,
-    so the rows of the first attack say what it leaves by itself, and ``worst`` what all of them leave together.
+    so the time goes to the hard ones; the rows of the first group say what it leaves by itself, and ``worst`` what
+    all of them leave together.
 
     Args:
         search: the model and its gallery.
         rows: of the queries in the split.
-        suite: attacks and their effort.
+        groups: of attacks, in the order in which they are run.
+        balls: one a radius.
         seed: of the random starts.
+        alone: run every group on all queries instead, and give rows for each.
+        folder: where finished chunks are kept until all are done, see :func:`in_chunks`.
+        chunk_size: queries attacked at a time.
         report: receives a line a chunk of queries.
 
     Returns:
-        One row a query, radius and attack (the first one by its name, and ``worst``):
-        ``query, attack, eps, r1, r_precision, map_r``; the natural outcome has attack ``none`` and eps 0. The attacks
-        aim at R@1, so R-precision and MAP@R are those of the pictures that they found, not the worst there are.
+        One row a query, ball and group (the first one by its name, and ``worst``):
+        ``query, attack, norm, eps, r1, r_precision, map_r``; the natural outcome has attack ``none`` and eps 0. The
+        R-precision and MAP@R of attacks that aim at R@1 are those of the pictures found, not the worst there are.
     """
-    table: list[pd.DataFrame] = []
-    attacks = suite.attacks(search.model, search.gallery)
-    for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
-        images, queries = to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk)
-        table.append(_rows(chunk, "none", 0.0, Worst(search, images, queries).outcome()))
-        for eps in suite.eps:
+
+    def work(chunk: np.ndarray) -> pd.DataFrame:
+        images, queries = to_float(search.split.images[chunk], models.device_of(search.model)), search.queries(chunk)
+        natural = Worst(search, images, queries)
+        table = [rows_of(chunk, "none", balls[0].norm, 0.0, natural.outcome())]
+        for ball in balls:
             worst = Worst(search, images, queries)
-            for name, methods in attacks:
-                for place, method in enumerate(methods):
-                    worst.advance(method, eps, torch_generator(seed, "attack", first, eps, name, place))
-                if name == attacks[0][0]:
-                    table.append(_rows(chunk, name, eps, worst.outcome()))
-            table.append(_rows(chunk, "worst", eps, worst.outcome()))
-        done = pd.concat(table)
-        left = done[done["attack"] == "worst"].groupby("eps")["r1"].mean()
-        report(
-            f"attacked {min(first + CHUNK, len(rows))}/{len(rows)} queries, R@1 left: "
-            + ", ".join(f"{value:.3f} at {radius_text(eps)}" for eps, value in left.items())
-        )
-    return pd.concat(table, ignore_index=True)
+            for place, (name, methods) in enumerate(groups):
+                own = Worst(search, images, queries) if alone else worst
+                for number, method in enumerate(methods):
+                    generator = torch_generator(seed, "attack", int(chunk[0]), ball.norm, ball.eps, name, number)
+                    own.advance(method, ball, generator)
+                if alone or place == 0:
+                    table.append(rows_of(chunk, name, ball.norm, ball.eps, own.outcome()))
+                if alone:
+                    ahead = own.margin > worst.margin
+                    worst.images[ahead], worst.margin[ahead] = own.images[ahead], own.margin[ahead]
+            table.append(rows_of(chunk, "worst", ball.norm, ball.eps, worst.outcome()))
+        return pd.concat(table, ignore_index=True)
+
+    return in_chunks(rows, work, folder=folder, size=chunk_size, report=report)
+
+
+def in_chunks(
+    rows: np.ndarray,
+    work: Callable[[np.ndarray], pd.DataFrame],
+    *,
+    folder: Path | None = None,
+    size: int = CHUNK,
+    report: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Evaluate queries a chunk at a time; a killed evaluation goes on after its last finished chunk.
+
+    Args:
+        rows: of the queries in the split.
+        work: rows of a chunk -> its table.
+        folder: where the tables of finished chunks are kept until all are done, one folder for one evaluation (see
+            :func:`fingerprint`); None keeps nothing.
+        size: of a chunk.
+        report: receives a line a chunk.
+
+    Returns:
+        All tables below each other.
+    """
+    tables: list[pd.DataFrame] = []
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        file = folder / f"{first:07d}.pkl" if folder else None
+        if file is not None and file.exists():
+            tables.append(pd.read_pickle(file))
+            word = "resumed"
+        else:
+            tables.append(work(chunk))
+            word = "attacked"
+            if file is not None:
+                with atomic(file) as partial:
+                    tables[-1].to_pickle(partial)
+        report(f"{word} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
+    if folder is not None:
+        shutil.rmtree(folder)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _left(done: pd.DataFrame) -> str:
+    worst = done[done["attack"] == "worst"]
+    left = worst.groupby("eps")["r1"].mean()
+    return (
+        ", R@1 left: " + ", ".join(f"{value:.3f} at {radius_text(eps)}" for eps, value in left.items())
+        if len(left)
+        else ""
+    )
+
+
+def fingerprint(search: Search, rows: np.ndarray, *settings: object) -> str:
+    """Of all that an evaluation depends on (model, queries, settings, this package), to resume no other."""
+    digest = hashlib.sha256(repr((settings, rows.tolist())).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update(models.digest(search.model).encode())
+    digest.update(search.gallery.embeddings.cpu().numpy().tobytes())
+    return digest.hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -139,13 +218,13 @@ def example_rows(split: Split, *, classes: int, images: int, seed: int) -> np.nd
 
 
 @torch.no_grad()
-def examples(search: Search, rows: np.ndarray, suite: Suite, eps: float, *, seed: int) -> Examples:
-    """Attack the queries of some rows at one radius and keep the pictures."""
+def examples(search: Search, rows: np.ndarray, groups: Sequence[Group], eps: float, *, seed: int) -> Examples:
+    """Attack the queries of some rows in one l-inf ball and keep the pictures."""
     queries = search.queries(rows)
-    worst = Worst(search, to_float(search.split.images[rows], device_of(search.model)), queries)
-    for name, methods in suite.attacks(search.model, search.gallery):
+    worst = Worst(search, to_float(search.split.images[rows], models.device_of(search.model)), queries)
+    for name, methods in groups:
         for place, method in enumerate(methods):
-            worst.advance(method, eps, torch_generator(seed, "examples", eps, name, place))
+            worst.advance(method, Linf(eps), torch_generator(seed, "examples", eps, name, place))
     class_rows = np.flatnonzero(np.isin(search.split.labels, search.split.labels[rows]))
     start, end = search.gallery.embeddings[queries.own], search.model(worst.images)
     found = Examples(
@@ -193,55 +272,42 @@ def natural_scores(search: Search) -> pd.Series:
     return pd.Series(scores, dtype=object, name="natural")
 
 
-def save(outcomes: pd.DataFrame, shown: Examples, folder: Path) -> None:
-    """Write ``outcomes.csv`` and ``examples.npz`` to a folder, both or neither."""
+def save(outcomes: pd.DataFrame, shown: Examples | None, folder: Path) -> None:
+    """Write ``outcomes.csv`` and, if there are any, ``examples.npz`` to a folder, all or nothing."""
     with atomic(folder) as partial:
         partial.mkdir()
         outcomes.to_csv(partial / "outcomes.csv", index=False, float_format="%.6f")
-        shown.write(partial / "examples.npz")
+        if shown is not None:
+            shown.write(partial / "examples.npz")
 
 
 def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Mean outcomes of :func:`attack`, a row an attack and radius, R@1 with its 95% Wilson interval.
 
     Returns:
-        ``attack, eps, queries, r1, r1_low, r1_high, map_r``.
+        ``attack, norm, eps, queries, r1, r1_low, r1_high, map_r``.
     """
     rows = []
-    for (eps, name), group in outcomes.groupby(["eps", "attack"], sort=True):
+    for (norm, eps, name), group in outcomes.groupby(["norm", "eps", "attack"], sort=True):
         low, high = wilson(int(group["r1"].sum()), len(group))
         mean = group[["r1", "map_r"]].mean()
-        rows.append((name, eps, len(group), mean["r1"], low, high, mean["map_r"]))
-    return pd.DataFrame(rows, columns=["attack", "eps", "queries", "r1", "r1_low", "r1_high", "map_r"])
+        rows.append((name, norm, eps, len(group), mean["r1"], low, high, mean["map_r"]))
+    return pd.DataFrame(rows, columns=["attack", "norm", "eps", "queries", "r1", "r1_low", "r1_high", "map_r"])
 
 
-def pool_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Rows of metrics.csv with the queries of all seeds counted together and their interval taken anew."""
-    rows = []
-    keys = ["dataset", "loss", "defense", "suite", "attack", "norm", "eps"]
-    for key, group in metrics.groupby(keys):
-        successes, trials = round((group["r1"] * group["queries"]).sum()), int(group["queries"].sum())
-        rows.append((*key, trials, successes / trials, *wilson(successes, trials)))
-    return pd.DataFrame(rows, columns=[*keys, "queries", "r1", "r1_low", "r1_high"])
+def standing(outcomes: pd.DataFrame, attack: str = "worst") -> dict[str, str]:
+    """For each radius, a character a query in the order of the rows: 1 if it stood, 0 if it was fooled."""
+    rows = outcomes[outcomes["attack"] == attack]
+    return {f"{eps:.6f}": "".join(map(str, group["r1"])) for eps, group in rows.groupby("eps")}
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for a proportion; 95% by default. It stays inside [0, 1] and is never empty."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    # The ends are exact where all or none succeed; rounding must not move them off 0 and 1.
-    low = (centre - half) / scale if successes else 0.0
-    high = (centre + half) / scale if successes < trials else 1.0
-    return low, high
-
-
-def _rows(queries: np.ndarray, attack: str, eps: float, outcome: Outcome) -> pd.DataFrame:
+def rows_of(queries: np.ndarray, attack: str, norm: str, eps: float, outcome: Outcome) -> pd.DataFrame:
+    """Per-query outcomes as rows of :func:`attack`'s table."""
     return pd.DataFrame(
         {
             "query": queries,
             "attack": attack,
+            "norm": norm,
             "eps": eps,
             "r1": outcome.r1.cpu().numpy().astype(int),
             "r_precision": outcome.r_precision.cpu().double().numpy(),

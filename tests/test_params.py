@@ -12,6 +12,7 @@ from dml.defenses import DEFENSES, Robust
 from dml.losses import LOSSES, Triplet
 from dml.params import ParamsError, load
 from dml.paths import PARAMS
+from dml.suites import Auto
 from dml.tuples import distance_weighted
 
 
@@ -20,7 +21,8 @@ def test_the_committed_file_becomes_the_objects_that_run() -> None:
     assert isinstance(recipe.losses["triplet"].cost, Triplet)
     assert recipe.losses["triplet"].mine is distance_weighted
     assert recipe.defenses["robust"] == Robust(eps=8 / 255, steps=3, target="positive")
-    assert load().suites["quick"].eps[-1] == 16 / 255
+    assert load().suites["quick"].eps[-1] == 8 / 255
+    assert isinstance(load().suites["auto"], Auto)
     assert load().figures.paper_eps == 0.01
 
 
@@ -44,7 +46,7 @@ def test_changes_replace_values() -> None:
         ("run.losses", ["triplett"], "'triplett' is unknown; did you mean 'triplet'"),
         ("run.defenses", ["standard"], "standard training is always run"),
         ("run.attacked", ["standard", "robust", "other"], "'other' is unknown"),
-        ("run.suites", ["slow"], "run.suites 'slow' is unknown; known: quick, thorough"),
+        ("run.suites", ["slow"], "run.suites 'slow' is unknown; known: auto, certified, paper"),
         ("run.seeds", ["one"], r"run\.seeds\[0\] is 'one'"),
         ("recipes.glyphs.schedule.epoch", 3, "did you mean 'epochs'"),
         ("recipes.glyphs.schedule.epochs", "ten", r"recipes\.glyphs\.schedule\.epochs is 'ten'"),
@@ -61,6 +63,9 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.data.options", {"siz": 3}, "options key 'siz' is unknown; did you mean 'size'"),
         ("recipes.glyphs.data.train_fraction", 1.5, "it should lie between 0 and 1"),
         ("suites.quick.eps", ["-1/255"], r"suites\.quick: eps is -0\.0039"),
+        ("suites.quick.kind", "automatic", "suites.quick.kind 'automatic' is unknown; did you mean 'auto'"),
+        ("suites.quick", {"queries": 3}, "suites.quick lacks the key 'kind'"),
+        ("run.surrogate", "standard", "run.surrogate 'standard' is unknown; known: robust, single_step"),
         ("suites.quick.queries", 0, "queries is 0; it should be at least 1"),
         ("figures", {"eps": 0.1}, "figures lacks the key 'paper_eps'"),
     ],

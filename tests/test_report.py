@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dml import plots, report
-from dml.robustness import wilson
+from dml.statistics import wilson
 
 
 def record(loss: str, defense: str, natural: float, left: int, suite: str = "quick", **changes: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_records_of_a_later_folder_stand_for_the_earlier(tmp_path: Path) -> None
 
 def test_metrics_have_the_columns_and_order_that_they_promise(records: list[dict], tmp_path: Path) -> None:
     table = report.metrics(records)
-    expected = "dataset,loss,defense,seed,suite,attack,norm,eps,queries,r1,r1_low,r1_high,map_r"
+    expected = "dataset,loss,defense,seed,suite,attack,norm,eps,queries,r1,r1_low,r1_high,map_r,gates"
     report.write_metrics(table, tmp_path / "a.csv")
     report.write_metrics(report.metrics(records[::-1]), tmp_path / "b.csv")
     text = (tmp_path / "a.csv").read_text()

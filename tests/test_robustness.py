@@ -1,20 +1,29 @@
 """The evaluation: it attacks what it says, keeps each query's worst outcome, and its intervals are right."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dml import robustness
-from dml.attacks.suite import Suite
+from dml.attacks import Linf
 from dml.datasets import Split
 from dml.models import build
 from dml.retrieval import Search
-from dml.robustness import Examples, attack, example_rows, examples, natural_scores, pool_seeds, summarise, wilson
+from dml.robustness import Examples, attack, example_rows, examples, fingerprint, natural_scores, standing, summarise
+from dml.statistics import wilson
+from dml.suites import Auto
 
-SUITE = Suite(queries=12, eps=(0.0, 0.02, 0.1, 1.0), margin_steps=6, targets=2, targeted_steps=4)
+SUITE = Auto(
+    queries=12,
+    eps=(0.0, 0.02, 0.1, 1.0),
+    margin_steps=6,
+    targets=2,
+    targeted_steps=4,
+    cross_entropy_steps=2,
+    square_tries=5,
+)
 
 
 @pytest.fixture
@@ -24,7 +33,7 @@ def search(toy_split: Split) -> Search:
 
 @pytest.fixture
 def outcomes(search: Search) -> pd.DataFrame:
-    return attack(search, np.arange(0, 36, 3), SUITE, seed=0, report=lambda line: None)
+    return SUITE.evaluate(search, np.arange(0, 36, 3), seed=0, report=lambda line: None).outcomes
 
 
 def test_radius_zero_is_natural_and_a_large_radius_fools_all(search: Search, outcomes: pd.DataFrame) -> None:
@@ -45,14 +54,12 @@ def test_worst_is_at_most_margin(outcomes: pd.DataFrame) -> None:
     assert (table["worst"] <= table["margin"]).all()
 
 
-def test_same_seed_same_outcomes_whatever_the_chunks(
-    search: Search, outcomes: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    again = attack(search, np.arange(0, 36, 3), SUITE, seed=0, report=lambda line: None)
+def test_same_seed_same_outcomes_whatever_the_chunks(search: Search, outcomes: pd.DataFrame) -> None:
+    again = SUITE.evaluate(search, np.arange(0, 36, 3), seed=0, report=lambda line: None).outcomes
     pd.testing.assert_frame_equal(outcomes, again)
-    monkeypatch.setattr(robustness, "CHUNK", 5)
     lines: list[str] = []
-    parts = attack(search, np.arange(0, 36, 3), SUITE, seed=0, report=lines.append)
+    balls = [Linf(eps) for eps in SUITE.eps]
+    parts = attack(search, np.arange(0, 36, 3), SUITE.groups(search), balls, seed=0, chunk_size=5, report=lines.append)
     assert len(lines) == 3
     assert lines[0].startswith("attacked 5/12 queries, R@1 left: ")
     assert len(parts) == len(outcomes)
@@ -70,7 +77,7 @@ def test_natural_scores_are_over_the_whole_split(search: Search) -> None:
 def test_examples_come_back_from_disk(search: Search, tmp_path) -> None:  # noqa: ANN001
     rows = example_rows(search.split, classes=3, images=2, seed=0)
     assert len(np.unique(search.split.labels[rows])) == 3
-    shown = examples(search, rows, SUITE, 0.1, seed=0)
+    shown = examples(search, rows, SUITE.groups(search), 0.1, seed=0)
     assert np.abs(shown.perturbed - shown.clean).max() <= 0.1
     after = search.model(torch.from_numpy(shown.perturbed).permute(0, 3, 1, 2)).detach().numpy()
     np.testing.assert_allclose(shown.end, after, atol=1e-5)
@@ -80,45 +87,60 @@ def test_examples_come_back_from_disk(search: Search, tmp_path) -> None:  # noqa
         np.testing.assert_array_equal(value, getattr(again, name))
 
 
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_wilson_interval(successes: int, trials: int) -> None:
-    successes = min(successes, trials)
-    low, high = wilson(successes, trials)
-    assert 0 <= low <= successes / trials <= high <= 1
-    assert low < high
-    for edge in (low, high):  # each end is where the observed share is 1.96 standard errors away
-        if 0 < edge < 1:
-            error = (edge * (1 - edge) / trials) ** 0.5
-            assert abs(successes / trials - edge) == pytest.approx(1.959964 * error, rel=1e-6, abs=1e-12)
+def test_a_killed_evaluation_goes_on_from_its_finished_queries(search: Search, tmp_path: Path) -> None:
+    rows, groups, done = np.arange(0, 36, 3), SUITE.groups(search), []
+
+    def run(stop_after: int | None) -> pd.DataFrame:
+        def told(line: str) -> None:
+            done.append(line)
+            if len(done) == stop_after:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / fingerprint(search, rows, SUITE, 0)
+        return attack(search, rows, groups, [Linf(0.05)], seed=0, folder=folder, chunk_size=4, report=told)
+
+    whole = run(None)
+    assert list(tmp_path.iterdir()) == [], "nothing is left when all is done"
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(2)
+    done.clear()
+    pd.testing.assert_frame_equal(run(None), whole)
+    assert [line.split()[0] for line in done] == ["resumed", "resumed", "attacked"]
 
 
-def test_seeds_are_pooled_by_counting_queries() -> None:
-    keys = {
-        "dataset": "d",
-        "loss": "l",
-        "defense": "robust",
-        "suite": "quick",
-        "attack": "worst",
-        "norm": "linf",
-        "eps": 0.1,
-    }
-    table = pd.DataFrame(
-        [{**keys, "seed": 0, "queries": 100, "r1": 0.3}, {**keys, "seed": 1, "queries": 300, "r1": 0.5}]
-    )
-    (row,) = pool_seeds(table).itertuples()
-    assert (row.queries, row.r1) == (400, 0.45)
-    assert (row.r1_low, row.r1_high) == wilson(180, 400)
+def test_another_evaluation_is_not_resumed(search: Search) -> None:
+    rows = np.arange(4)
+    first = fingerprint(search, rows, SUITE, 0)
+    assert first == fingerprint(search, rows, SUITE, 0)
+    assert first != fingerprint(search, rows, SUITE, 1)
+    assert first != fingerprint(search, rows[:3], SUITE, 0)
+    with torch.no_grad():
+        next(search.model.parameters()).add_(1e-3)
+    assert first != fingerprint(search, rows, SUITE, 0)
+
+
+def test_alone_each_attack_meets_all_queries(search: Search) -> None:
+    groups = SUITE.groups(search)
+    table = attack(search, np.arange(12), groups, [Linf(0.05)], seed=0, alone=True, report=lambda line: None)
+    left = table.pivot_table(index="query", columns="attack", values="r1")
+    assert set(left) == {"none", "worst", *(name for name, _ in groups)}
+    own = left[[name for name, _ in groups]]
+    assert (left["worst"] == own.min(axis=1)).all()
 
 
 def test_summary_counts_queries() -> None:
     table = pd.DataFrame(
-        {"query": [1, 2, 3, 4], "attack": "worst", "eps": 0.1, "r1": [1, 0, 0, 1], "map_r": [0.5, 0.1, 0.1, 0.3]}
+        {
+            "query": [1, 2, 3, 4],
+            "attack": "worst",
+            "norm": "linf",
+            "eps": 0.1,
+            "r1": [1, 0, 0, 1],
+            "map_r": [0.5, 0.1, 0.1, 0.3],
+        }
     )
     row = summarise(table).iloc[0]
     assert (row["queries"], row["r1"], row["map_r"]) == (4, 0.5, 0.25)
     assert (row["r1_low"], row["r1_high"]) == wilson(2, 4)
-
-
-def test_suite_refuses_a_negative_radius() -> None:
-    with pytest.raises(ValueError, match=r"eps is -0\.1; it should be at least 0"):
-        Suite(queries=3, eps=(-0.1,))
+    assert standing(table) == {"0.100000": "1001"}

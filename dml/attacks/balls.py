@@ -1,18 +1,24 @@
 """The sets that a perturbed picture must stay in: within eps of the original and within [0, 1]."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 
 class Ball(Protocol):
-    """How an attack starts, moves and stays inside; pictures are (B, 3, H, W), eps is in pixel units."""
+    """How an attack starts, moves and stays inside; pictures are (B, 3, H, W), eps is in pixel units.
+
+    Radii and step sizes are one number, or one a picture (B,).
+    """
+
+    norm: ClassVar[str]
+    eps: float | Tensor
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
 
-    def step(self, perturbed: Tensor, gradient: Tensor, size: float) -> Tensor: ...
+    def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor: ...
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor: ...
 
@@ -27,10 +33,11 @@ def _checked(eps: float | Tensor) -> None:
         raise ValueError(f"eps is {eps}; a radius is 0 or more")
 
 
-def _spread(eps: float | Tensor, images: Tensor) -> Tensor:
-    """eps as a tensor that broadcasts over pictures: one number, or one a picture (B,)."""
-    eps = torch.as_tensor(eps, dtype=images.dtype, device=images.device)
-    return eps.view(-1, 1, 1, 1) if eps.ndim else eps
+def spread(values: float | Tensor, images: Tensor | None = None) -> Tensor:
+    """One number, or one a picture (B,), as a tensor that broadcasts over pictures, of the kind of ``images``."""
+    if images is not None:
+        values = torch.as_tensor(values, dtype=images.dtype, device=images.device)
+    return values.view(-1, 1, 1, 1) if values.ndim else values
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Linf:
         ValueError: eps is negative.
     """
 
+    norm: ClassVar[str] = "linf"
     eps: float | Tensor
 
     def __post_init__(self) -> None:
@@ -52,16 +60,16 @@ class Linf:
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform draw from the ball."""
         noise = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
-        return self.project(images + noise * _spread(self.eps, images), images)
+        return self.project(images + noise * spread(self.eps, images), images)
 
-    def step(self, perturbed: Tensor, gradient: Tensor, size: float) -> Tensor:
+    def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """Steepest ascent in this norm: ``size`` along the sign of the gradient."""
-        return perturbed + size * gradient.sign()
+        return perturbed + spread(size, perturbed) * gradient.sign()
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
         """The nearest point of the ball and of [0, 1]."""
         # Rounding of images + eps may exceed eps by half a unit in the last place of 1; the radius gives it up.
-        radius = (_spread(self.eps, images) - torch.finfo(images.dtype).eps).clamp_min(0)
+        radius = (spread(self.eps, images) - torch.finfo(images.dtype).eps).clamp_min(0)
         return perturbed.clamp(images - radius, images + radius).clamp_(0, 1)
 
 
@@ -76,6 +84,7 @@ class L2:
         ValueError: eps is negative.
     """
 
+    norm: ClassVar[str] = "l2"
     eps: float | Tensor
 
     def __post_init__(self) -> None:
@@ -85,19 +94,19 @@ class L2:
         """A uniform draw from the ball (before [0, 1] cuts it)."""
         direction = torch.randn(images.shape, generator=generator).to(images)
         length = torch.rand(len(images), generator=generator).to(images) ** (1 / images[0].numel())
-        offset = direction / _norm(direction) * length.view(-1, 1, 1, 1) * _spread(self.eps, images)
+        offset = direction / _norm(direction) * length.view(-1, 1, 1, 1) * spread(self.eps, images)
         return self.project(images + offset, images)
 
-    def step(self, perturbed: Tensor, gradient: Tensor, size: float) -> Tensor:
+    def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """Steepest ascent in this norm: ``size`` along the gradient's own direction."""
-        return perturbed + size * gradient / _norm(gradient)
+        return perturbed + spread(size, perturbed) * gradient / _norm(gradient)
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
         """Scaled back onto the ball, then cut to [0, 1], which only shortens the perturbation."""
         offset = perturbed - images
         # As for Linf, the radius gives up what rounding could add: a few units in the last place of each pixel.
         slack = torch.finfo(images.dtype).eps * images[0].numel() ** 0.5
-        radius = (_spread(self.eps, images) - slack).clamp_min(0)
+        radius = (spread(self.eps, images) - slack).clamp_min(0)
         return (images + offset * (radius / _norm(offset)).clamp(max=1)).clamp(0, 1)
 
 

@@ -55,17 +55,13 @@ def pgd(
     for _ in range(restarts):
         perturbed = ball.start(images, generator) if random_start else images.clone()
         for size in sizes:
-            perturbed.requires_grad_(True)
-            with torch.enable_grad():
-                value = objective(perturbed)
-                (gradient,) = torch.autograd.grad(value.sum(), perturbed)
-            perturbed = perturbed.detach()
+            value, gradient = slope(objective, perturbed)
             if best:
-                winner, winner_value = _better(winner, winner_value, perturbed, value.detach())
+                winner, winner_value = better(winner, winner_value, perturbed, value)
             perturbed = ball.project(ball.step(perturbed, gradient, size), images)
         if best:
             with torch.no_grad():
-                winner, winner_value = _better(winner, winner_value, perturbed, objective(perturbed))
+                winner, winner_value = better(winner, winner_value, perturbed, objective(perturbed))
         else:
             winner = perturbed
     return winner
@@ -76,8 +72,18 @@ def falling_steps(first: float, steps: int) -> list[float]:
     return [first * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
 
 
-def _better(winner: Tensor, winner_value: Tensor | None, images: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """For each picture, the one with the higher value."""
+def slope(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (B,) of the objective and its gradient with respect to the pictures, both detached."""
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = objective(images)
+        # Summed, never averaged: a mean over the batch would make one picture's gradient depend on their number.
+        (gradient,) = torch.autograd.grad(value.sum(), images)
+    return value.detach(), gradient
+
+
+def better(winner: Tensor, winner_value: Tensor | None, images: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """For each picture, the one with the higher value, and that value."""
     if winner_value is None:
         return images, value
     ahead = value > winner_value

@@ -1,0 +1,86 @@
+"""Weak attacks and strong ones, one by one on the same queries: what a claim of robustness is worth under each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dml.attacks.balls import Linf
+from dml.attacks.methods import (
+    FOOLED,
+    Aims,
+    by_apgd,
+    by_fgsm,
+    by_nes,
+    by_noise,
+    by_pgd,
+    by_square,
+)
+from dml.attacks.peer import INSTALLED, by_peer_apgd
+from dml.models import device_of
+from dml.randomness import torch_generator
+from dml.retrieval import Search
+from dml.robustness import CHUNK, Group, Worst, attack, summarise
+from dml.sampling import to_float
+from dml.statistics import wilson
+
+STEPS = 40  # of every attack by gradients; five targets share five times as many
+
+
+def groups(search: Search) -> list[Group]:
+    """One attack a group, from those that see or aim at little to those that aim at what retrieval answers."""
+    aims = Aims(search.model, search.gallery)
+    targets = range(min(5, len(search.gallery.labels.unique()) - 1))
+    found: list[Group] = [
+        ("random noise", [by_noise(aims.margin, draws=10)]),
+        ("NES on ranks, 5 steps", [by_nes(aims.ranks, steps=5)]),
+        ("Square, 100 tries", [by_square(aims.margin, tries=100)]),
+        ("FGSM on margin", [by_fgsm(aims.margin)]),
+        ("PGD on embedding shift", [by_pgd(aims.embedding_shift, steps=STEPS)]),
+        ("PGD on metric loss", [by_pgd(aims.metric_loss, steps=STEPS)]),
+        ("PGD on margin", [by_pgd(aims.margin, steps=STEPS)]),
+        ("APGD on MAP@R", [by_apgd(aims.map, steps=STEPS)]),
+        ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=STEPS)]),
+        ("APGD on margin", [by_apgd(aims.margin, steps=STEPS, goal=FOOLED)]),
+        ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=STEPS, goal=FOOLED) for rank in targets]),
+    ]
+    if len(search.gallery.labels.unique()) > 2:
+        found.insert(-2, ("APGD on DLR", [by_apgd(aims.dlr, steps=STEPS, goal=FOOLED)]))
+    if INSTALLED:  # the peer's table rows are there wherever `make` made the environment
+        for place, loss in ((-2, "ce"), (-2, "dlr")):
+            peer = by_peer_apgd(search.model, search.gallery, steps=STEPS, loss=loss)
+            found.insert(place, (f"adversarial-library APGD on {loss.upper()}", [peer]))
+    return found
+
+
+def compare(search: Search, rows: np.ndarray, eps: float, *, seed: int) -> pd.DataFrame:
+    """R@1 and MAP@R left by each attack by itself on the queries of some rows.
+
+    Returns:
+        ``attack, eps, queries, r1, r1_low, r1_high, map_r``, weak attacks first; ``worst`` is all of them.
+    """
+    named = groups(search)
+    outcomes = attack(search, rows, named, [Linf(eps)], seed=seed, alone=True, report=lambda line: None)
+    table = summarise(outcomes).set_index("attack")
+    return table.loc[["none", *(name for name, _ in named), "worst"]].reset_index().drop(columns="norm")
+
+
+def by_steps(search: Search, rows: np.ndarray, eps: float, steps: Sequence[int], *, seed: int) -> pd.DataFrame:
+    """R@1 left by Auto-PGD on the margin with more and more steps, each from the start.
+
+    Returns:
+        ``steps, r1, r1_low, r1_high``.
+    """
+    aims = Aims(search.model, search.gallery)
+    found = []
+    for count in steps:
+        left = 0
+        for first in range(0, len(rows), CHUNK):
+            chunk = rows[first : first + CHUNK]
+            worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
+            generator = torch_generator(seed, "by steps", count, first)
+            worst.advance(by_apgd(aims.margin, steps=count, goal=FOOLED), Linf(eps), generator)
+            left += int(torch.count_nonzero(worst.margin < 0))
+        found.append((count, left / len(rows), *wilson(left, len(rows))))
+    return pd.DataFrame(found, columns=["steps", "r1", "r1_low", "r1_high"])

@@ -1,0 +1,155 @@
+"""What attacks aim at, against brute force."""
+
+import math
+
+import pytest
+import torch
+from conftest import LinearEmbedder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dml.attacks import Linf, apgd
+from dml.attacks.objectives import (
+    TEMPERATURE,
+    class_logits,
+    cross_entropy_objective,
+    dlr_objective,
+    embedding_shift_objective,
+    map_objective,
+    margin_objective,
+    metric_loss_objective,
+    rank_objective,
+)
+from dml.retrieval import Gallery, Queries, margin, per_query
+
+
+class Sphere(nn.Module):
+    """A fixed linear map to the unit sphere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = LinearEmbedder(48, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.normalize(self.inner(images), dim=1)
+
+
+def problem(seed: int, count: int = 5) -> tuple[Sphere, Tensor, Queries, Gallery]:
+    """Queries that are items 0.. of a gallery of five classes of four."""
+    draw = torch.Generator().manual_seed(seed)
+    model = Sphere()
+    images = torch.rand(20, 3, 4, 4, generator=draw, dtype=torch.float64)
+    labels = torch.randperm(20, generator=draw) % 5 * 3  # labels need not be 0, 1, 2
+    gallery = Gallery(model(images).detach(), labels)
+    rows = torch.arange(count)
+    return model, images[:count], Queries(labels[:count], rows), gallery
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_bridge_is_exact(seed: int) -> None:
+    """The largest logit is the class of the nearest other item, so accuracy on the logits is R@1."""
+    model, images, queries, gallery = problem(seed, count=20)
+    logits, own = class_logits(model(images), queries, gallery)
+    similarity = model(images) @ gallery.embeddings.T
+    similarity.fill_diagonal_(-math.inf)
+    for row in range(20):
+        for column, label in enumerate(gallery.labels.unique()):
+            assert logits[row, column] == similarity[row][gallery.labels == label].max()
+    accuracy = logits.argmax(1) == own
+    assert torch.equal(accuracy, per_query(model(images), queries, gallery).r1)
+    assert torch.equal(accuracy, margin(model(images), queries, gallery) < 0)
+
+
+def test_the_bridge_needs_the_class_in_the_gallery() -> None:
+    model, images, _, gallery = problem(0)
+    with pytest.raises(ValueError, match="no item of a query's class"):
+        class_logits(model(images), Queries(torch.full((5,), 7), torch.full((5,), -1)), gallery)
+
+
+def test_cross_entropy_and_dlr_by_hand() -> None:
+    model, images, queries, gallery = problem(3)
+    logits, own = class_logits(model(images), queries, gallery)
+    entropy = cross_entropy_objective(model, queries, gallery)(images)
+    ratio = dlr_objective(model, queries, gallery)(images)
+    for row in range(5):
+        values = logits[row].tolist()
+        right = values[own[row]]
+        expected = math.log(sum(math.exp((value - right) / TEMPERATURE) for value in values))
+        assert entropy[row].item() == pytest.approx(expected)
+        wrong = max(value for column, value in enumerate(values) if column != own[row])
+        first, _, third, *_ = sorted(values, reverse=True)
+        assert ratio[row].item() == pytest.approx((wrong - right) / (first - third))
+    two = Gallery(gallery.embeddings[:4], torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="three classes"):
+        dlr_objective(model, Queries(torch.tensor([0]), torch.tensor([0])), two)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_soft_rank_has_the_exact_value_and_a_gradient_that_lowers_it(seed: int) -> None:
+    model, images, queries, gallery = problem(seed)
+    objective = map_objective(model, queries, gallery)
+    exact = per_query(model(images), queries, gallery).map_r
+    torch.testing.assert_close(objective(images).float(), -exact)
+    found = apgd(images, objective, Linf(0.3), steps=20, generator=torch.Generator().manual_seed(0))
+    after = per_query(model(found), queries, gallery).map_r
+    torch.testing.assert_close(objective(found).float(), -after)
+    assert after.mean() < 0.5 * exact.mean() or exact.mean() == 0
+
+
+def test_items_of_different_classes_have_different_numbers_of_matches() -> None:
+    """The soft rank pads: a query of a small class must not feel the places of a large one."""
+    model, images, _, gallery = problem(5)
+    gallery = Gallery(gallery.embeddings, torch.tensor([0, 0, 1, 1, 1] + [2] * 15))
+    queries = Queries(gallery.labels[:5], torch.arange(5))
+    both = map_objective(model, queries, gallery)
+    values = images.clone().requires_grad_(True)
+    (together,) = torch.autograd.grad(both(values).sum(), values)
+    for row in range(5):
+        alone = images[row : row + 1].clone().requires_grad_(True)
+        objective = map_objective(model, queries.take(torch.tensor([row])), gallery)
+        (gradient,) = torch.autograd.grad(objective(alone).sum(), alone)
+        torch.testing.assert_close(gradient[0], together[row])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_rank_objective_sees_the_ranking_alone(seed: int) -> None:
+    model, images, queries, gallery = problem(seed)
+    found = rank_objective(model, queries, gallery)(images)
+    similarity = model(images) @ gallery.embeddings.T
+    for row in range(5):
+        order = [item for item in similarity[row].argsort(descending=True).tolist() if item != row]
+        places = [place for place, item in enumerate(order, 2) if gallery.labels[item] == queries.labels[row]]
+        assert float(found[row]) == pytest.approx(sum(map(math.log2, places)) / len(places))
+
+
+def test_embedding_shift_and_metric_loss_by_hand() -> None:
+    model, images, queries, gallery = problem(2)
+    moved = (images + 0.05).clamp(0, 1)
+    embeddings, home = model(moved), model(images)
+    torch.testing.assert_close(embedding_shift_objective(model, images)(moved), (embeddings - home).norm(dim=1))
+    loss = metric_loss_objective(model, images, queries, gallery)(moved)
+    for row in range(5):
+        apart = (home[row] - gallery.embeddings).norm(dim=1)
+        same = gallery.labels == queries.labels[row]
+        same[row] = False
+        right = min(same.nonzero().flatten().tolist(), key=lambda item: float(apart[item]))
+        other = (gallery.labels != queries.labels[row]).nonzero().flatten().tolist()
+        wrong = min(other, key=lambda item: float(apart[item]))
+        expected = (embeddings[row] - gallery.embeddings[right]).norm() - (
+            embeddings[row] - gallery.embeddings[wrong]
+        ).norm()
+        assert float(loss[row]) == pytest.approx(float(expected))
+
+
+def test_values_do_not_change_with_the_neighbours_in_the_batch() -> None:
+    """Else "best point met" would mean nothing."""
+    model, images, queries, gallery = problem(9)
+    for build in (margin_objective, cross_entropy_objective, dlr_objective, map_objective, rank_objective):
+        together = build(model, queries, gallery)(images)
+        for row in range(5):
+            alone = build(model, queries.take(torch.tensor([row])), gallery)(images[row : row + 1])
+            torch.testing.assert_close(alone[0], together[row])
