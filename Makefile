@@ -27,6 +27,7 @@ lab: env
 
 bench: env
 	python benchmarks/robust_step.py
+	python benchmarks/attacks.py
 	python benchmarks/retrieval.py
 
 env: $(READY)

@@ -21,7 +21,7 @@ from dml.attacks.peer import INSTALLED, by_peer_apgd
 from dml.models import device_of
 from dml.randomness import torch_generator
 from dml.retrieval import Search
-from dml.robustness import CHUNK, Group, Worst, attack, summarise
+from dml.robustness import Group, Worst, attack, chunk_size_for, summarise
 from dml.sampling import to_float
 from dml.statistics import wilson
 
@@ -73,11 +73,11 @@ def by_steps(search: Search, rows: np.ndarray, eps: float, steps: Sequence[int],
         ``steps, r1, r1_low, r1_high``.
     """
     aims = Aims(search.model, search.gallery)
-    found = []
+    found, size = [], chunk_size_for(search)
     for count in steps:
         left = 0
-        for first in range(0, len(rows), CHUNK):
-            chunk = rows[first : first + CHUNK]
+        for first in range(0, len(rows), size):
+            chunk = rows[first : first + size]
             worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
             generator = torch_generator(seed, "by steps", count, first)
             worst.advance(by_apgd(aims.margin, steps=count, goal=FOOLED), Linf(eps), generator)

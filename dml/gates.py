@@ -16,8 +16,8 @@ from dml.attacks.methods import Aims, Attack, by_apgd, by_equal_steps, by_noise,
 from dml.attacks.pgd import slope
 from dml.models import device_of
 from dml.randomness import torch_generator
-from dml.retrieval import Queries, Search
-from dml.robustness import CHUNK, Group, Worst
+from dml.retrieval import Search
+from dml.robustness import Group, Worst, chunk_size_for
 from dml.sampling import to_float
 from dml.statistics import standard_error
 
@@ -76,7 +76,7 @@ def check(
         """Share of all queries that the suite left standing and these attacks fool."""
         return len(_fooled(search, standing, attacks, eps, seed, name)) / len(rows)
 
-    found = [_zero_radius(search, groups, rows[:CHUNK], seed), _falls(outcomes, error)]
+    found = [_zero_radius(search, groups, rows, seed), _falls(outcomes, error)]
     whole = [method for _, methods in groups[:2] for method in methods]
     share = 1 - len(_fooled(search, rows, whole, WHOLE_RANGE, seed, "whole range")) / len(rows)
     found.append(Gate(f"R@1 left at eps {WHOLE_RANGE:g}", share, 0.0, share <= 0))
@@ -103,9 +103,9 @@ def check(
 
 def _fooled(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, name: str) -> np.ndarray:
     """The rows that some of the attacks fool."""
-    fooled = []
-    for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
+    fooled, size = [], chunk_size_for(search)
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
         worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
         for number, attack in enumerate(attacks):
             worst.advance(attack, Linf(eps), torch_generator(seed, "gate", name, first, number))
@@ -133,16 +133,11 @@ def _falls(outcomes: pd.DataFrame, error: float) -> Gate:
 
 def _zero_gradients(search: Search, rows: np.ndarray, eps: float, seed: int) -> Gate:
     """A gradient that is exactly zero, from a random start, tells a gradient attack nothing."""
-    aims = Aims(search.model, search.gallery)
-    images, queries = to_float(search.split.images[rows], device_of(search.model)), search.queries(rows)
-    start = Linf(eps).start(images, torch_generator(seed, "gate", "gradients"))
-    gradients = [
-        slope(aims.margin(start[first : first + CHUNK], _slice(queries, first)), start[first : first + CHUNK])[1]
-        for first in range(0, len(rows), CHUNK)
-    ]
+    aims, size, gradients = Aims(search.model, search.gallery), chunk_size_for(search), []
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        images = to_float(search.split.images[chunk], device_of(search.model))
+        start = Linf(eps).start(images, torch_generator(seed, "gate", "gradients", first))
+        gradients.append(slope(aims.margin(start, search.queries(chunk)), start)[1])
     share = float((torch.cat(gradients).flatten(1) == 0).all(1).float().mean())
     return Gate("queries without a gradient", share, FLAT, share <= FLAT)
-
-
-def _slice(queries: Queries, first: int) -> Queries:
-    return queries.take(torch.arange(first, min(first + CHUNK, len(queries)), device=queries.labels.device))

@@ -16,6 +16,7 @@ from dml.models import device_of, evaluating
 from dml.sampling import to_float
 
 CHUNK = 256  # queries ranked, and pictures embedded, at a time
+CELLS = 2**22  # of a table of queries by gallery items, at a time: memory does not grow with the gallery
 
 
 class Gallery(NamedTuple):
@@ -46,6 +47,11 @@ class Outcome(NamedTuple):
     r1: Tensor
     r_precision: Tensor
     map_r: Tensor
+
+
+def at_once(gallery: Gallery, most: int) -> int:
+    """How many queries are compared with a gallery at a time: ``most``, and fewer if it is large."""
+    return max(1, min(most, CELLS // len(gallery.labels)))
 
 
 @torch.no_grad()
@@ -109,8 +115,9 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
         ValueError: a query has no right item in the gallery.
     """
     parts: list[Outcome] = []
-    for first in range(0, len(queries), CHUNK):
-        rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
+    size = at_once(gallery, CHUNK)
+    for first in range(0, len(queries), size):
+        rows = torch.arange(first, min(first + size, len(queries)), device=embeddings.device)
         chunk = queries.take(rows)
         matches = Matches.of(chunk, gallery)
         total = matches.right.sum(1)
@@ -134,8 +141,9 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
 def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) -> Tensor:
     """(B,): whether one of the k nearest items is right."""
     hits = []
-    for first in range(0, len(queries), CHUNK):
-        rows = torch.arange(first, min(first + CHUNK, len(queries)), device=embeddings.device)
+    size = at_once(gallery, CHUNK)
+    for first in range(0, len(queries), size):
+        rows = torch.arange(first, min(first + size, len(queries)), device=embeddings.device)
         matches = Matches.of(queries.take(rows), gallery)
         top = _ordered(embeddings[rows], gallery, matches).topk(min(k, len(gallery.labels)), dim=1).indices
         hits.append(matches.right.gather(1, top).any(1))

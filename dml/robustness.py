@@ -17,7 +17,7 @@ from dml.attacks.methods import Attack
 from dml.datasets import Split
 from dml.paths import atomic
 from dml.randomness import numpy_generator, torch_generator
-from dml.retrieval import Outcome, Queries, Search, per_query, ranking, recall_at
+from dml.retrieval import Outcome, Queries, Search, at_once, per_query, ranking, recall_at
 from dml.sampling import to_float
 from dml.statistics import wilson
 
@@ -64,7 +64,7 @@ def attack(
     seed: int,
     alone: bool = False,
     folder: Path | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Run attacks on the queries of some rows.
@@ -81,7 +81,7 @@ def attack(
         seed: of the random starts.
         alone: run every group on all queries instead, and give rows for each.
         folder: where finished chunks are kept until all are done, see :func:`in_chunks`.
-        chunk_size: queries attacked at a time.
+        chunk_size: queries attacked at a time; see :func:`chunk_size_for` for the default.
         report: receives a line a chunk of queries.
 
     Returns:
@@ -109,15 +109,21 @@ def attack(
             table.append(rows_of(chunk, "worst", ball.norm, ball.eps, worst.outcome()))
         return pd.concat(table, ignore_index=True)
 
-    return in_chunks(rows, work, folder=folder, size=chunk_size, report=report)
+    size = chunk_size or chunk_size_for(search)
+    return in_chunks(rows, work, size=size, folder=folder, report=report)
+
+
+def chunk_size_for(search: Search) -> int:
+    """Queries attacked at a time: a hundred, fewer with a large gallery so that memory does not grow with it."""
+    return at_once(search.gallery, CHUNK)
 
 
 def in_chunks(
     rows: np.ndarray,
     work: Callable[[np.ndarray], pd.DataFrame],
     *,
+    size: int,
     folder: Path | None = None,
-    size: int = CHUNK,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Evaluate queries a chunk at a time; a killed evaluation goes on after its last finished chunk.
@@ -125,9 +131,9 @@ def in_chunks(
     Args:
         rows: of the queries in the split.
         work: rows of a chunk -> its table.
+        size: of a chunk.
         folder: where the tables of finished chunks are kept until all are done, one folder for one evaluation (see
             :func:`fingerprint`); None keeps nothing.
-        size: of a chunk.
         report: receives a line a chunk.
 
     Returns:

@@ -128,3 +128,15 @@ def test_a_new_defence_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch
         }
     )
     assert changed.recipe("glyphs").defenses["wider"].ball == Linf(8 / 255)
+
+
+def test_a_new_suite_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Brief:
+        def __init__(self, queries: int, eps: tuple[float, ...] = (0.1,)) -> None:
+            self.queries, self.eps = queries, eps
+
+    monkeypatch.setitem(params.SUITES, "brief", Brief)
+    changed = load({"suites.mine": {"kind": "brief", "queries": 3, "eps": ["8/255"]}, "run.suites": ["mine"]})
+    assert changed.suites["mine"].eps == (8 / 255,)
+    with pytest.raises(ParamsError, match="suites.mine key 'query' is unknown; did you mean 'queries'"):
+        load({"suites.mine": {"kind": "brief", "query": 3}})

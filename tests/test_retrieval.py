@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dml import retrieval
-from dml.retrieval import Gallery, Queries, margin, per_query, ranking, recall_at
+from dml.retrieval import Gallery, Queries, at_once, margin, per_query, ranking, recall_at
 
 
 def brute_force(similarity: np.ndarray, labels: np.ndarray, query_labels: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -71,3 +71,9 @@ def test_a_query_without_a_right_item_is_refused() -> None:
     queries = Queries(torch.tensor([0, 1, 1]), torch.arange(3))
     with pytest.raises(ValueError, match="query 0 has no right item"):
         per_query(embeddings, queries, Gallery(embeddings, queries.labels))
+
+
+def test_fewer_queries_are_compared_at_a_time_with_a_large_gallery() -> None:
+    """So that the table of queries by items stays as large as it is."""
+    sizes = {items: at_once(Gallery(torch.empty(items, 0), torch.empty(items)), 256) for items in (10, 60_000, 10**8)}
+    assert sizes == {10: 256, 60_000: 69, 10**8: 1}

@@ -15,8 +15,8 @@ from dml.attacks.objectives import margin_objective
 from dml.checks import at_least
 from dml.models import device_of
 from dml.randomness import torch_generator
-from dml.retrieval import Gallery, Outcome, Queries, Search
-from dml.robustness import in_chunks, rows_of
+from dml.retrieval import Gallery, Outcome, Queries, Search, at_once
+from dml.robustness import chunk_size_for, in_chunks, rows_of
 from dml.sampling import to_float
 from dml.statistics import clopper_pearson
 from dml.suites.base import Evaluation, check_common
@@ -71,7 +71,13 @@ class Certified:
         report: Callable[[str], None] = print,
     ) -> Evaluation:
         """See :class:`dml.suites.base.Suite`. R-precision and MAP@R have no certificate; they are given as R@1."""
-        table = in_chunks(rows, lambda chunk: self._chunk(search, chunk, seed), folder=folder, report=report)
+        table = in_chunks(
+            rows,
+            lambda chunk: self._chunk(search, chunk, seed),
+            size=chunk_size_for(search),
+            folder=folder,
+            report=report,
+        )
         radius = table[table["attack"] == "radius"]["eps"]
         scores = {"median_radius": float(radius.median()), "sigma": self.sigma, "alpha": self.alpha}
         return Evaluation(table[table["attack"] != "radius"].reset_index(drop=True), scores)
@@ -118,9 +124,10 @@ def class_votes(
     """(B, C): how many of ``samples`` noisy copies of each picture have their nearest neighbour in each class."""
     classes, column = gallery.labels.unique(return_inverse=True)
     votes = torch.zeros(len(images), len(classes), dtype=torch.long, device=images.device)
+    size = at_once(gallery, BATCH)
     for row, own in enumerate(queries.own.tolist()):
-        for first in range(0, samples, BATCH):
-            noise = torch.randn((min(BATCH, samples - first), *images.shape[1:]), generator=generator).to(images)
+        for first in range(0, samples, size):
+            noise = torch.randn((min(size, samples - first), *images.shape[1:]), generator=generator).to(images)
             similarity = model(images[row] + sigma * noise) @ gallery.embeddings.T
             if own >= 0:
                 similarity[:, own] = -torch.inf

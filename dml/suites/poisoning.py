@@ -16,7 +16,7 @@ from dml.checks import at_least
 from dml.models import device_of
 from dml.randomness import torch_generator
 from dml.retrieval import Gallery, Matches, Queries, Search, per_query
-from dml.robustness import in_chunks, rows_of
+from dml.robustness import chunk_size_for, in_chunks, rows_of
 from dml.sampling import to_float
 from dml.suites.base import Evaluation, check_common
 
@@ -51,7 +51,15 @@ class Poisoning:
         report: Callable[[str], None] = print,
     ) -> Evaluation:
         """See :class:`dml.suites.base.Suite`. MAP@R is that with the one item replaced by its perturbed copy."""
-        return Evaluation(in_chunks(rows, lambda chunk: self._chunk(search, chunk, seed), folder=folder, report=report))
+        return Evaluation(
+            in_chunks(
+                rows,
+                lambda chunk: self._chunk(search, chunk, seed),
+                size=chunk_size_for(search),
+                folder=folder,
+                report=report,
+            )
+        )
 
     def _chunk(self, search: Search, chunk: np.ndarray, seed: int) -> pd.DataFrame:
         queries, gallery = search.queries(chunk), search.gallery

@@ -17,7 +17,7 @@ from dml.losses import distance
 from dml.models import device_of
 from dml.randomness import torch_generator
 from dml.retrieval import Queries, Search, per_query, ranking
-from dml.robustness import in_chunks, rows_of
+from dml.robustness import chunk_size_for, in_chunks, rows_of
 from dml.sampling import to_float
 from dml.suites.base import Evaluation, check_common
 
@@ -55,7 +55,13 @@ class Ranking:
         """See :class:`dml.suites.base.Suite`. ``outcomes`` has what embedding shift, LTM and GTM leave of R@1."""
         if len(search.split) < 7:
             raise ValueError(f"the ranking scores need a gallery of 7 items or more; there are {len(search.split)}")
-        table = in_chunks(rows, lambda chunk: self._chunk(search, chunk, seed), folder=folder, report=report)
+        table = in_chunks(
+            rows,
+            lambda chunk: self._chunk(search, chunk, seed),
+            size=chunk_size_for(search),
+            folder=folder,
+            report=report,
+        )
         outcomes, values = table[table["score"] == ""], table[table["score"] != ""]
         scores = {name: float(group["value"].mean()) for name, group in values.groupby("score", sort=False)}
         return Evaluation(
