@@ -29,6 +29,7 @@ bench: env
 	python benchmarks/robust_step.py
 	python benchmarks/attacks.py
 	python benchmarks/retrieval.py
+	python benchmarks/prepare.py
 
 env: $(READY)
 	@# DVC expects a git repository; a downloaded archive has none.

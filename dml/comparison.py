@@ -25,11 +25,12 @@ from dml.robustness import Group, Worst, attack, chunk_size_for, summarise
 from dml.sampling import to_float
 from dml.statistics import wilson
 
-STEPS = 40  # of every attack by gradients; five targets share five times as many
 
+def groups(search: Search, steps: int) -> list[Group]:
+    """One attack a group, from those that see or aim at little to those that aim at what retrieval answers.
 
-def groups(search: Search) -> list[Group]:
-    """One attack a group, from those that see or aim at little to those that aim at what retrieval answers."""
+    Every attack by gradients takes as many steps, but for the targeted ones, which take them towards each class.
+    """
     aims = Aims(search.model, search.gallery)
     targets = range(min(5, len(search.gallery.labels.unique()) - 1))
     found: list[Group] = [
@@ -37,30 +38,30 @@ def groups(search: Search) -> list[Group]:
         ("NES on ranks, 5 steps", [by_nes(aims.ranks, steps=5)]),
         ("Square, 100 tries", [by_square(aims.margin, tries=100)]),
         ("FGSM on margin", [by_fgsm(aims.margin)]),
-        ("PGD on embedding shift", [by_pgd(aims.embedding_shift, steps=STEPS)]),
-        ("PGD on metric loss", [by_pgd(aims.metric_loss, steps=STEPS)]),
-        ("PGD on margin", [by_pgd(aims.margin, steps=STEPS)]),
-        ("APGD on MAP@R", [by_apgd(aims.map, steps=STEPS)]),
-        ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=STEPS)]),
-        ("APGD on margin", [by_apgd(aims.margin, steps=STEPS, goal=FOOLED)]),
-        ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=STEPS, goal=FOOLED) for rank in targets]),
+        ("PGD on embedding shift", [by_pgd(aims.embedding_shift, steps=steps)]),
+        ("PGD on metric loss", [by_pgd(aims.metric_loss, steps=steps)]),
+        ("PGD on margin", [by_pgd(aims.margin, steps=steps)]),
+        ("APGD on MAP@R", [by_apgd(aims.map, steps=steps)]),
+        ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=steps)]),
+        ("APGD on margin", [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
+        ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
     ]
     if len(search.gallery.labels.unique()) > 2:
-        found.insert(-2, ("APGD on DLR", [by_apgd(aims.dlr, steps=STEPS, goal=FOOLED)]))
+        found.insert(-2, ("APGD on DLR", [by_apgd(aims.dlr, steps=steps, goal=FOOLED)]))
     if INSTALLED:  # the peer's table rows are there wherever `make` made the environment
         for place, loss in ((-2, "ce"), (-2, "dlr")):
-            peer = by_peer_apgd(search.model, search.gallery, steps=STEPS, loss=loss)
+            peer = by_peer_apgd(search.model, search.gallery, steps=steps, loss=loss)
             found.insert(place, (f"adversarial-library APGD on {loss.upper()}", [peer]))
     return found
 
 
-def compare(search: Search, rows: np.ndarray, eps: float, *, seed: int) -> pd.DataFrame:
+def compare(search: Search, rows: np.ndarray, eps: float, *, steps: int, seed: int) -> pd.DataFrame:
     """R@1 and MAP@R left by each attack by itself on the queries of some rows.
 
     Returns:
         ``attack, eps, queries, r1, r1_low, r1_high, map_r``, weak attacks first; ``worst`` is all of them.
     """
-    named = groups(search)
+    named = groups(search, steps)
     outcomes = attack(search, rows, named, [Linf(eps)], seed=seed, alone=True, report=lambda line: None)
     table = summarise(outcomes).set_index("attack")
     return table.loc[["none", *(name for name, _ in named), "worst"]].reset_index().drop(columns="norm")

@@ -86,7 +86,7 @@ def check(
         found.append(Gate(gate, measured, error, measured <= error))
 
     extra("fall to twice the steps", [method for _, methods in stronger for method in methods])
-    sizes = [by_equal_steps(aims.margin, steps=40, size=size) for size in STEP_SIZES]
+    sizes = [by_equal_steps(aims.margin, steps=20, size=size) for size in STEP_SIZES]
     extra("fall to PGD with other step sizes", sizes)
     extra("fall to random noise", [by_noise(aims.margin, draws=10)])
     extra(f"fall to Square, {square_tries} tries", [by_square(aims.margin, tries=square_tries)])

@@ -349,7 +349,7 @@ def attacks_section(records: list[dict[str, Any]]) -> list[str]:
             "",
             f"### One attack at a time, eps {radius_text(first['eps'])}, {queries} queries (runs of `{suite}`)",
             "",
-            "R@1 left by each attack by itself.",
+            f"R@1 left by each attack by itself, {first['steps_each']} steps each (towards each of 5 targets).",
             "",
             "| attack | " + " | ".join(_model(record, own) for record in own) + " |",
             "|---|" + "---|" * len(own),

@@ -138,5 +138,5 @@ def test_a_new_suite_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(params.SUITES, "brief", Brief)
     changed = load({"suites.mine": {"kind": "brief", "queries": 3, "eps": ["8/255"]}, "run.suites": ["mine"]})
     assert changed.suites["mine"].eps == (8 / 255,)
-    with pytest.raises(ParamsError, match="suites.mine key 'query' is unknown; did you mean 'queries'"):
+    with pytest.raises(ParamsError, match="mine key 'query' is unknown; did you mean 'queries'"):
         load({"suites.mine": {"kind": "brief", "query": 3}})

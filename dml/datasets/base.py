@@ -1,7 +1,7 @@
 """What every dataset gives: a source to prepare once, and memory-mapped splits to read ever after."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,10 @@ class DatasetError(ValueError):
     """A dataset that cannot be used, in one sentence that names the file or folder and what would be right."""
 
 
+Task = tuple[int, Callable[[int], Image.Image]]
+"""A row, and what makes its picture when told the size wanted: a larger file may be decoded at a part of its size."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Raw images before preparation, in rows sorted by label.
@@ -20,14 +24,23 @@ class Source:
     Attributes:
         class_names: one name a class; the class order decides the split.
         labels: (N,) int64, ascending, counted from 0.
-        read: row number -> picture.
-        digest: SHA-256 over everything that the images depend on.
+        tasks: row numbers -> a task for each, in the order in which they are quickest to read.
+        digest: over everything that the images depend on.
+        train_classes: how many of the classes are for training where a protocol says so, else None.
+        parallel: whether tasks may run in threads side by side.
     """
 
     class_names: list[str]
     labels: np.ndarray
-    read: Callable[[int], Image.Image]
+    tasks: Callable[[np.ndarray], Iterator[Task]]
     digest: str
+    train_classes: int | None = None
+    parallel: bool = False
+
+    def read(self, row: int) -> Image.Image:
+        """One picture in its full size."""
+        ((_, make),) = self.tasks(np.array([row]))
+        return make(2**15)
 
 
 @dataclass(frozen=True)

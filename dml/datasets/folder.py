@@ -1,5 +1,6 @@
 """Your own images: one folder a class, or a ``labels.csv`` that lists ``path,label[,class_name]``."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def read_folder(folder: Path) -> Source:
     return Source(
         class_names=[str(name) for name in names],
         labels=labels.astype(np.int64),
-        read=lambda index: _open(paths[index]),
+        tasks=lambda rows: ((row, functools.partial(_open, paths[row])) for row in rows.tolist()),
         digest=_digest(table, paths),
+        parallel=True,
     )
 
 
@@ -78,9 +80,10 @@ def _from_csv(folder: Path) -> pd.DataFrame:
     return table[["path", "label", "class_name"]]
 
 
-def _open(file: Path) -> Image.Image:
+def _open(file: Path, wanted: int) -> Image.Image:
     try:
         with Image.open(file) as picture:
+            picture.draft(None, (2 * wanted, 2 * wanted))  # a JPEG is decoded at a part of its size if that is enough
             return ImageOps.exif_transpose(picture).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file} is no readable image; replace it or leave it out") from error

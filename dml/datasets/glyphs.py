@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dml.checks import at_least
-from dml.datasets.base import DatasetError, Source
+from dml.datasets.base import DatasetError, Source, Task
 from dml.randomness import numpy_generator
 
 FONT_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
@@ -54,13 +55,17 @@ def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) ->
         raise DatasetError(f"{recipe}: every entry of `symbols` should be one character")
     labels = np.repeat(np.arange(len(symbols)), images_per_class)
 
-    def read(index: int) -> Image.Image:
-        label, copy = divmod(index, images_per_class)
+    def drawn(row: int) -> Image.Image:
+        label, copy = divmod(row, images_per_class)
         return draw(symbols[label], size, numpy_generator(seed, "glyph", symbols[label], copy))
+
+    def tasks(rows: np.ndarray) -> Iterator[Task]:
+        for row in rows.tolist():
+            yield row, lambda wanted, row=row: drawn(row)
 
     digest = hashlib.sha256(f"{text}|{images_per_class}|{size}|{seed}".encode()).hexdigest()
     names = [f"{symbol} {unicodedata.name(symbol).lower()}" for symbol in symbols]
-    return Source(class_names=names, labels=labels, read=read, digest=digest)
+    return Source(class_names=names, labels=labels, tasks=tasks, digest=digest)
 
 
 def draw(symbol: str, size: int, generator: np.random.Generator) -> Image.Image:

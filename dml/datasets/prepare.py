@@ -1,6 +1,12 @@
 """Decode and resize a source once into memory-mapped uint8 arrays, with a small JSON beside them."""
 
+import hashlib
 import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +16,21 @@ from tqdm import tqdm
 from dml.datasets.base import DatasetError, Source
 from dml.paths import atomic
 
+WAITING = 8  # pictures a worker that may be decoded and not yet written: bounds memory
+NOTED = 1000  # pictures after which it is noted which are done, for a preparation that is killed
 
-def split_classes(classes: int, train_fraction: float, validation_fraction: float) -> dict[str, tuple[int, int]]:
+
+def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[str, tuple[int, int]]:
     """Class ranges [first, last) of the three splits: first train, then validation, then test.
 
     Args:
         classes: number of classes in all.
-        train_fraction: share of the classes that are for training, one half in the field's protocol.
+        seen: how many of them are for training, one half in the field's protocol.
         validation_fraction: share of the training classes that are held out to select a model with.
 
     Raises:
         DatasetError: a split would be left with fewer than two classes.
     """
-    seen = round(classes * train_fraction)
     held_out = max(2, round(seen * validation_fraction))
     splits = {"train": (0, seen - held_out), "validation": (seen - held_out, seen), "test": (seen, classes)}
     for name, (first, last) in splits.items():
@@ -36,7 +44,9 @@ def prepare(
 ) -> None:
     """Write ``images.npy`` (N, size, size, 3), ``labels.npy`` (N,) and ``about.json`` to ``folder``, all or nothing.
 
-    A picture is resized so that its shorter side is ``size`` pixels, then cut to its central square.
+    A picture is resized so that its shorter side is ``size`` pixels, then cut to its central square. A preparation
+    that was killed goes on where it was, unless the source has changed. Memory does not grow with the number of
+    pictures.
 
     Raises:
         DatasetError: an image cannot be read, a class has fewer than two, or the classes do not fill three splits.
@@ -47,23 +57,83 @@ def prepare(
     if counts.min() < 2:  # a query needs another image to retrieve
         few = source.class_names[counts.argmin()]
         raise DatasetError(f"class {few!r} of {name} has {counts.min()} image; give it another or leave the class out")
-    splits = split_classes(len(source.class_names), train_fraction, validation_fraction)
-    with atomic(folder) as partial:
-        partial.mkdir()
-        images = np.lib.format.open_memmap(
-            partial / "images.npy", mode="w+", dtype=np.uint8, shape=(len(source.labels), size, size, 3)
-        )
-        for row in tqdm(range(len(source.labels)), desc=f"preparing {name}", unit="image", mininterval=5):
-            images[row] = np.asarray(ImageOps.fit(source.read(row), (size, size), Image.Resampling.LANCZOS))
-        images.flush()
-        np.save(partial / "labels.npy", source.labels)
-        about = {
-            "dataset": name,
-            "images": len(source.labels),
-            "size": size,
-            "splits": splits,
-            "class_names": source.class_names,
-            "images_per_class": counts.tolist(),
-            "source_sha256": source.digest,
-        }
-        (partial / "about.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    seen = source.train_classes or round(len(counts) * train_fraction)
+    splits = split_classes(len(counts), seen, validation_fraction)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        _write_images(source, partial, name=name, size=size)
+    except DatasetError:
+        shutil.rmtree(partial)
+        raise
+    np.save(partial / "labels.npy", source.labels)
+    about = {
+        "dataset": name,
+        "images": len(source.labels),
+        "size": size,
+        "splits": splits,
+        "class_names": source.class_names,
+        "images_per_class": counts.tolist(),
+        "source_sha256": source.digest,
+    }
+    (partial / "about.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (partial / "done.npy").unlink()
+    (partial / "key").unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _write_images(source: Source, partial: Path, *, name: str, size: int) -> None:
+    """Fill ``images.npy`` of a folder that survives a kill, from where it was left."""
+    key = hashlib.sha256(f"{source.digest} {size}".encode()).hexdigest()
+    file, noted = partial / "images.npy", partial / "done.npy"
+    if (partial / "key").exists() and (partial / "key").read_text() == key:
+        done = np.load(noted)
+        print(f"{name}: going on after {done.sum():,} of {len(done):,} images")
+    else:
+        if partial.exists():
+            print(f"{name}: the source has changed since a preparation was cut off; beginning anew")
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(source.labels), size, size, 3))
+        done = np.zeros(len(source.labels), dtype=bool)
+        np.save(noted, done)
+        (partial / "key").write_text(key)
+    first = np.load(file, mmap_mode="r").offset
+    bar = tqdm(total=len(done), initial=int(done.sum()), desc=f"preparing {name}", unit="image", mininterval=5)
+    # Written to the file itself, not through a map of it, whose pages would count as memory of this process.
+    with bar, file.open("r+b") as stream:
+        for number, (row, pixels) in enumerate(_pictures(source, np.flatnonzero(~done), size), start=1):
+            stream.seek(first + row * size * size * 3)
+            stream.write(pixels)
+            done[row] = True
+            bar.update()
+            if number % NOTED == 0:
+                stream.flush()
+                with atomic(noted) as copy, copy.open("wb") as target:
+                    np.save(target, done)
+
+
+def _pictures(source: Source, rows: np.ndarray, size: int) -> Iterator[tuple[int, bytes]]:
+    """Rows with the bytes of their pictures; decoded by all cores where the source allows it."""
+
+    def fit(make: Callable[[int], Image.Image]) -> bytes:
+        return ImageOps.fit(make(size), (size, size), Image.Resampling.LANCZOS).tobytes()
+
+    if not source.parallel:
+        for row, make in source.tasks(rows):
+            yield row, fit(make)
+        return
+    workers = os.cpu_count() or 1
+    waiting: deque[tuple[int, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes and resizes without holding the interpreter
+        try:
+            for row, make in source.tasks(rows):
+                waiting.append((row, pool.submit(fit, make)))
+                if len(waiting) > WAITING * workers:
+                    row, future = waiting.popleft()
+                    yield row, future.result()
+            for row, future in waiting:
+                yield row, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

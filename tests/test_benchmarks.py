@@ -1,0 +1,435 @@
+"""The three benchmarks: miniature archives in the official layouts, whole and broken, from fetching to attacking."""
+
+import hashlib
+import http.server
+import io
+import shutil
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from dml.attacks import Linf
+from dml.datasets import DatasetError, Source, load, prepare
+from dml.datasets import __main__ as command
+from dml.datasets.benchmark import Benchmark, Remote
+from dml.datasets.cars196 import CARS196, read_cars196
+from dml.datasets.cub200 import CUB200, read_cub200
+from dml.datasets.sop import SOP, read_sop
+from dml.defenses import Standard
+from dml.losses import Triplet, TupleLoss
+from dml.models import build
+from dml.retrieval import Search
+from dml.robustness import attack
+from dml.suites import Auto
+from dml.training import Schedule, fit
+from dml.tuples import distance_weighted
+
+COUNTS = (4, 16, 4, 16)  # classes and images of both halves
+Files = dict[str, bytes]
+
+
+def jpeg(label: int, copy: int, mode: str = "RGB", **options: object) -> bytes:
+    """A picture whose colour tells its class."""
+    draw = np.random.default_rng(100 * label + copy)
+    pixels = np.clip(np.array([30 * label, 255 - 30 * label, 90]) + draw.normal(0, 8, (24, 30, 3)), 0, 255)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def cub(root: str = "CUB_200_2011") -> Files:
+    names = [f"{label + 1:03d}.Bird_{label}/Bird_{label}_{copy}.jpg" for label in range(8) for copy in range(4)]
+    files = {f"{root}/images/{name}": jpeg(place // 4, place % 4) for place, name in enumerate(names)}
+    files[f"{root}/images/{names[0]}"] = jpeg(0, 0, "L")
+    files[f"{root}/images/{names[1]}"] = jpeg(0, 1, "CMYK")
+    files[f"{root}/images.txt"] = "".join(f"{n} {name}\n" for n, name in enumerate(names, 1)).encode()
+    files[f"{root}/image_class_labels.txt"] = "".join(f"{n + 1} {n // 4 + 1}\n" for n in range(32)).encode()
+    files[f"{root}/classes.txt"] = "".join(f"{n + 1} {n + 1:03d}.Bird_{n}\n" for n in range(8)).encode()
+    return files
+
+
+def sop() -> Files:
+    files, lists = {}, {"train": "image_id class_id super_class_id path\n"}
+    lists["test"] = lists["train"]
+    for place in range(32):
+        number, copy = place // 4 + 1, place % 4
+        path = f"{'bicycle' if number % 2 else 'coffee_maker'}_final/{1000 + number}_{copy}.JPG"
+        files[f"Stanford_Online_Products/{path}"] = jpeg(number - 1, copy)
+        lists["train" if number <= 4 else "test"] += f"{place + 1} {number} 1 {path}\n"
+    for half, text in lists.items():
+        files[f"Stanford_Online_Products/Ebay_{half}.txt"] = text.encode()
+    return files
+
+
+def annotations(paths: list[str], labels: list[int], key: str, **more: object) -> bytes:
+    rows = np.zeros(len(paths), dtype=[(key, object), ("bbox_x1", object), ("class", object)])
+    rows[key], rows["class"] = paths, labels
+    stream = io.BytesIO()
+    savemat(stream, {"annotations": rows, **more})
+    return stream.getvalue()
+
+
+NAMES = np.array([f"Make Model {n}" for n in range(8)], dtype=object)
+
+
+def cars_whole() -> tuple[dict[str, Files], Files]:
+    paths = [f"car_ims/{place + 1:06d}.jpg" for place in range(32)]
+    files = {path: jpeg(place // 4, place % 4) for place, path in enumerate(paths)}
+    notes = annotations(paths, [place // 4 + 1 for place in range(32)], "relative_im_path", class_names=NAMES)
+    return {"car_ims.tgz": files}, {"cars_annos.mat": notes}
+
+
+def cars_halves() -> tuple[dict[str, Files], Files]:
+    """Even copies in one half, odd ones in the other: both halves hold images of all classes."""
+    archives: dict[str, Files] = {"cars_train.tgz": {}, "cars_test.tgz": {}}
+    listed: dict[str, list] = {"train": [], "test": []}
+    for place in range(32):
+        half = ("train", "test")[place % 2]
+        name = f"{place // 2 + 1:05d}.jpg"
+        archives[f"cars_{half}.tgz"][f"cars_{half}/{name}"] = jpeg(place // 4, place % 4)
+        listed[half].append((name, place // 4 + 1))
+    notes = {half: annotations([n for n, _ in rows], [c for _, c in rows], "fname") for half, rows in listed.items()}
+    meta = io.BytesIO()
+    savemat(meta, {"class_names": NAMES})
+    archives["car_devkit.tgz"] = {
+        "devkit/cars_train_annos.mat": notes["train"],
+        "devkit/cars_meta.mat": meta.getvalue(),
+    }
+    return archives, {"cars_test_annos_withlabels.mat": notes["test"]}
+
+
+def pack(file: Path, files: Files) -> None:
+    """Write files as the archive that the name's ending says, or as a folder."""
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    elif file.suffix == ".tgz":
+        with tarfile.open(file, "w:gz") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    else:
+        for name, content in files.items():
+            (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (file.parent / name).write_bytes(content)
+
+
+def place_cub(folder: Path, ending: str = ".tgz", files: Files | None = None) -> Source:
+    pack(folder / f"CUB_200_2011{ending}", files or cub())
+    return read_cub200(folder, counts=COUNTS)
+
+
+def place_sop(folder: Path, ending: str = ".zip") -> Source:
+    pack(folder / f"Stanford_Online_Products{ending}", sop())
+    return read_sop(folder, counts=COUNTS)
+
+
+def place_cars(folder: Path, layout: Callable = cars_whole) -> Source:
+    archives, files = layout()
+    for name, content in archives.items():
+        pack(folder / name, content)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return read_cars196(folder, counts=COUNTS)
+
+
+PLACES: dict[str, Callable[[Path], Source]] = {
+    "cub tgz": place_cub,
+    "cub zip": lambda folder: place_cub(folder, ".zip"),
+    "cub folder": lambda folder: place_cub(folder, ""),
+    "sop zip": place_sop,
+    "sop folder": lambda folder: place_sop(folder, ""),
+    "cars whole": place_cars,
+    "cars halves": lambda folder: place_cars(folder, cars_halves),
+}
+
+
+def prepared(source: Source, target: Path, size: int = 16) -> Path:
+    prepare(source, target, name="mini", size=size, train_fraction=0.5, validation_fraction=0.5)
+    return target
+
+
+@pytest.mark.parametrize("layout", sorted(PLACES))
+def test_every_layout_gives_the_same_pictures(layout: str, tmp_path: Path) -> None:
+    data = load(prepared(PLACES[layout](tmp_path), tmp_path / "out"))
+    assert data.test.labels.tolist() == sorted([*range(4, 8)] * 4)
+    assert len(data.train) + len(data.validation) == 16
+    for label in range(4, 8):
+        own = data.test.images[data.test.labels == label].reshape(-1, 3).mean(0)
+        np.testing.assert_allclose(own, [30 * label, 255 - 30 * label, 90], atol=6)
+
+
+@pytest.mark.parametrize("layout", ["cub tgz", "sop zip", "cars halves"])
+def test_from_the_archive_to_an_attacked_model(layout: str, tmp_path: Path) -> None:
+    data = load(prepared(PLACES[layout](tmp_path), tmp_path / "out"))
+    model = build("conv4", 8, seed=0, **data.train.statistics())
+    fit(
+        model,
+        data.train,
+        TupleLoss(distance_weighted, Triplet()),
+        Standard(),
+        Schedule(epochs=1, batches=2, classes=2, images_per_class=4),
+        seed=0,
+        validate=lambda model: {"natural": 0.0},
+        select="natural",
+        checkpoint=tmp_path / "state.pt",
+        report=lambda line: None,
+    )
+    search = Search.over(model, data.test)
+    suite = Auto(queries=8, eps=(0.1,), margin_steps=2, targets=1, targeted_steps=2)
+    table = attack(search, np.arange(8), suite.groups(search)[:2], [Linf(0.1)], seed=0, report=lambda line: None)
+    assert set(table["attack"]) == {"none", "margin", "worst"}
+
+
+def test_names_and_halves_are_the_published_ones(tmp_path: Path) -> None:
+    assert place_cub(tmp_path).class_names[:2] == ["Bird 0", "Bird 1"]
+    assert place_sop(tmp_path).class_names[:2] == ["bicycle 1", "coffee maker 2"]
+    assert place_cars(tmp_path).class_names[7] == "Make Model 7"
+    assert (CUB200.counts, CARS196.counts, SOP.counts) == (
+        (100, 5_864, 100, 5_924),
+        (98, 8_054, 98, 8_131),
+        (11_318, 59_551, 11_316, 60_502),
+    )
+
+
+def test_grey_and_cmyk_pictures_become_colour_and_stay_unturned(tmp_path: Path) -> None:
+    files = cub()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files["CUB_200_2011/images/001.Bird_0/Bird_0_2.jpg"] = jpeg(0, 2, exif=turned)
+    source = place_cub(tmp_path, files=files)
+    assert [source.read(row).mode for row in range(3)] == ["RGB"] * 3
+    assert source.read(2).size == (30, 24), "the published protocol does not apply EXIF rotation"
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path: Path) -> None:
+    files = cub()
+    stream = io.BytesIO()
+    Image.new("RGB", (800, 600), (200, 40, 40)).save(stream, "JPEG")
+    files["CUB_200_2011/images/001.Bird_0/Bird_0_2.jpg"] = stream.getvalue()
+    ((_, make),) = place_cub(tmp_path, files=files).tasks(np.array([2]))
+    assert make(64).size == (200, 150), "the smallest that still has 128 pixels on its shorter side"
+    assert make(400).size == (800, 600)
+
+
+def without(files: Files, name: str) -> Files:
+    return {key: content for key, content in files.items() if not key.endswith(name)}
+
+
+def edited(files: Files, name: str, old: str, new: str) -> Files:
+    return {
+        key: content.replace(old.encode(), new.encode(), 1) if key.endswith(name) else content
+        for key, content in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda files: without(files, "Bird_5_2.jpg"), "lacks CUB_200_2011/images/006.Bird_5/Bird_5_2.jpg"),
+        (lambda files: without(files, "classes.txt"), "lacks CUB_200_2011/classes.txt"),
+        (
+            lambda files: files | {"CUB_200_2011/images/003.Bird_2/Bird_2_1.jpg": b"no picture"},
+            "Bird_2_1.jpg is no readable image",
+        ),
+        (lambda files: {"../evil.txt": b"x", **files}, "has the path ../evil.txt, which leads out"),
+        (lambda files: {"/evil.txt": b"x", **files}, "has the path /evil.txt, which leads out"),
+        (lambda files: edited(files, "labels.txt", "1 1\n", "1 2\n"), "has label 2 in image_class_labels.txt"),
+        (lambda files: edited(files, "labels.txt", "1 1\n", ""), "do not list the same images"),
+        (lambda files: edited(files, "images.txt", "1 001", "one 001"), "lines of a number and a word"),
+    ],
+)
+def test_a_broken_archive_is_one_sentence_and_leaves_nothing(
+    damage: Callable[[Files], Files], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DatasetError, match=words) as caught:
+        prepared(place_cub(tmp_path / "data", files=damage(cub())), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [place.name for place in tmp_path.iterdir()] == ["data"]
+    assert [place.name for place in (tmp_path / "data").iterdir()] == ["CUB_200_2011.tgz"]
+
+
+@pytest.mark.parametrize("place", [place_cub, place_sop])
+def test_a_truncated_archive_is_one_sentence(place: Callable[[Path], Source], tmp_path: Path) -> None:
+    place(tmp_path)
+    (archive,) = tmp_path.iterdir()
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 2 // 3])
+    reader = read_cub200 if place is place_cub else read_sop
+    with pytest.raises(DatasetError, match=r"is damaged or cut short|is not whole"):
+        prepared(reader(tmp_path, counts=COUNTS), tmp_path / "out")
+
+
+def test_other_counts_than_the_published_ones_are_refused(tmp_path: Path) -> None:
+    place_cub(tmp_path)
+    with pytest.raises(DatasetError, match="should have 100 classes with 5,864 images and 100 classes with 5,924"):
+        read_cub200(tmp_path)
+
+
+@pytest.mark.parametrize("reader", [read_cub200, read_cars196, read_sop])
+def test_an_empty_folder_says_what_to_do(reader: Callable[[Path], Source], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"`python -m dml\.datasets fetch"):
+        reader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels.mat"),
+        ("car_devkit.tgz", "car_devkit.tgz"),
+        ("cars_test.tgz", "cars_test.tgz"),
+    ],
+)
+def test_each_part_of_cars_is_missed_by_name(lost: str, words: str, tmp_path: Path) -> None:
+    place_cars(tmp_path, cars_halves)
+    (tmp_path / lost).unlink()
+    with pytest.raises(DatasetError, match=words):
+        read_cars196(tmp_path, counts=COUNTS)
+
+
+def test_annotations_that_are_none(tmp_path: Path) -> None:
+    place_cars(tmp_path)
+    (tmp_path / "cars_annos.mat").write_bytes(b"no matrix")
+    with pytest.raises(DatasetError, match="no annotations in MATLAB's format"):
+        read_cars196(tmp_path, counts=COUNTS)
+
+
+def test_a_class_in_both_halves_is_refused(tmp_path: Path) -> None:
+    files = edited(sop(), "Ebay_test.txt", "17 5 ", "17 4 ")
+    pack(tmp_path / "Stanford_Online_Products.zip", files)
+    with pytest.raises(DatasetError, match=r"class 4 is in Ebay_train\.txt and in Ebay_test\.txt"):
+        read_sop(tmp_path, counts=COUNTS)
+
+
+def test_a_killed_preparation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 5)
+    source = place_cub(tmp_path)
+    expected = (prepared(source, tmp_path / "whole") / "images.npy").read_bytes()
+    read: list[int] = []
+
+    def watched(stop: int | None) -> Source:
+        def tasks(rows: np.ndarray) -> Iterator:
+            for number, (row, make) in enumerate(source.tasks(rows)):
+                if number == stop:
+                    raise KeyboardInterrupt
+                read.append(row)
+                yield row, make
+
+        return Source(source.class_names, source.labels, tasks, source.digest, source.train_classes)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(watched(17), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    read.clear()
+    prepared(watched(None), tmp_path / "out")
+    assert len(read) == 32 - 15, "what was noted is not read again"
+    assert "going on after 15 of 32 images" in capsys.readouterr().out
+    assert (tmp_path / "out" / "images.npy").read_bytes() == expected
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["CUB_200_2011.tgz", "out", "whole"]
+
+
+def test_a_source_that_changed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 1)
+    source = place_cub(tmp_path)
+
+    def cut(rows: np.ndarray) -> Iterator:
+        yield next(iter(source.tasks(rows)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(Source(source.class_names, source.labels, cut, "another", 4), tmp_path / "out")
+    prepared(source, tmp_path / "out")
+    assert "the source has changed" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    expected = prepared(source, tmp_path / "out")
+    assert load(expected).test.images.shape == (16, 16, 16, 3)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves one content, from any byte on; cuts the first answer short if told to."""
+
+    content, cut = b"", 0
+
+    def do_GET(self) -> None:
+        first = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        body = self.content[first:]
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: Handler.cut or None])
+        Handler.cut = 0
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/mini.tgz"
+        served.shutdown()
+
+
+def mini(url: str | None, content: bytes) -> Benchmark:
+    remote = Remote("CUB_200_2011.tgz", url, f"sha256:{hashlib.sha256(content).hexdigest()}", "1 kB")
+    return Benchmark("cub200", COUNTS, (remote,), "ask a friend", "For tests.")
+
+
+def test_fetch_goes_on_after_a_cut_and_keeps_no_wrong_file(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pack(tmp_path / "source.tgz", cub())
+    Handler.content = (tmp_path / "source.tgz").read_bytes()
+    Handler.cut = len(Handler.content) // 2
+    folder = tmp_path / "data"
+    with pytest.raises(DatasetError, match="try again, it goes on"):
+        command.fetch(mini(server, Handler.content), folder)
+    (partial,) = folder.iterdir()
+    assert partial.name.endswith(".partial")
+    assert 0 < partial.stat().st_size < len(Handler.content)
+    assert command.fetch(mini(server, Handler.content), folder)
+    assert [place.name for place in folder.iterdir()] == ["CUB_200_2011.tgz"]
+    assert (folder / "CUB_200_2011.tgz").read_bytes() == Handler.content
+    assert command.fetch(mini(server, Handler.content), folder), "what is there is not fetched again"
+    assert "is there" in capsys.readouterr().out
+    (folder / "CUB_200_2011.tgz").unlink()
+    with pytest.raises(DatasetError, match="another file than the published one"):
+        command.fetch(mini(server, b"something else"), folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_fetch_says_where_to_get_what_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not command.fetch(mini(None, b""), tmp_path / "data")
+    assert f"put CUB_200_2011.tgz into {tmp_path / 'data'}: ask a friend" in capsys.readouterr().out
+
+
+def test_check_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not command.check("cub200", tmp_path)
+    assert "holds no CUB_200_2011.tgz" in capsys.readouterr().out
+    place_cub(tmp_path)
+    assert command.check("cub200", tmp_path, counts=COUNTS)
+    assert "cub200: whole, 32 images of 8 classes (4 for training)" in capsys.readouterr().out
+    pack(tmp_path / "CUB_200_2011.tgz", without(cub(), "Bird_7_3.jpg"))
+    assert not command.check("cub200", tmp_path, counts=COUNTS)
+    assert "lacks CUB_200_2011/images/008.Bird_7/Bird_7_3.jpg" in capsys.readouterr().out
+
+
+def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["fetch", "cub"])
+    assert "'cub' is no benchmark; known: cub200, cars196, sop" in capsys.readouterr().err
