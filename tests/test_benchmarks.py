@@ -391,8 +391,9 @@ def mini(url: str | None, content: bytes) -> Benchmark:
 
 
 def test_fetch_goes_on_after_a_cut_and_keeps_no_wrong_file(
-    server: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    monkeypatch.setattr(command, "BLOCK", 256)
     pack(tmp_path / "source.tgz", cub())
     Handler.content = (tmp_path / "source.tgz").read_bytes()
     Handler.cut = len(Handler.content) // 2
