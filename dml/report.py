@@ -334,33 +334,48 @@ def _model(record: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
     return f"{record['loss']}, {spell(record['defense'])}" + (f", seed {record['seed']}" if several else "")
 
 
-def attacks_section(records: list[dict[str, Any]]) -> list[str]:
-    """R@1 left by each attack by itself, a row an attack, a column a model, suite by suite."""
-    lines: list[str] = []
+def best_compared(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of the suite whose attacks were compared one by one on the most queries, in the order of tables."""
     held = [record for record in records if record.get("compared", {}).get("attacks")]
-    for suite in sorted({record["suite"] for record in held}):
-        own = [record for record in held if record["suite"] == suite]
-        own.sort(
-            key=lambda record: (record["loss"], record["seed"], record["defense"] != "standard", record["defense"])
-        )
-        first = own[0]["compared"]
-        queries = ", ".join(sorted({str(row["queries"]) for record in own for row in record["compared"]["attacks"]}))
-        lines += [
-            "",
-            f"### One attack at a time, eps {radius_text(first['eps'])}, {queries} queries (runs of `{suite}`)",
-            "",
-            f"R@1 left by each attack by itself, {first['steps_each']} steps each (towards each of 5 targets).",
-            "",
-            "| attack | " + " | ".join(_model(record, own) for record in own) + " |",
-            "|---|" + "---|" * len(own),
-        ]
-        for name in list(dict.fromkeys(row["attack"] for record in own for row in record["compared"]["attacks"])):
-            cells = [
-                next((f"{row['r1']:.3f}" for row in record["compared"]["attacks"] if row["attack"] == name), "–")
-                for record in own
-            ]
-            label = {"none": "none (natural)", "worst": "all of these"}.get(name, name)
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    if not held:
+        return []
+    suite = max(held, key=lambda record: record["compared"]["attacks"][0]["queries"])["suite"]
+    return sorted((record for record in held if record["suite"] == suite), key=_place)
+
+
+def _place(record: Mapping[str, Any]) -> tuple[str, int, bool, str]:
+    """By loss and seed, the undefended model first."""
+    return record["loss"], record["seed"], record["defense"] != "standard", record["defense"]
+
+
+def attacks_section(records: list[dict[str, Any]]) -> list[str]:
+    """R@1 left by each attack by itself, a row an attack, a column a model, and by the whole suite on those queries."""
+    own = best_compared(records)
+    if not own:
+        return []
+    first = own[0]["compared"]
+    eps, queries, suite = first["eps"], first["attacks"][0]["queries"], own[0]["suite"]
+    lines = [
+        "",
+        f"### One attack at a time, eps {radius_text(eps)}, {queries} queries",
+        "",
+        f"R@1 left by each attack by itself, {first['steps_each']} steps each (towards each of 5 targets), and by the "
+        f"whole suite `{suite}` on the same queries.",
+        "",
+        "| attack | " + " | ".join(_model(record, own) for record in own) + " |",
+        "|---|" + "---|" * len(own),
+    ]
+    left = [{row["attack"]: row["r1"] for row in record["compared"]["attacks"]} for record in own]
+    for name in dict.fromkeys(name for column in left for name in column):
+        label = {"none": "none (natural)", "worst": "all of these"}.get(name, name)
+        cells = [f"{column[name]:.3f}" if name in column else "–" for column in left]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    cells = []
+    for record in own:
+        marks = record["standing"][f"{eps:.6f}"]
+        some = marks[:: max(1, len(marks) // queries)][:queries]  # as the compared queries were taken
+        cells.append(f"**{some.count('1') / len(some):.3f}**")
+    lines.append(f"| the whole suite `{suite}` | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -381,7 +396,7 @@ def ranking_section(records: list[dict[str, Any]]) -> list[str]:
         "| loss | defence | natural R@1 | " + " | ".join(names) + " | effective rank | intra / inter |",
         "|---|---|---|" + "---|" * (len(names) + 2),
     ]
-    for record in sorted(own, key=lambda record: (record["loss"], record["defense"] != "standard", record["defense"])):
+    for record in sorted(own, key=_place):
         cells = [f"{record['scores'][name]:.{3 if name in ('TMA', 'ES:D') else 1}f}" for name in names]
         lines.append(
             f"| {record['loss']} | {spell(record['defense'])} | {record['natural']['r1']:.3f} | "
@@ -394,7 +409,7 @@ def ranking_section(records: list[dict[str, Any]]) -> list[str]:
 def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
     """Every two defences of a loss and seed on the same queries, by McNemar's exact test."""
     key, lines = f"{eps:.6f}", []
-    held = [record for record in records if record.get("gates") and key in record.get("standing", {})]
+    held = [record for record in sorted(records, key=_place) if record.get("gates") and key in record["standing"]]
     for suite in sorted({record["suite"] for record in held}):
         rows = []
         for first, second in itertools.combinations([record for record in held if record["suite"] == suite], 2):

@@ -146,3 +146,65 @@ def test_a_defence_without_a_colour_gets_one_of_its_own() -> None:
     assert len({plots.color(name, names) for name in names}) == len(names)
     assert len({plots.marker(name, names) for name in names}) == len(names)
     assert plots.order(["robust", "act", "standard"]) == ["standard", "act", "robust"]
+
+
+def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
+    def gates(passed: bool) -> list[dict[str, Any]]:
+        return [{"gate": "fall to random noise", "measured": 0.2, "limit": 0.05, "passed": passed}]
+
+    for record_ in records:
+        record_ |= {"gates": gates(record_["defense"] != "robust"), "standing": {"0.031373": "10"}}
+    table = report.metrics(records)
+    assert set(table.loc[table["defense"] == "robust", "gates"]) == {"fail"}
+    assert set(table.loc[table["defense"] == "standard", "gates"]) == {"hold"}
+    text = report.page(table, records, (8 / 255,), {}, {})
+    assert "| triplet | robust | 0.880 | 0.550 | **0.500**† (0.451 to 0.549)" in text
+    assert "| triplet | single step | 0.890 | 0.550 | **0.200** (" in text
+    row = next(line for line in text.splitlines() if line.startswith("| fall to random noise"))
+    assert row.count("**0.200** (0.050)") == 2, "what does not hold is bold"
+    plots.theme()
+    figure = plots.headline(table, [("attacked", 8 / 255)])
+    assert [text.get_text() for text in figure.axes[0].texts].count("0.50†") == 1
+
+
+def test_sections_of_what_suites_measured(records: list[dict[str, Any]]) -> None:
+    attacks = [{"attack": name, "queries": 2, "r1": r1} for name, r1 in (("none", 1.0), ("noise", 0.5), ("worst", 0.5))]
+    for place, record_ in enumerate(records[:3]):
+        record_ |= {
+            "gates": [{"gate": "g", "measured": 0.0, "limit": 0.1, "passed": True}],
+            "standing": {"0.031373": ("1111", "1101", "0000")[place]},
+            "compared": {"eps": 8 / 255, "steps_each": 20, "attacks": attacks, "steps": []},
+        }
+    records.append(
+        record("triplet", "robust", 0.9, 1, suite="ranking")
+        | {"scores": {"CA+": 1.25, "TMA": 0.5, "ERS": 33.3}, "embedding": {"effective_rank": 4.5, "ratio": 0.25}}
+    )
+    text = report.page(report.metrics(records), records, (8 / 255,), {}, {})
+    assert "| noise | 0.500 | 0.500 | 0.500 |" in text
+    assert "| the whole suite `quick` | **1.000** | **0.500** | **0.000** |" in text, "every other query was compared"
+    assert "| triplet | robust | single step | 3 | 0 | 0.2500 |" in text
+    assert "| triplet | robust | 0.900 | 1.2 | 0.500 | 33.3 | 4.5 | 0.25 |" in text
+
+
+def test_seeds_get_an_interval(records: list[dict[str, Any]]) -> None:
+    several = [
+        records[1] | {"seed": seed, "rows": record("triplet", "robust", 0.9, left)["rows"]}
+        for seed, left in enumerate((160, 200, 240))
+    ]
+    lines = report.seeds_section(report.metrics(several), 8 / 255)
+    assert lines[-1] == "| `quick` | triplet | robust | 3 | 0.500 (0.252 to 0.748) |"
+    assert report.seeds_section(report.metrics(records), 8 / 255) == []
+
+
+def test_certified_radii_are_a_table(records: list[dict[str, Any]]) -> None:
+    row = {"norm": "l2", "queries": 10, "r1_low": 0.1, "r1_high": 0.9, "map_r": 0.1}
+    rows = [
+        {**row, "attack": name, "eps": eps, "r1": r1}
+        for name, eps, r1 in (("none", 0.0, 1.0), ("certified", 0.1, 0.4), ("certified", 0.2, 0.2), ("base", 0.1, 0.6))
+    ]
+    table = report.metrics([records[0] | {"suite": "certified", "rows": rows}])
+    lines = report.norms_section(table)
+    assert "| triplet | standard | base | 0.600 | – |" in lines
+    assert "| triplet | standard | certified | 0.400 | 0.200 |" in lines
+    plots.theme()
+    assert plots.certified_curves(table).axes[0].get_xlabel().startswith("radius")
