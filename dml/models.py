@@ -1,12 +1,14 @@
 """The embedding model: everything between a picture in [0, 1] and a point on the unit sphere."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -14,8 +16,10 @@ from dml.paths import atomic
 from dml.randomness import seeded_global
 
 
-def conv4() -> tuple[nn.Module, int]:
+def conv4(weights: str = "random") -> tuple[nn.Module, int]:
     """Four 3x3 convolutions (32-64-96-128) with pooling and BatchNorm, for pictures of 32 to 64 pixels."""
+    if weights != "random":
+        raise ValueError(f"weights is {weights!r}; conv4 has no trained ones, use random")
     layers: list[nn.Module] = []
     channels = 3
     for width in (32, 64, 96, 128):
@@ -26,26 +30,61 @@ def conv4() -> tuple[nn.Module, int]:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
 
-def resnet18() -> tuple[nn.Module, int]:
-    """torchvision's ResNet-18 without its classifier, initialised at random."""
-    return _resnet("resnet18")
+def resnet18(weights: str = "random") -> tuple[nn.Module, int]:
+    """torchvision's ResNet-18 without its classifier; ``weights`` as for :class:`Embedder`."""
+    return _resnet("resnet18", weights)
 
 
-def resnet50() -> tuple[nn.Module, int]:
-    """torchvision's ResNet-50 without its classifier, initialised at random."""
-    return _resnet("resnet50")
+def resnet50(weights: str = "random") -> tuple[nn.Module, int]:
+    """torchvision's ResNet-50 without its classifier; ``weights`` as for :class:`Embedder`."""
+    return _resnet("resnet50", weights)
 
 
-def _resnet(name: str) -> tuple[nn.Module, int]:
+def _resnet(name: str, weights: str) -> tuple[nn.Module, int]:
     from torchvision.models import get_model  # takes seconds to import, which conv4 need not wait for
 
-    network = get_model(name, weights=None)
+    try:
+        network = get_model(name, weights="IMAGENET1K_V1" if weights == "imagenet" else None)
+    except (OSError, RuntimeError) as error:  # no network, or a download that does not match its checksum
+        raise WeightsError(
+            f"the ImageNet weights of {name} cannot be downloaded ({' '.join(str(error).split())}); set weights to a "
+            f"file of them, for example data/weights/{name}.pth, or to random to train from scratch"
+        ) from error
+    if weights not in ("random", "imagenet"):
+        _load_backbone(network, Path(weights), name)
     features = network.fc.in_features
     network.fc = nn.Identity()
     return network, features
 
 
-BACKBONES: dict[str, Callable[[], tuple[nn.Module, int]]] = {"conv4": conv4, "resnet18": resnet18, "resnet50": resnet50}
+def _load_backbone(network: nn.Module, file: Path, name: str) -> None:
+    try:
+        stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        network.load_state_dict(
+            {key: value for key, value in stored.items() if not key.startswith("fc.")}, strict=False
+        )
+        missing = set(network.state_dict()) - set(stored) - {"fc.weight", "fc.bias"}
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file} does not exist; put torchvision's weights of {name} there") from error
+    except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise WeightsError(f"{file} holds no weights of {name}: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise WeightsError(f"{file} holds no weights of {name}: it lacks {sorted(missing)[0]}")
+
+
+BACKBONES: dict[str, Callable[[str], tuple[nn.Module, int]]] = {
+    "conv4": conv4,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+}
+IMAGENET = {
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}  # of the pictures torchvision's were trained on
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, in one sentence that says what would be right."""
 
 
 class Embedder(nn.Module):
@@ -58,7 +97,11 @@ class Embedder(nn.Module):
         backbone: a key of ``BACKBONES``.
         dimension: length of an embedding.
         mean, std: of the training pictures, one number a channel.
+        weights: ``random``, ``imagenet`` (downloaded by torchvision), or a file of a ResNet's weights.
         freeze_batchnorm: keep BatchNorm at its running statistics in training too (for pretrained backbones).
+
+    Raises:
+        WeightsError: the weights cannot be downloaded, or the file holds others.
     """
 
     def __init__(
@@ -68,10 +111,11 @@ class Embedder(nn.Module):
         *,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        weights: str = "random",
         freeze_batchnorm: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone, features = BACKBONES[backbone]()
+        self.backbone, features = BACKBONES[backbone](weights)
         self.head = nn.Linear(features, dimension)
         self.register_buffer("mean", torch.tensor(mean or [0.0] * 3).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * 3).view(1, 3, 1, 1))
@@ -80,7 +124,8 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)  # convolutions run up to 3x faster so
-        return F.normalize(self.head(self.backbone((images - self.mean) / self.std)), dim=1)
+        # Distances are taken in full precision, also where the layers before them compute in less.
+        return F.normalize(self.head(self.backbone((images - self.mean) / self.std)).float(), dim=1)
 
     def train(self, mode: bool = True) -> "Embedder":
         super().train(mode)

@@ -21,7 +21,7 @@ from dml.checks import at_least, known
 from dml.datasets import SOURCES, Source
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
-from dml.models import BACKBONES, Embedder, build
+from dml.models import BACKBONES, IMAGENET, Embedder, build
 from dml.paths import PARAMS, ROOT
 from dml.suites import SUITES, Suite
 from dml.training import Schedule
@@ -40,6 +40,7 @@ class Data:
         source: how to read it, a key of ``SOURCES``.
         path: file or folder to read, below the project root.
         size: side of a prepared picture, pixels.
+        crop: side of its central part that is searched and attacked, 0 for the whole; training may see all of it.
         train_fraction: share of the classes, from the first on, that are for training.
         validation_fraction: share of the training classes held out for model selection.
         options: further arguments of the source.
@@ -50,6 +51,7 @@ class Data:
     source: str
     path: str
     size: int
+    crop: int = 0
     train_fraction: float = 0.5
     validation_fraction: float = 0.2
     options: dict = dataclasses.field(default_factory=dict)
@@ -59,6 +61,11 @@ class Data:
     def __post_init__(self) -> None:
         known("source", self.source, SOURCES)
         at_least("size", self.size, 8)
+        at_least("crop", self.crop, 0)
+        if self.crop > self.size:
+            raise ValueError(f"crop is {self.crop}; it should be at most size, {self.size}")
+        if self.crop and (self.size - self.crop) % 2:
+            raise ValueError(f"crop is {self.crop}; it should be an even number of pixels less than size, {self.size}")
         for name in ("train_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it should lie between 0 and 1")
@@ -77,20 +84,41 @@ class Model:
     Attributes:
         backbone: a key of ``BACKBONES``.
         dimension: length of an embedding.
+        weights: that training starts from: ``random``, ``imagenet``, or a file below the project root.
         freeze_batchnorm: leave BatchNorm at its running statistics in training.
     """
 
     backbone: str
     dimension: int
+    weights: str = "random"
     freeze_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
+        if self.backbone == "conv4" and self.weights != "random":
+            raise ValueError(f"weights is {self.weights!r}; conv4 has no trained ones, use random")
 
-    def build(self, *, seed: int, **statistics: list[float]) -> Embedder:
-        """A freshly initialised model; ``statistics`` are the mean and std of the training pictures."""
-        return build(self.backbone, self.dimension, seed=seed, freeze_batchnorm=self.freeze_batchnorm, **statistics)
+    def start(self, *, seed: int, **statistics: list[float]) -> Embedder:
+        """The model that training begins with.
+
+        Args:
+            seed: of what is initialised at random.
+            statistics: mean and std of the training pictures; pretrained weights keep those they were trained with.
+        """
+        word = self.weights in ("random", "imagenet")
+        return build(
+            self.backbone,
+            self.dimension,
+            seed=seed,
+            weights=self.weights if word else str(ROOT / self.weights),
+            freeze_batchnorm=self.freeze_batchnorm,
+            **(statistics if self.weights == "random" else IMAGENET),
+        )
+
+    def empty(self) -> Embedder:
+        """A model of this architecture to load trained weights into."""
+        return build(self.backbone, self.dimension, seed=0, freeze_batchnorm=self.freeze_batchnorm)
 
 
 @dataclass(frozen=True)
@@ -200,7 +228,7 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
         for key, value in (changes or {}).items():
             _change(raw, key, value)
         raw = _fractions(raw)
-        sections = {"run", "recipes", "suites", "figures"}
+        sections = {"run", "presets", "recipes", "suites", "figures"}
         _no_others(raw, sections, "params.yaml")
         params = Params(
             run=_record(Run, raw["run"], "run"),
@@ -247,10 +275,13 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
         raise ValueError(f"{where}.data.path is {data.path!r}; it should be data/{dataset} or lie in it")
     if model.backbone == "conv4" and data.size < 16:
         raise ValueError(f"{where}.data.size is {data.size}; conv4 halves a picture four times and needs 16 pixels")
+    schedule = _record(Schedule, raw["schedule"], f"{where}.schedule")
+    if schedule.crop != data.crop:
+        raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it should be data.crop, {data.crop}")
     return Recipe(
         data=data,
         model=model,
-        schedule=_record(Schedule, raw["schedule"], f"{where}.schedule"),
+        schedule=schedule,
         validation=_record(Validation, raw["validation"], f"{where}.validation"),
         losses=losses,
         defenses=defenses,

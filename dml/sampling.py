@@ -67,3 +67,41 @@ def augment(images: np.ndarray, *, shift: int, flip: bool, generator: np.random.
         picture = padded[row, top : top + height, left : left + width]
         out[row] = picture[:, ::-1] if flip and generator.random() < 0.5 else picture
     return out
+
+
+def random_resized_crop(
+    images: Tensor, side: int, *, scale: tuple[float, float], flip: bool, generator: np.random.Generator
+) -> Tensor:
+    """A random part of each picture, resized to ``side`` pixels, as torchvision's transform of that name takes it.
+
+    Args:
+        images: (B, 3, H, W) uint8, on the device that is to do the work.
+        side: of the result.
+        scale: least and greatest share of the picture's area.
+        flip: mirror half of them.
+        generator: of places and sizes.
+
+    Returns:
+        (B, 3, side, side) uint8.
+    """
+    from torchvision.transforms.v2 import functional as transform  # seconds to import, only where it is used
+
+    height, width = images.shape[2:]
+    out = []
+    for picture in images:
+        top, left, tall, wide = _part(height, width, scale, generator)
+        cut = transform.resized_crop(picture, top, left, tall, wide, [side, side], antialias=True)
+        out.append(transform.horizontal_flip(cut) if flip and generator.random() < 0.5 else cut)
+    return torch.stack(out)
+
+
+def _part(height: int, width: int, scale: tuple[float, float], generator: np.random.Generator) -> tuple[int, ...]:
+    """Top, left, height and width of a part with an aspect ratio of 3:4 to 4:3; the centre if ten tries do not fit."""
+    for _ in range(10):
+        area = height * width * generator.uniform(*scale)
+        ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        wide, tall = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(generator.integers(height - tall + 1)), int(generator.integers(width - wide + 1)), tall, wide
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side

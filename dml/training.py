@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from dml.losses import TupleLoss
 from dml.models import Embedder, device_of
 from dml.paths import atomic
 from dml.randomness import numpy_generator, torch_generator
-from dml.sampling import augment, balanced_batches, to_float
+from dml.sampling import augment, balanced_batches, random_resized_crop, to_float
 
 Scores = dict[str, float]
 
@@ -33,14 +34,19 @@ class Schedule:
 
     Attributes:
         epochs: passes of ``batches`` batches each.
-        batches: gradient steps an epoch.
+        batches: gradient steps an epoch; 0 for as many as the training images fill.
         classes: classes in a batch.
         images_per_class: images of each of them.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: of AdamW.
+        learning_rate: peak of the one-cycle schedule, or the constant rate.
+        weight_decay: of the optimiser.
+        optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
+        rate: ``one_cycle``, or ``constant``.
+        precision: that layers compute in, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
         averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last.
         shift: pixels that a training picture may move by.
         flip: mirror half of the training pictures.
+        crop: side of the random part of a picture that is trained on, 0 for the whole picture.
+        crop_scale: least and greatest share of the picture's area in that part.
     """
 
     epochs: int
@@ -49,21 +55,29 @@ class Schedule:
     images_per_class: int
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    rate: Literal["one_cycle", "constant"] = "one_cycle"
+    precision: Literal["float32", "bfloat16"] = "float32"
     averaging: float = 0.0
     shift: int = 0
     flip: bool = False
+    crop: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batches"):
-            at_least(name, getattr(self, name), 1)
+        at_least("epochs", self.epochs, 1)
         for name in ("classes", "images_per_class"):  # a tuple needs a positive and a negative
             at_least(name, getattr(self, name), 2)
-        for name in ("weight_decay", "averaging", "shift"):
+        for name in ("weight_decay", "averaging", "shift", "crop", "batches"):
             at_least(name, getattr(self, name), 0)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it should be above 0")
         if not self.averaging < 1:
             raise ValueError(f"averaging is {self.averaging}; it should be below 1")
+        if self.crop and self.shift:
+            raise ValueError(f"shift is {self.shift}; with a random crop it should be 0")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {list(self.crop_scale)}; it should be two shares of 1, the smaller first")
 
 
 @dataclass
@@ -115,10 +129,15 @@ def fit(
         FloatingPointError: the loss is no longer a finite number.
     """
     device = device_of(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=schedule.epochs * schedule.batches
-    )
+    batches = schedule.batches or max(1, len(split) // (schedule.classes * schedule.images_per_class))
+    method = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
+    optimizer = method(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    cycle = {
+        "one_cycle": lambda: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, schedule.learning_rate, total_steps=schedule.epochs * batches
+        ),
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    }[schedule.rate]()
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.averaging), use_buffers=True)
     best = copy.deepcopy(model.state_dict())
     history = History()
@@ -141,12 +160,13 @@ def fit(
             split.labels,
             classes=schedule.classes,
             images_per_class=schedule.images_per_class,
-            batches=schedule.batches,
+            batches=batches,
             generator=draws,
         ):
-            images = augment(split.images[rows], shift=schedule.shift, flip=schedule.flip, generator=draws)
+            images = _batch(split, rows, schedule, device, draws)
             labels = torch.from_numpy(split.labels[rows]).to(device)
-            loss = defense(model, to_float(images, device), labels, tuple_loss, generator).mean()
+            with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
+                loss = defense(model, images, labels, tuple_loss, generator).mean()
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")
@@ -157,7 +177,7 @@ def fit(
             cycle.step()
             averaged.update_parameters(model)
         scores = validate(averaged.module)
-        history.epochs.append({"loss": total / schedule.batches, **scores, "seconds": time.perf_counter() - start})
+        history.epochs.append({"loss": total / batches, **scores, "seconds": time.perf_counter() - start})
         if scores[select] >= history.epochs[history.chosen][select]:
             history.chosen = epoch
             best = copy.deepcopy(averaged.module.state_dict())
@@ -168,6 +188,17 @@ def fit(
     model.eval()
     checkpoint.unlink(missing_ok=True)
     return history
+
+
+def _batch(
+    split: Split, rows: np.ndarray, schedule: Schedule, device: torch.device, draws: np.random.Generator
+) -> torch.Tensor:
+    """The pictures of a batch, changed at random, as float on the device."""
+    if not schedule.crop:
+        return to_float(augment(split.images[rows], shift=schedule.shift, flip=schedule.flip, generator=draws), device)
+    pictures = torch.from_numpy(split.images[rows]).to(device).permute(0, 3, 1, 2)
+    cut = random_resized_crop(pictures, schedule.crop, scale=schedule.crop_scale, flip=schedule.flip, generator=draws)
+    return cut.float().div_(255)
 
 
 def save(model: Embedder, history: History, folder: Path) -> None:

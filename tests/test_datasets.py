@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml.datasets import DatasetError, load, prepare
+from dml.datasets import DatasetError, Split, load, prepare
 from dml.datasets.folder import read_folder
 from dml.datasets.glyphs import choose_symbols, read_glyphs
 from dml.datasets.prepare import split_classes
@@ -191,3 +191,20 @@ def test_a_recipe_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "glyphs.json").write_text("[]")
     with pytest.raises(DatasetError, match="a list named `symbols`"):
         read_glyphs(tmp_path / "glyphs.json", images_per_class=2, size=32, seed=0)
+
+
+def test_only_the_centre_is_searched_and_all_is_trained_on(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = read_folder(picture_folder(size=20))
+    prepare(source, tmp_path / "out", name="toy", size=20, crop=12, train_fraction=0.5, validation_fraction=0.4)
+    data = load(tmp_path / "out")
+    assert data.train.images.shape[1:] == (20, 20, 3)
+    assert data.test.images.shape[1:] == data.validation.images.shape[1:] == (12, 12, 3)
+    whole = np.load(tmp_path / "out" / "images.npy")
+    assert np.array_equal(data.test.images, whole[-len(data.test) :, 4:16, 4:16])
+
+
+def test_statistics_are_those_of_the_pixels(toy_split: Split) -> None:
+    found = toy_split.statistics()
+    pixels = np.asarray(toy_split.images).reshape(-1, 3) / 255
+    np.testing.assert_allclose(found["mean"], pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["std"], pixels.std(0), rtol=1e-9)

@@ -1,11 +1,13 @@
 """The embedding model."""
 
+import urllib.error
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
-from dml.models import BACKBONES, Embedder, build, evaluating, load_weights, save
+from dml.models import BACKBONES, Embedder, WeightsError, build, digest, evaluating, load_weights, save
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
@@ -58,3 +60,37 @@ def test_saved_weights_come_back(tmp_path: Path) -> None:
     other = load_weights(Embedder("conv4", 8), tmp_path / "weights.safetensors")
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(model.eval()(images), other(images))
+
+
+def test_training_may_start_from_a_file_of_weights(tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    model = build("resnet18", 8, seed=0, weights=str(tmp_path / "resnet18.pth"))
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+    other = build("resnet18", 8, seed=1, weights=str(tmp_path / "resnet18.pth"))
+    assert not torch.equal(model.head.weight, other.head.weight), "the head is new"
+
+
+def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*words: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    torch.save(build("conv4", 8, seed=0).state_dict(), tmp_path / "conv4.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for weights, words in (
+        ("imagenet", "cannot be downloaded .*no route to host.*data/weights/resnet18.pth, or to random"),
+        (str(tmp_path / "none.pth"), "none.pth does not exist"),
+        (str(tmp_path / "conv4.pth"), "holds no weights of resnet18"),
+        (str(tmp_path / "text.pth"), "holds no weights of resnet18"),
+    ):
+        with pytest.raises(WeightsError, match=words) as caught:
+            build("resnet18", 8, seed=0, weights=weights)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="conv4 has no trained ones"):
+        build("conv4", 8, seed=0, weights="imagenet")
+
+
+def test_the_digest_names_the_weights() -> None:
+    assert digest(build("conv4", 8, seed=0)) == digest(build("conv4", 8, seed=0))
+    assert digest(build("conv4", 8, seed=0)) != digest(build("conv4", 8, seed=1))

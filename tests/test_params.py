@@ -61,6 +61,12 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.model", None, "it should hold the keys backbone, dimension"),
         ("recipes.glyphs.data.source", "zip", "source 'zip' is unknown"),
         ("recipes.glyphs.data.options", {"siz": 3}, "options key 'siz' is unknown; did you mean 'size'"),
+        ("recipes.glyphs.data.crop", 40, "crop is 40; it should be at most size, 32"),
+        ("recipes.glyphs.data.crop", 31, "crop is 31; it should be an even number of pixels less than size, 32"),
+        ("recipes.glyphs.data.crop", 28, r"schedule\.crop is 0; it should be data\.crop, 28"),
+        ("recipes.glyphs.model.weights", "imagenet", "conv4 has no trained ones"),
+        ("recipes.glyphs.schedule.precision", "half", "Input should be 'float32' or 'bfloat16'"),
+        ("recipes.glyphs.defenses.robust.step_size", 0, "step_size is 0.0; it should be above 0"),
         ("recipes.glyphs.data.train_fraction", 1.5, "it should lie between 0 and 1"),
         ("suites.quick.eps", ["-1/255"], r"suites\.quick: eps is -0\.0039"),
         ("suites.quick.kind", "automatic", "suites.quick.kind 'automatic' is unknown; did you mean 'auto'"),
@@ -140,3 +146,20 @@ def test_a_new_suite_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert changed.suites["mine"].eps == (8 / 255,)
     with pytest.raises(ParamsError, match="mine key 'query' is unknown; did you mean 'queries'"):
         load({"suites.mine": {"kind": "brief", "query": 3}})
+
+
+def test_the_benchmarks_have_the_published_recipe() -> None:
+    for dataset in ("cub200", "cars196", "sop"):
+        recipe = load().recipe(dataset)
+        assert (recipe.model.backbone, recipe.model.dimension, recipe.model.freeze_batchnorm) == ("resnet50", 128, True)
+        assert recipe.defenses["robust"] == Robust(eps=0.01, steps=5)
+        assert recipe.schedule.classes * recipe.schedule.images_per_class == 112
+        assert (recipe.data.size, recipe.data.crop, recipe.schedule.crop) == (256, 224, 224)
+
+
+def test_a_preset_is_chosen_by_one_word(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(PARAMS.read_text().replace("<<: *paper", "<<: *field"))
+    recipe = load(file=file).recipe("cub200")
+    assert (recipe.model.backbone, recipe.model.dimension) == ("resnet18", 512)
+    assert recipe.defenses["robust"] == Robust(eps=8 / 255, steps=8, step_size=1 / 255)

@@ -12,7 +12,7 @@ from dml.datasets import DatasetError, Split
 from dml.defenses import Robust, Standard
 from dml.losses import Triplet, TupleLoss
 from dml.models import Embedder, build
-from dml.sampling import augment, balanced_batches, sample_rows, to_float
+from dml.sampling import augment, balanced_batches, random_resized_crop, sample_rows, to_float
 from dml.training import Schedule, fit, read_history, save
 from dml.tuples import distance_weighted
 from dml.validation import validator
@@ -173,3 +173,62 @@ def test_the_attacked_queries_are_a_seeded_sample() -> None:
     assert not np.array_equal(rows, sample_rows(10, 50, 4))
     with pytest.raises(ValueError, match="60 queries are to be attacked; the test half holds 50"):
         sample_rows(60, 50, 3)
+
+
+def test_random_parts_are_seeded_and_show_what_is_there() -> None:
+    """On a picture whose red rises from left to right and green from top to bottom, each part can be told."""
+    ramp = torch.linspace(0, 255, 64)
+    picture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)]).to(torch.uint8)
+    images = picture.expand(40, 3, 64, 64)
+    options = {"scale": (0.08, 1.0), "flip": True}
+    found = random_resized_crop(images, 32, **options, generator=np.random.default_rng(3))
+    assert found.shape == (40, 3, 32, 32)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, random_resized_crop(images, 32, **options, generator=np.random.default_rng(3)))
+    assert not torch.equal(found, random_resized_crop(images, 32, **options, generator=np.random.default_rng(4)))
+    red, green = found[:, 0].float(), found[:, 1].float()
+    mirrored = red[:, :, 0].mean(1) > red[:, :, -1].mean(1)
+    assert 8 < mirrored.sum() < 32
+    wide = (red[:, :, -1].mean(1) - red[:, :, 0].mean(1)).abs() / 255
+    tall = (green[:, -1].mean(1) - green[:, 0].mean(1)) / 255
+    assert ((wide * tall) < 1.01).all()
+    assert ((wide * tall) > 0.05).all()
+    assert ((wide / tall) > 0.7).all()
+    assert ((wide / tall) < 1.45).all()
+
+
+def test_training_on_random_parts(toy_split: Split, tmp_path: Path) -> None:
+    schedule = Schedule(epochs=1, batches=2, classes=3, images_per_class=2, crop=16, flip=True, crop_scale=(0.5, 1.0))
+    first, _ = train(toy_split, tmp_path / "a.pt", schedule=schedule)
+    second, _ = train(toy_split, tmp_path / "b.pt", schedule=schedule)
+    assert same_weights(first, second)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_constant_rate_with_adam(precision: str, toy_split: Split, tmp_path: Path) -> None:
+    schedule = Schedule(
+        epochs=2,
+        batches=0,
+        classes=3,
+        images_per_class=3,
+        optimizer="adam",
+        rate="constant",
+        learning_rate=1e-3,
+        precision=precision,
+    )
+    model, history = train(toy_split, tmp_path / "c.pt", schedule=schedule, defense=Robust(0.03, 1, step_size=0.03))
+    assert len(history.epochs) == 2
+    assert all(value.dtype in (torch.float32, torch.int64) for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crop": 16, "shift": 2}, "shift is 2; with a random crop it should be 0"),
+        ({"crop_scale": (0.9, 0.1)}, "two shares of 1, the smaller first"),
+        ({"batches": -1}, "batches is -1"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Schedule(**{"epochs": 1, "batches": 1, "classes": 2, "images_per_class": 2, **change})

@@ -40,11 +40,19 @@ def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[s
 
 
 def prepare(
-    source: Source, folder: Path, *, name: str, size: int, train_fraction: float, validation_fraction: float
+    source: Source,
+    folder: Path,
+    *,
+    name: str,
+    size: int,
+    crop: int = 0,
+    train_fraction: float,
+    validation_fraction: float,
 ) -> None:
     """Write ``images.npy`` (N, size, size, 3), ``labels.npy`` (N,) and ``about.json`` to ``folder``, all or nothing.
 
-    A picture is resized so that its shorter side is ``size`` pixels, then cut to its central square. A preparation
+    A picture is resized so that its shorter side is ``size`` pixels, then cut to its central square. Of the pictures
+    that are searched only the central ``crop`` pixels will be seen, unless it is 0. A preparation
     that was killed goes on where it was, unless the source has changed. Memory does not grow with the number of
     pictures.
 
@@ -70,6 +78,7 @@ def prepare(
         "dataset": name,
         "images": len(source.labels),
         "size": size,
+        "crop": crop,
         "splits": splits,
         "class_names": source.class_names,
         "images_per_class": counts.tolist(),

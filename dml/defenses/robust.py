@@ -39,17 +39,21 @@ class Robust:
 
     Attributes:
         eps: radius of the l-inf ball.
-        steps: PGD steps, each of ``2 * eps / steps``, from a uniform random start.
+        steps: PGD steps, from a uniform random start.
         target: the role that is perturbed.
+        step_size: of a step, pixel units; ``2 * eps / steps`` if None.
     """
 
     eps: float = 8 / 255
     steps: int = 5
     target: Literal["positive", "negative", "anchor"] = "positive"
+    step_size: float | None = None
 
     def __post_init__(self) -> None:
         at_least("eps", self.eps, 0)
         at_least("steps", self.steps, 1)
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size is {self.step_size}; it should be above 0")
 
     def __call__(
         self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
@@ -62,7 +66,7 @@ class Robust:
                 role_objective(model, self.target, *tuples.pick(embeddings.detach())),
                 Linf(self.eps),
                 steps=self.steps,
-                step_size=2 * self.eps / self.steps,
+                step_size=2 * self.eps / self.steps if self.step_size is None else self.step_size,
                 best=False,
                 generator=generator,
             )
