@@ -4,7 +4,7 @@ import torch
 
 from dml.retrieval import Gallery
 
-PAIRS = 2_000  # gallery items whose distances to each other are looked at
+ITEMS = 2_000  # about so many gallery items have their distances to each other looked at
 
 
 @torch.no_grad()
@@ -21,8 +21,10 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
     spectrum = torch.linalg.svdvals(points - points.mean(0)).square()
     shares = spectrum / spectrum.sum().clamp_min(torch.finfo(torch.float64).tiny)
     entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
-    # Evenly spaced items: in the order of a split, neighbours are of one class, and every class must be met.
-    some = torch.linspace(0, len(points) - 1, min(PAIRS, len(points)), device=points.device).long()
+    # Whole classes, evenly spaced, so that pairs of one class are met however small classes are.
+    classes = gallery.labels.unique()
+    chosen = classes[:: -(-len(points) // ITEMS)]
+    some = torch.isin(gallery.labels, chosen).nonzero().squeeze(1)
     apart = torch.cdist(points[some], points[some], compute_mode="donot_use_mm_for_euclid_dist")
     same = gallery.labels[some][:, None] == gallery.labels[some]
     itself = torch.eye(len(some), dtype=torch.bool, device=points.device)

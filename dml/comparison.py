@@ -17,6 +17,7 @@ from dml.attacks.methods import (
     by_pgd,
     by_square,
 )
+from dml.attacks.objectives import FOOLS
 from dml.attacks.peer import INSTALLED, by_peer_apgd
 from dml.models import device_of
 from dml.randomness import torch_generator
@@ -42,29 +43,48 @@ def groups(search: Search, steps: int) -> list[Group]:
         ("PGD on metric loss", [by_pgd(aims.metric_loss, steps=steps)]),
         ("PGD on margin", [by_pgd(aims.margin, steps=steps)]),
         ("APGD on MAP@R", [by_apgd(aims.map, steps=steps)]),
-        ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=steps)]),
+        ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=steps, goal=FOOLS)]),
         ("APGD on margin", [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
         ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
     ]
-    if len(search.gallery.labels.unique()) > 2:
+    ratio = len(search.gallery.labels.unique()) > 2  # which the difference of logits ratio needs
+    if ratio:
         found.insert(-2, ("APGD on DLR", [by_apgd(aims.dlr, steps=steps, goal=FOOLED)]))
     if INSTALLED:  # the peer's table rows are there wherever `make` made the environment
-        for place, loss in ((-2, "ce"), (-2, "dlr")):
+        for loss in ("ce", "dlr") if ratio else ("ce",):
             peer = by_peer_apgd(search.model, search.gallery, steps=steps, loss=loss)
-            found.insert(place, (f"adversarial-library APGD on {loss.upper()}", [peer]))
+            found.insert(-2, (f"adversarial-library APGD on {loss.upper()}", [peer]))
     return found
 
 
 def compare(search: Search, rows: np.ndarray, eps: float, *, steps: int, seed: int) -> pd.DataFrame:
-    """R@1 and MAP@R left by each attack by itself on the queries of some rows.
+    """R@1 left by each attack by itself on the queries of some rows.
 
     Returns:
-        ``attack, eps, queries, r1, r1_low, r1_high, map_r``, weak attacks first; ``worst`` is all of them.
+        ``attack, eps, queries, r1, r1_low, r1_high``, weak attacks first; ``worst`` is all of them.
     """
     named = groups(search, steps)
     outcomes = attack(search, rows, named, [Linf(eps)], seed=seed, alone=True, report=lambda line: None)
     table = summarise(outcomes).set_index("attack")
-    return table.loc[["none", *(name for name, _ in named), "worst"]].reset_index().drop(columns="norm")
+    return table.loc[["none", *(name for name, _ in named), "worst"]].reset_index().drop(columns=["norm", "map_r"])
+
+
+def map_left(search: Search, rows: np.ndarray, eps: float, *, steps: int, seed: int) -> tuple[float, float]:
+    """MAP@R of the queries of some rows, natural and left by Auto-PGD that aims at it."""
+    aims, size = Aims(search.model, search.gallery), chunk_size_for(search)
+    natural, left = [], []
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        images, queries = to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk)
+        aim = aims.map(images, queries)
+        with torch.no_grad():
+            natural.append(-aim(images))
+        found = by_apgd(lambda images, queries, aim=aim: aim, steps=steps)(
+            images, queries, Linf(eps), torch_generator(seed, "map", first)
+        )
+        with torch.no_grad():
+            left.append(torch.minimum(natural[-1], -aim(found)))
+    return float(torch.cat(natural).mean()), float(torch.cat(left).mean())
 
 
 def by_steps(search: Search, rows: np.ndarray, eps: float, steps: Sequence[int], *, seed: int) -> pd.DataFrame:

@@ -61,6 +61,9 @@ def check(
         square_tries: of the black-box attack.
         report: receives a line when done.
 
+    Raises:
+        ValueError: the suite did not attack at this radius.
+
     Returns:
         ``gate, measured, limit, passed``, a row a gate. Shares are of the queries looked at; the limit of most is
         the standard error of the R@1 that the suite left.
@@ -68,6 +71,8 @@ def check(
     worst = outcomes[outcomes["attack"] == "worst"]
     rows = np.sort(worst["query"].unique())[:: max(1, worst["query"].nunique() // QUERIES)][:QUERIES]
     left = worst[np.isclose(worst["eps"], eps) & worst["query"].isin(rows)].set_index("query")["r1"].reindex(rows)
+    if left.isna().any():
+        raise ValueError(f"the suite did not attack at eps {radius_text(eps)}, which the gates are to be run at")
     error = standard_error(int(left.sum()), len(left))
     standing = left.index[left == 1].to_numpy()
     aims = Aims(search.model, search.gallery)

@@ -63,7 +63,8 @@ def _load_backbone(network: nn.Module, file: Path, name: str) -> None:
         network.load_state_dict(
             {key: value for key, value in stored.items() if not key.startswith("fc.")}, strict=False
         )
-        missing = set(network.state_dict()) - set(stored) - {"fc.weight", "fc.bias"}
+        needed = {key for key in network.state_dict() if not key.startswith("fc.") and "num_batches" not in key}
+        missing = needed - set(stored)
     except FileNotFoundError as error:
         raise WeightsError(f"{file} does not exist; put torchvision's weights of {name} there") from error
     except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:

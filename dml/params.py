@@ -6,6 +6,7 @@ with (a loss, a defence, a schedule), so that a wrong key or value is one clear 
 
 import dataclasses
 import inspect
+import math
 import re
 import sys
 import typing
@@ -23,7 +24,7 @@ from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
 from dml.models import BACKBONES, IMAGENET, Embedder, build
 from dml.paths import PARAMS, ROOT
-from dml.suites import SUITES, Suite
+from dml.suites import SUITES, Auto, Suite
 from dml.training import Schedule
 from dml.tuples import MINERS
 
@@ -296,8 +297,11 @@ def _check_run(params: Params) -> None:
             known(f"run.losses (of recipes.{dataset})", loss, params.recipes[dataset].losses)
         for defense in [*run.defenses, *run.attacked]:
             known(f"run.defenses or run.attacked (of recipes.{dataset})", defense, params.recipes[dataset].defenses)
-    for suite in run.suites:
-        known("run.suites", suite, params.suites)
+    for name in run.suites:
+        known("run.suites", name, params.suites)
+        suite = params.suites[name]
+        if isinstance(suite, Auto) and not any(math.isclose(eps, params.figures.eps) for eps in suite.eps):
+            raise ValueError(f"suites.{name}.eps lacks {params.figures.eps:g}, the radius figures.eps of the headline")
     if "standard" in run.defenses:
         raise ValueError("run.defenses lists 'standard'; standard training is always run, leave it out")
     for defense in run.attacked:

@@ -201,8 +201,13 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
     """The paper's claims about one dataset at one radius, judged for every loss and seed by :func:`comparison`.
 
     A claim holds if it does for every loss and seed. A difference of two defences counts if their 95% intervals do
-    not overlap.
+    not overlap. Nothing is judged by a suite that has no gates, nor where one does not hold.
     """
+    if found["gates"].eq("not run").all():
+        return []
+    if not found["gates"].eq("hold").all():
+        failed = found.loc[found["gates"] != "hold", ["loss", "defense"]].agg(", ".join, axis=1)
+        return [Verdict("None is judged", f"gates do not hold, or were not run: {'; '.join(failed)}", "not judged")]
     at = f"at eps {radius_text(eps)}"
     models = {defense: rows.set_index(["loss", "seed"]) for defense, rows in found.groupby("defense")}
     standard, robust, single = (models.get(name) for name in ("standard", "robust", "single_step"))
@@ -223,7 +228,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
                 _judge(robust["factor"] >= 5),
             )
         )
-        ratio = robust["natural"] / standard["natural"]
+        ratio = robust["natural"] / standard["natural"].reindex(robust.index)
         judged.append(
             Verdict(
                 "Robust training keeps at least 0.95 of the natural R@1",
@@ -264,7 +269,8 @@ def factor_text(value: float, bound: bool) -> str:
 
 def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
     """R@1 left by each suite at one radius, a row a model, as lines of Markdown; nothing where there is one suite."""
-    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
+    # Suites with gates are of one kind; the others attack something else, or with less.
+    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps) & (table["gates"] != "not run")]
     suites = sorted(worst["suite"].unique())
     if len(suites) < 2:
         return []
@@ -331,7 +337,8 @@ def _gate(gate: Mapping[str, Any]) -> str:
 
 def _model(record: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
     several = len({other["seed"] for other in records}) > 1
-    return f"{record['loss']}, {spell(record['defense'])}" + (f", seed {record['seed']}" if several else "")
+    name = f"{record['loss']}, {spell(record['defense'])}" + (f", seed {record['seed']}" if several else "")
+    return name + (MARK if gates_of(record) == "fail" else "")
 
 
 def best_compared(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -376,6 +383,10 @@ def attacks_section(records: list[dict[str, Any]]) -> list[str]:
         some = marks[:: max(1, len(marks) // queries)][:queries]  # as the compared queries were taken
         cells.append(f"**{some.count('1') / len(some):.3f}**")
     lines.append(f"| the whole suite `{suite}` | " + " | ".join(cells) + " |")
+    pairs = [record["compared"].get("map_r") for record in own]
+    for place, label in enumerate(("MAP@R, natural", "MAP@R left by APGD that aims at it")):
+        cells = [f"{pair[place]:.3f}" if pair else "–" for pair in pairs]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -393,13 +404,14 @@ def ranking_section(records: list[dict[str, Any]]) -> list[str]:
         "collapsed one: effective rank (of the embedding's covariance) and the ratio of distances within and between "
         "classes stand beside it.",
         "",
-        "| loss | defence | natural R@1 | " + " | ".join(names) + " | effective rank | intra / inter |",
-        "|---|---|---|" + "---|" * (len(names) + 2),
+        "| suite | loss | defence | seed | natural R@1 | " + " | ".join(names) + " | effective rank | intra / inter |",
+        "|---|---|---|---|---|" + "---|" * (len(names) + 2),
     ]
     for record in sorted(own, key=_place):
         cells = [f"{record['scores'][name]:.{3 if name in ('TMA', 'ES:D') else 1}f}" for name in names]
         lines.append(
-            f"| {record['loss']} | {spell(record['defense'])} | {record['natural']['r1']:.3f} | "
+            f"| `{record['suite']}` | {record['loss']} | {spell(record['defense'])} | {record['seed']} "
+            f"| {record['natural']['r1']:.3f} | "
             + " | ".join(cells)
             + f" | {record['embedding']['effective_rank']:.1f} | {record['embedding']['ratio']:.2f} |"
         )
@@ -420,7 +432,7 @@ def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
                 continue  # attacked with different budgets of queries
             only_first, only_second, chance = paired_test(*outcomes)
             rows.append(
-                f"| {first['loss']} | {spell(first['defense'])} | {spell(second['defense'])} | {only_first} "
+                f"| {first['loss']} | {_marked(first)} | {_marked(second)} | {only_first} "
                 f"| {only_second} | {'< 0.0001' if chance < 1e-4 else f'{chance:.4f}'} |"
             )
         if rows:
@@ -438,12 +450,16 @@ def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
     return lines
 
 
+def _marked(record: Mapping[str, Any]) -> str:
+    return spell(record["defense"]) + (MARK if gates_of(record) == "fail" else "")
+
+
 def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
     """Mean and t-interval over independent trainings, where there are several."""
     worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
     rows = [
         f"| `{suite}` | {loss} | {spell(defense)} | {len(group)} | "
-        + "{:.3f} ({:.3f} to {:.3f}) |".format(*over_seeds(group["r1"].tolist()))
+        + "{:.3f}{} ({:.3f} to {:.3f}) |".format(*_with_mark(group))
         for (suite, loss, defense), group in worst.groupby(["suite", "loss", "defense"])
         if len(group) > 1
     ]
@@ -461,6 +477,11 @@ def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
     ]
 
 
+def _with_mark(group: pd.DataFrame) -> tuple[float, str, float, float]:
+    mean, low, high = over_seeds(group["r1"].tolist())
+    return mean, MARK if group["gates"].eq("fail").any() else "", low, high
+
+
 def norms_section(table: pd.DataFrame) -> list[str]:
     """Certified R@1 and what attacks leave, by l2 radius."""
     rows = table[(table["norm"] == "l2") & (table["attack"] != "none")]
@@ -475,13 +496,13 @@ def norms_section(table: pd.DataFrame) -> list[str]:
         "*Smoothed*: what an attack on the smoothed search leaves. *Base*: what an attack leaves of the search without "
         "smoothing.",
         "",
-        "| loss | defence | | " + " | ".join(f"{eps:g}" for eps in radii) + " |",
-        "|---|---|---|" + "---|" * len(radii),
+        "| suite | loss | defence | seed | | " + " | ".join(f"{eps:g}" for eps in radii) + " |",
+        "|---|---|---|---|---|" + "---|" * len(radii),
     ]
-    for (loss, defense, attack), group in rows.groupby(["loss", "defense", "attack"]):
-        values = group.groupby("eps")["r1"].mean().reindex(radii)
+    for (suite, loss, defense, seed, attack), group in rows.groupby(["suite", "loss", "defense", "seed", "attack"]):
+        values = group.set_index("eps")["r1"].reindex(radii)
         cells = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
-        lines.append(f"| {loss} | {spell(defense)} | {attack} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{suite}` | {loss} | {spell(defense)} | {seed} | {attack} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -519,8 +540,9 @@ def page(
         "model's queries stood, it is the least that the sample allows. The attacks aim at R@1: *adversarial MAP@R* is "
         "that of the pictures they found.",
         "",
-        f"Every figure that a claim rests on has passed through gates, which look for signs that the attack failed "
-        f"rather than the attacker; {MARK} marks a model with a gate that does not hold.",
+        f"Claims are judged by suites with gates alone. Gates look, at eps {radius_text(radii[0])}, for signs that the "
+        f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold, and nothing is then "
+        "judged.",
     ]
     for dataset, found in table.groupby("dataset"):
         own = [record for record in records if record["dataset"] == dataset]
@@ -535,8 +557,11 @@ def page(
                     continue
                 queries = int(rows["queries"].max())
                 lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {queries:,} queries", ""]
-                lines += [comparison_markdown(compared), "", "| claim | measured | verdict |", "|---|---|---|"]
-                lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in verdicts(compared, eps)]
+                lines.append(comparison_markdown(compared))
+                judged = verdicts(compared, eps)
+                if judged:
+                    lines += ["", "| claim | measured | verdict |", "|---|---|---|"]
+                    lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in judged]
         lines += suites_side_by_side(found, radii[0])
         lines += attacks_section(own)
         lines += gates_section(own)

@@ -1,7 +1,6 @@
 """What an attacker leaves of retrieval: adversarial R@1 and MAP@R per query, and intervals over queries."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +79,7 @@ def attack(
         balls: one a radius.
         seed: of the random starts.
         alone: run every group on all queries instead, and give rows for each.
-        folder: where finished chunks are kept until all are done, see :func:`in_chunks`.
+        folder: where finished chunks are kept, see :func:`in_chunks`.
         chunk_size: queries attacked at a time; see :func:`chunk_size_for` for the default.
         report: receives a line a chunk of queries.
 
@@ -132,8 +131,8 @@ def in_chunks(
         rows: of the queries in the split.
         work: rows of a chunk -> its table.
         size: of a chunk.
-        folder: where the tables of finished chunks are kept until all are done, one folder for one evaluation (see
-            :func:`fingerprint`); None keeps nothing.
+        folder: where the tables of finished chunks are kept, one folder for one evaluation (see :func:`fingerprint`);
+            the caller removes it when all is written. None keeps nothing.
         report: receives a line a chunk.
 
     Returns:
@@ -153,8 +152,6 @@ def in_chunks(
                 with atomic(file) as partial:
                     tables[-1].to_pickle(partial)
         report(f"{word} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
-    if folder is not None:
-        shutil.rmtree(folder)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -174,7 +171,8 @@ def fingerprint(search: Search, rows: np.ndarray, *settings: object) -> str:
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     digest.update(models.digest(search.model).encode())
-    digest.update(search.gallery.embeddings.cpu().numpy().tobytes())
+    for part in search.gallery:
+        digest.update(part.cpu().numpy().tobytes())
     return digest.hexdigest()[:24]
 
 

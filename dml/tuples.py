@@ -84,7 +84,8 @@ MINERS: dict[str, Miner] = {
 
 def pairwise_distance(embeddings: Tensor) -> Tensor:
     """Euclidean distances (B, B) between unit embeddings (B, D)."""
-    return (2 - 2 * embeddings @ embeddings.T).clamp_min(0).sqrt()
+    with torch.autocast(embeddings.device.type, enabled=False):  # neighbours differ by less than half precision tells
+        return (2 - 2 * embeddings @ embeddings.T).clamp_min(0).sqrt()
 
 
 def _masks(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,3 +104,10 @@ def test_a_rise_with_eps_is_caught() -> None:
     found = gates._falls(rising, 0.05)
     assert not found.passed
     assert found.measured == pytest.approx(0.3)
+
+
+def test_gates_need_the_radius_to_be_attacked(trained: tuple[Embedder, Split]) -> None:
+    search = Search.over(*trained)
+    outcomes = SUITE.evaluate(search, np.arange(4), seed=0, report=lambda line: None).outcomes
+    with pytest.raises(ValueError, match="did not attack at eps 8/255"):
+        gates.check(search, [], [], outcomes, 8 / 255, seed=0, surrogates={}, square_tries=1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dml.attacks import Linf, apgd
 from dml.attacks.objectives import (
+    FOOLS,
     TEMPERATURE,
     class_logits,
     cross_entropy_objective,
@@ -77,8 +78,8 @@ def test_cross_entropy_and_dlr_by_hand() -> None:
         values = logits[row].tolist()
         right = values[own[row]]
         expected = math.log(sum(math.exp((value - right) / TEMPERATURE) for value in values))
-        assert entropy[row].item() == pytest.approx(expected)
         wrong = max(value for column, value in enumerate(values) if column != own[row])
+        assert entropy[row].item() == pytest.approx(expected + FOOLS * (wrong >= right))
         first, _, third, *_ = sorted(values, reverse=True)
         assert ratio[row].item() == pytest.approx((wrong - right) / (first - third))
     two = Gallery(gallery.embeddings[:4], torch.tensor([0, 0, 1, 1]))
@@ -153,3 +154,20 @@ def test_values_do_not_change_with_the_neighbours_in_the_batch() -> None:
         for row in range(5):
             alone = build(model, queries.take(torch.tensor([row])), gallery)(images[row : row + 1])
             torch.testing.assert_close(alone[0], together[row])
+
+
+def test_few_wrong_items_are_not_filled_up_with_right_ones() -> None:
+    """More right items than wrong ones: the gradient is that of the true wrong items alone."""
+    model, images, _, gallery = problem(4)
+    few = Gallery(gallery.embeddings[:10], torch.tensor([0] * 8 + [1, 1]))
+    queries = Queries(few.labels[:1], torch.arange(1))
+    picture = images[:1].clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(map_objective(model, queries, few)(picture).sum(), picture)
+    embedding = model(picture)[0]
+    right, wrong = embedding @ few.embeddings[1:8].T, embedding @ few.embeddings[8:].T
+    soft = 0.0
+    for mine in right:
+        ahead = torch.sigmoid((right - mine) / 0.01).sum() + 0.5
+        soft = soft + ahead / (ahead + torch.sigmoid((wrong - mine) / 0.01).sum())
+    (expected,) = torch.autograd.grad(-soft / 7, picture)
+    torch.testing.assert_close(found, expected)

@@ -72,6 +72,7 @@ def test_changes_replace_values() -> None:
         ("suites.quick.kind", "automatic", "suites.quick.kind 'automatic' is unknown; did you mean 'auto'"),
         ("suites.quick", {"queries": 3}, "suites.quick lacks the key 'kind'"),
         ("run.surrogate", "standard", "run.surrogate 'standard' is unknown; known: robust, single_step"),
+        ("suites.quick.eps", [0.01], r"suites\.quick\.eps lacks 0\.0313725, the radius figures\.eps"),
         ("suites.quick.queries", 0, "queries is 0; it should be at least 1"),
         ("figures", {"eps": 0.1}, "figures lacks the key 'paper_eps'"),
     ],

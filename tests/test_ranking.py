@@ -102,8 +102,8 @@ def test_misrank_and_translocation_by_hand(seed: int) -> None:
 def test_the_suite_gives_all_scores_in_their_ranges(toy_split: Split) -> None:
     search = Search.over(build("conv4", 8, seed=0, **toy_split.statistics()), toy_split)
     weak, strong = (
-        Ranking(queries=8, eps=(eps,), steps=6).evaluate(search, np.arange(8), seed=0, report=lambda line: None)
-        for eps in (0.0, 0.5)
+        Ranking(queries=8, eps=(eps,), steps=16).evaluate(search, np.arange(8), seed=0, report=lambda line: None)
+        for eps in (0.0, 0.05)
     )
     assert list(weak.scores) == [*("CA+", "QA+", "CA-", "QA-", "TMA", "ES:D", "GTT", "ES:R", "LTM", "GTM"), "ERS"]
     for scores in (weak.scores, strong.scores):

@@ -42,6 +42,8 @@ def record(loss: str, defense: str, natural: float, left: int, suite: str = "qui
         "suite": suite,
         "natural": {"r1": natural, "map_r": 0.55},
         "rows": rows,
+        "gates": [{"gate": "g", "measured": 0.0, "limit": 0.1, "passed": True}],
+        "standing": {},
         "device": "CPU",
         "seconds": {"training": 1.0, "attack": 2.0},
     } | changes
@@ -160,6 +162,7 @@ def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
     text = report.page(table, records, (8 / 255,), {}, {})
     assert "| triplet | robust | 0.880 | 0.550 | **0.500**† (0.451 to 0.549)" in text
     assert "| triplet | single step | 0.890 | 0.550 | **0.200** (" in text
+    assert "| None is judged | gates do not hold, or were not run: contrastive, robust; triplet, robust |" in text
     row = next(line for line in text.splitlines() if line.startswith("| fall to random noise"))
     assert row.count("**0.200** (0.050)") == 2, "what does not hold is bold"
     plots.theme()
@@ -183,7 +186,7 @@ def test_sections_of_what_suites_measured(records: list[dict[str, Any]]) -> None
     assert "| noise | 0.500 | 0.500 | 0.500 |" in text
     assert "| the whole suite `quick` | **1.000** | **0.500** | **0.000** |" in text, "every other query was compared"
     assert "| triplet | robust | single step | 3 | 0 | 0.2500 |" in text
-    assert "| triplet | robust | 0.900 | 1.2 | 0.500 | 33.3 | 4.5 | 0.25 |" in text
+    assert "| `ranking` | triplet | robust | 0 | 0.900 | 1.2 | 0.500 | 33.3 | 4.5 | 0.25 |" in text
 
 
 def test_seeds_get_an_interval(records: list[dict[str, Any]]) -> None:
@@ -204,7 +207,22 @@ def test_certified_radii_are_a_table(records: list[dict[str, Any]]) -> None:
     ]
     table = report.metrics([records[0] | {"suite": "certified", "rows": rows}])
     lines = report.norms_section(table)
-    assert "| triplet | standard | base | 0.600 | – |" in lines
-    assert "| triplet | standard | certified | 0.400 | 0.200 |" in lines
+    assert "| `certified` | triplet | standard | 0 | base | 0.600 | – |" in lines
+    assert "| `certified` | triplet | standard | 0 | certified | 0.400 | 0.200 |" in lines
     plots.theme()
     assert plots.certified_curves(table).axes[0].get_xlabel().startswith("radius")
+
+
+def test_a_suite_without_gates_judges_nothing(records: list[dict[str, Any]]) -> None:
+    for record_ in records:
+        record_["gates"] = []
+    text = report.page(report.metrics(records), records, (8 / 255,), {}, {})
+    assert "**0.500** (0.451" in text
+    assert "verdict" not in text
+
+
+def test_a_model_without_its_counterpart_changes_no_verdict(records: list[dict[str, Any]]) -> None:
+    some = [row for row in records if (row["loss"], row["defense"]) != ("contrastive", "robust")]
+    found = report.comparison(report.metrics(some), some, 8 / 255)
+    keeps = next(row for row in report.verdicts(found, 8 / 255) if "keeps" in row.claim)
+    assert (keeps.measured, keeps.verdict) == ("triplet 0.978", "holds")

@@ -99,3 +99,14 @@ def test_collapse_is_told_by_the_spectrum() -> None:
     assert diagnostics(collapsed)["inter"] < 0.02
     assert diagnostics(tight)["ratio"] == 0
     assert diagnostics(tight)["effective_rank"] == pytest.approx(5, abs=1e-6), "six corners span five directions"
+
+
+def test_small_classes_have_pairs_too() -> None:
+    gallery = Gallery(torch.nn.functional.normalize(torch.randn(6000, 4), dim=1), torch.arange(6000) // 3)
+    assert 0.5 < diagnostics(gallery)["intra"] < 2
+
+
+def test_map_left_is_at_most_natural(search: Search) -> None:
+    natural, left = comparison.map_left(search, np.arange(36), 0.02, steps=5, seed=0)
+    assert natural == pytest.approx(float(search.natural().map_r.mean()), abs=1e-6)
+    assert left < natural

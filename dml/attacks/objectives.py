@@ -13,6 +13,7 @@ from dml.losses import distance
 from dml.retrieval import Gallery, Matches, Queries, advantage, per_query, ranking
 
 TEMPERATURE = 0.1  # similarities are divided by it before a softmax: inner products in [-1, 1] alone make it flat
+FOOLS = 1e3  # added to a value that alone does not tell whether the search is fooled, where it is
 RANK_WIDTH = 0.01  # difference of similarity over which the soft rank changes by most of one place
 
 
@@ -63,11 +64,17 @@ def class_logits(embeddings: Tensor, queries: Queries, gallery: Gallery) -> tupl
 
 
 def cross_entropy_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objective:
-    """Cross-entropy of the 1-NN logits: away from the own class, towards every other at once."""
+    """Cross-entropy of the 1-NN logits: away from the own class, towards every other at once.
+
+    A higher cross-entropy does not make the nearest neighbour a wrong one. ``FOOLS`` is added where it is wrong, so
+    that an optimiser which keeps the best point does not lose one that fools.
+    """
 
     def objective(images: Tensor) -> Tensor:
         logits, own = class_logits(model(images), queries, gallery)
-        return F.cross_entropy(logits / TEMPERATURE, own, reduction="none")
+        right = logits.gather(1, own[:, None]).squeeze(1)
+        fooled = logits.scatter(1, own[:, None], -torch.inf).amax(1) >= right
+        return F.cross_entropy(logits / TEMPERATURE, own, reduction="none") + FOOLS * fooled
 
     return objective
 
@@ -96,9 +103,10 @@ def dlr_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objec
 def map_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objective:
     """Minus the average precision at R, with the gradient of its soft form.
 
-    Ranks become sums of sigmoids of similarity differences (Smooth-AP, Brown et al. 2020). The value is the exact
-    one, so that an optimiser which keeps the best point keeps the one with the lowest average precision. Of the
-    wrong items only the R nearest enter: no other can take one of the first R places.
+    Ranks become sums of sigmoids of similarity differences (Smooth-AP, Brown et al. 2020), and the soft form runs over
+    all right items, where the exact one is cut at the first R places. The value is the exact one, so that an optimiser
+    which keeps the best point keeps the one with the lowest average precision. Of the wrong items only the R nearest
+    enter: no other can take one of the first R places.
     """
     matches = Matches.of(queries, gallery)
     total = matches.right.sum(1)
@@ -112,12 +120,14 @@ def map_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objec
             exact = per_query(embeddings, queries, gallery).map_r
             similarity = (embeddings @ gallery.embeddings.T).masked_fill(~matches.wrong, -torch.inf)
             wrong_items = similarity.topk(min(most, similarity.shape[1]), dim=1).indices
+            # As many as the query has right items, and no item that only fills the table.
+            counted = present[:, : wrong_items.shape[1]] & matches.wrong.gather(1, wrong_items)
         right, wrong = (
             torch.einsum("bd,bkd->bk", embeddings, gallery.embeddings[items]) for items in (right_items, wrong_items)
         )
         ahead_wrong, ahead_right = (
             (torch.sigmoid((items[:, None] - right[:, :, None]) / RANK_WIDTH) * mask[:, None]).sum(2)
-            for items, mask in ((wrong, present[:, : wrong.shape[1]]), (right, present))
+            for items, mask in ((wrong, counted), (right, present))
         )
         place = 0.5 + ahead_right  # an item is half ahead of itself
         soft = (place / (place + ahead_wrong) * present).sum(1) / total

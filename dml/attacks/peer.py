@@ -36,7 +36,10 @@ def by_peer_apgd(model: nn.Module, gallery: Gallery, *, steps: int, loss: str) -
 
         norm = {"linf": float("inf"), "l2": 2}[ball.norm]
         seed = int(torch.randint(2**31, (), generator=generator))
-        with seeded_global(seed, "adversarial-library"):
+        # The library draws from the global generators, on the pictures' own device.
+        with torch.random.fork_rng(enabled=images.is_cuda), seeded_global(seed, "adversarial-library"):
+            if images.is_cuda:
+                torch.cuda.manual_seed_all(seed)
             found = apgd(logits, images, own, ball.eps, norm, n_iter=steps, loss_function=loss)
         return ball.project(found.detach(), images)
 

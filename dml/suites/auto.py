@@ -8,6 +8,7 @@ import numpy as np
 
 from dml.attacks.balls import Linf
 from dml.attacks.methods import FOOLED, Aims, by_apgd, by_square
+from dml.attacks.objectives import FOOLS
 from dml.checks import at_least
 from dml.retrieval import Search
 from dml.robustness import Group, attack
@@ -64,7 +65,10 @@ class Auto:
             found.append(("targeted", targeted * self.restarts))
         if self.cross_entropy_steps:
             found.append(
-                ("cross_entropy", [by_apgd(aims.cross_entropy, steps=self.cross_entropy_steps)] * self.restarts)
+                (
+                    "cross_entropy",
+                    [by_apgd(aims.cross_entropy, steps=self.cross_entropy_steps, goal=FOOLS)] * self.restarts,
+                )
             )
         if self.square_tries:
             found.append(("square", [by_square(aims.margin, tries=self.square_tries)]))

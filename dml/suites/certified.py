@@ -74,7 +74,7 @@ class Certified:
         table = in_chunks(
             rows,
             lambda chunk: self._chunk(search, chunk, seed),
-            size=chunk_size_for(search),
+            size=max(1, chunk_size_for(search) // self.draws),
             folder=folder,
             report=report,
         )

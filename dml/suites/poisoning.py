@@ -50,7 +50,8 @@ class Poisoning:
         folder: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> Evaluation:
-        """See :class:`dml.suites.base.Suite`. MAP@R is that with the one item replaced by its perturbed copy."""
+        """See :class:`dml.suites.base.Suite`. MAP@R of a query that falls is that
+        with the item replaced by its perturbed copy, of one that stands the natural one."""
         return Evaluation(
             in_chunks(
                 rows,

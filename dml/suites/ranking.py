@@ -82,6 +82,7 @@ class Ranking:
                 Linf(eps),
                 steps=self.steps,
                 step_size=3 / 8 * eps,
+                best=False,
                 generator=torch_generator(seed, "ranking", name, int(chunk[0])),
             )
             with torch.no_grad():
