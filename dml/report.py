@@ -541,7 +541,7 @@ def page(
         "that of the pictures they found.",
         "",
         f"Claims are judged by suites with gates alone. Gates look, at eps {radius_text(radii[0])}, for signs that the "
-        f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold, and nothing is then "
+        f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold: nothing is then "
         "judged.",
     ]
     for dataset, found in table.groupby("dataset"):
