@@ -29,6 +29,7 @@ bench: env
 	python benchmarks/robust_step.py
 	python benchmarks/attacks.py
 	python benchmarks/retrieval.py
+	python benchmarks/loading.py
 	python benchmarks/prepare.py
 
 env: $(READY)

@@ -10,6 +10,7 @@ from dml.attacks.balls import Linf
 from dml.attacks.methods import (
     FOOLED,
     Aims,
+    Attack,
     by_apgd,
     by_fgsm,
     by_nes,
@@ -25,6 +26,8 @@ from dml.retrieval import Search
 from dml.robustness import Group, Worst, attack, chunk_size_for, summarise
 from dml.sampling import to_float
 from dml.statistics import wilson
+
+STRONGEST = ("APGD on margin", "APGD on 5 targets")
 
 
 def groups(search: Search, steps: int) -> list[Group]:
@@ -44,8 +47,8 @@ def groups(search: Search, steps: int) -> list[Group]:
         ("PGD on margin", [by_pgd(aims.margin, steps=steps)]),
         ("APGD on MAP@R", [by_apgd(aims.map, steps=steps)]),
         ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=steps, goal=FOOLS)]),
-        ("APGD on margin", [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
-        ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
+        (STRONGEST[0], [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
+        (STRONGEST[1], [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
     ]
     ratio = len(search.gallery.labels.unique()) > 2  # which the difference of logits ratio needs
     if ratio:
@@ -94,14 +97,34 @@ def by_steps(search: Search, rows: np.ndarray, eps: float, steps: Sequence[int],
         ``steps, r1, r1_low, r1_high``.
     """
     aims = Aims(search.model, search.gallery)
-    found, size = [], chunk_size_for(search)
-    for count in steps:
-        left = 0
-        for first in range(0, len(rows), size):
-            chunk = rows[first : first + size]
-            worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
-            generator = torch_generator(seed, "by steps", count, first)
-            worst.advance(by_apgd(aims.margin, steps=count, goal=FOOLED), Linf(eps), generator)
-            left += int(torch.count_nonzero(worst.margin < 0))
-        found.append((count, left / len(rows), *wilson(left, len(rows))))
-    return pd.DataFrame(found, columns=["steps", "r1", "r1_low", "r1_high"])
+    left = [_left(search, rows, [by_apgd(aims.margin, steps=count, goal=FOOLED)], eps, seed, count) for count in steps]
+    return _curve("steps", steps, left, len(rows))
+
+
+def by_eps(search: Search, rows: np.ndarray, radii: Sequence[float], *, steps: int, seed: int) -> pd.DataFrame:
+    """R@1 left in larger and larger l-inf balls by the two strongest attacks of :func:`groups` in turn: Auto-PGD on the
+    margin, then towards each of 5 classes, ``steps`` each.
+
+    Returns:
+        ``eps, r1, r1_low, r1_high``.
+    """
+    attacks = [method for name, methods in groups(search, steps) if name in STRONGEST for method in methods]
+    left = [_left(search, rows, attacks, eps, seed, eps) for eps in radii]
+    return _curve("eps", radii, left, len(rows))
+
+
+def _left(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, point: float) -> int:
+    """How many queries stand after some attacks; ``point`` makes the random starts of a curve's points differ."""
+    left, size = 0, chunk_size_for(search)
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
+        for number, method in enumerate(attacks):
+            worst.advance(method, Linf(eps), torch_generator(seed, "curve", point, first, number))
+        left += int(torch.count_nonzero(worst.margin < 0))
+    return left
+
+
+def _curve(name: str, points: Sequence[float], left: list[int], total: int) -> pd.DataFrame:
+    found = [(point, count / total, *wilson(count, total)) for point, count in zip(points, left, strict=True)]
+    return pd.DataFrame(found, columns=[name, "r1", "r1_low", "r1_high"])

@@ -24,8 +24,8 @@ from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
 from dml.models import BACKBONES, IMAGENET, Embedder, build
 from dml.paths import PARAMS, ROOT
+from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
-from dml.training import Schedule
 from dml.tuples import MINERS
 
 

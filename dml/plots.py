@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -141,39 +142,6 @@ def fooled_search(
     return figure
 
 
-def accuracy_by_eps(metrics: pd.DataFrame, *, mark: Sequence[float] = ()) -> Figure:
-    """Worst-case R@1 against eps, a panel a loss, a line a defence, with 95% intervals over queries.
-
-    Args:
-        metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled). † marks a model with a
-            gate that does not hold.
-        mark: radii to point out.
-    """
-    rows = metrics[metrics["attack"].isin(["none", "worst"])].sort_values("eps")
-    losses = sorted(rows["loss"].unique())
-    defenses = order(rows["defense"])
-    figure, panels = plt.subplots(1, len(losses), figsize=(4.9 * len(losses), 3.8), sharey=True, squeeze=False)
-    for axes, loss in zip(panels[0], losses, strict=True):
-        for defense in defenses:
-            line = rows[(rows["loss"] == loss) & (rows["defense"] == defense)]
-            if line.empty:
-                continue
-            x = line["eps"].to_numpy() * 255
-            tint = color(defense, defenses)
-            axes.plot(x, line["r1"], color=tint, marker=marker(defense, defenses), label=spell(defense))
-            if line["gates"].eq("fail").any():
-                axes.annotate("†", (x[-1], line["r1"].iloc[-1]), xytext=(6, 0), textcoords="offset points")
-            axes.fill_between(x, line["r1_low"], line["r1_high"], color=tint, alpha=0.18, linewidth=0)
-        for eps in mark:
-            axes.axvline(eps * 255, color="grey", linestyle=":", linewidth=1)
-        axes.set(title=loss, xlabel="eps of the l-inf ball (1/255)", ylim=(-0.02, 1.02))
-    panels[0, 0].set_ylabel("R@1 left by the worst attack")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 1.07))
-    figure.tight_layout()
-    return figure
-
-
 def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figure:
     """Bars of R@1, natural and under the worst attack, a panel a radius, with 95% intervals over queries.
 
@@ -227,50 +195,76 @@ def attacks_compared(table: pd.DataFrame, *, title: str) -> Figure:
     return figure
 
 
-def accuracy_by_steps(curve: pd.DataFrame, *, title: str) -> Figure:
-    """R@1 against the number of steps with 95% intervals; ``curve`` has ``steps, r1, r1_low, r1_high``."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    axes.plot(curve["steps"], curve["r1"], color=COLORS["robust"], marker="o")
-    axes.fill_between(
-        curve["steps"], curve["r1_low"], curve["r1_high"], color=COLORS["robust"], alpha=0.18, linewidth=0
-    )
-    axes.set_xscale("log")
-    axes.set(xlabel="steps", ylabel="R@1 left", ylim=(-0.02, 1.02), title=title)
-    axes.set_xticks(curve["steps"], [str(steps) for steps in curve["steps"]])
-    axes.minorticks_off()
-    figure.tight_layout()
-    return figure
+class Curve(NamedTuple):
+    """What an attack leaves of one model as it grows stronger.
 
-
-def steps_by_model(curves: Sequence[tuple[str, str, pd.DataFrame]]) -> Figure:
-    """:func:`accuracy_by_steps` of several models, a panel a loss, a line a defence.
-
-    Args:
-        curves: loss, defence and curve of each model.
+    Attributes:
+        loss, defense: of the model.
+        points: ``r1, r1_low, r1_high`` and what grows, ``steps`` or ``eps``.
+        failed: whether a gate does not hold for the model; its name is then marked.
     """
-    losses = sorted({loss for loss, _, _ in curves})
-    defenses = order([defense for _, defense, _ in curves])
-    figure, panels = plt.subplots(1, len(losses), figsize=(4.9 * len(losses), 3.8), sharey=True, squeeze=False)
-    for axes, wanted in zip(panels[0], losses, strict=True):
-        for loss, defense, curve in sorted(curves, key=lambda item: defenses.index(item[1])):
-            if loss == wanted:
-                tint = color(defense, defenses)
-                axes.plot(
-                    curve["steps"], curve["r1"], color=tint, marker=marker(defense, defenses), label=spell(defense)
-                )
-                axes.fill_between(
-                    curve["steps"], curve["r1_low"], curve["r1_high"], color=tint, alpha=0.18, linewidth=0
-                )
-                ticks = curve["steps"].tolist()
+
+    loss: str
+    defense: str
+    points: pd.DataFrame
+    failed: bool = False
+
+
+def accuracy_by_steps(curves: Sequence[Curve]) -> Figure:
+    """R@1 left against the number of steps, a panel a loss, a line a defence, with 95% intervals over queries."""
+    figure, panels = _panels(curves, "steps", 1)
+    ticks = sorted({steps for curve in curves for steps in curve.points["steps"].tolist()})
+    for axes in panels:
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(steps) for steps in ticks])
         axes.minorticks_off()
-        axes.set(title=wanted, xlabel="steps of Auto-PGD on the margin", ylim=(-0.02, 1.02))
-    panels[0, 0].set_ylabel("R@1 left")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 1.07))
-    figure.tight_layout()
+        axes.set_xlabel("steps of Auto-PGD on the margin")
     return figure
+
+
+def accuracy_by_eps(curves: Sequence[Curve], *, mark: Sequence[float] = ()) -> Figure:
+    """R@1 left against the radius, a panel a loss, a line a defence, with 95% intervals over queries.
+
+    Args:
+        curves: one a model.
+        mark: radii to point out.
+    """
+    figure, panels = _panels(curves, "eps", 255)
+    for axes in panels:
+        for eps in mark:
+            axes.axvline(eps * 255, color="grey", linestyle=":", linewidth=1)
+        axes.set_xscale("symlog", linthresh=2)
+        ticks = (0, 1, 2, 4, 8, 16, 32)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("eps of the l-inf ball (1/255)")
+    return figure
+
+
+def _panels(curves: Sequence[Curve], column: str, unit: float) -> tuple[Figure, list[Axes]]:
+    """A panel a loss, a line a defence, against ``column`` times ``unit``."""
+    losses, defenses = sorted({curve.loss for curve in curves}), order([curve.defense for curve in curves])
+    figure, panels = plt.subplots(1, len(losses), figsize=(4.9 * len(losses), 3.8), sharey=True, squeeze=False)
+    for axes, loss in zip(panels[0], losses, strict=True):
+        for curve in sorted(curves, key=lambda curve: defenses.index(curve.defense)):
+            if curve.loss != loss:
+                continue
+            tint, points = color(curve.defense, defenses), curve.points
+            label = spell(curve.defense) + ("†" if curve.failed else "")
+            axes.plot(
+                points[column] * unit, points["r1"], color=tint, marker=marker(curve.defense, defenses), label=label
+            )
+            axes.fill_between(
+                points[column] * unit, points["r1_low"], points["r1_high"], color=tint, alpha=0.18, linewidth=0
+            )
+        axes.set(title=loss, ylim=(-0.02, 1.02))
+    panels[0, 0].set_ylabel("R@1 left")
+    names = {
+        label: handle for axes in panels[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(names.values(), names.keys(), loc="upper center", ncols=len(names), bbox_to_anchor=(0.5, 1.07))
+    figure.tight_layout()
+    return figure, list(panels[0])
 
 
 def certified_curves(metrics: pd.DataFrame) -> Figure:

@@ -16,7 +16,7 @@ import torch
 from dml.attacks.balls import radius_text
 from dml.paths import ROOT, atomic
 from dml.plots import order, spell
-from dml.statistics import over_seeds, paired_test
+from dml.statistics import over_seeds, paired_test, pool_seeds
 
 COLUMNS = [
     "dataset",
@@ -35,7 +35,8 @@ COLUMNS = [
     "gates",
 ]
 KEYS = ["dataset", "loss", "defense", "seed", "suite"]
-BASE = ["dataset", "suite", "loss", "seed"]  # what a model shares with the undefended one it is compared with
+MODEL = ["dataset", "loss", "defense", "suite"]  # what the trainings of several seeds share
+BASE = ["dataset", "suite", "loss"]  # what a model shares with the undefended one it is compared with
 MARK = "†"  # beside a figure whose gates do not all hold
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "dvc")
 
@@ -44,6 +45,16 @@ def write_text(file: Path, text: str) -> None:
     """Write a text file, all or nothing."""
     with atomic(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_baselines(folder: Path, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Keep what retrieval without learning scores beside a dataset's prepared arrays."""
+    write_text(folder / "baselines.json", json.dumps(found, indent=1) + "\n")
+
+
+def read_baselines(folder: Path) -> dict[str, dict[str, float]]:
+    """What :func:`write_baselines` wrote."""
+    return json.loads((folder / "baselines.json").read_text(encoding="utf-8"))
 
 
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
@@ -131,7 +142,10 @@ def provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -> pd.DataFrame:
-    """A row a model at one radius, with its fold increase over the undefended model of the same loss and seed.
+    """A row a model at one radius, with its fold increase over the undefended model of the same loss.
+
+    Of several trainings that differ in the seed alone, natural figures are the mean, and the attacked queries are
+    counted together.
 
     Args:
         table: rows of metrics.csv.
@@ -139,7 +153,7 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
         eps: the radius.
 
     Returns:
-        ``dataset, suite, loss, defense, seed, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
+        ``dataset, suite, loss, defense, trainings, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
         gates, factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
         queries stood, ``bound`` is true and the factor is the least that the sample allows: the lower end of the
         model's interval over the upper end of the undefended one's.
@@ -147,15 +161,17 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     natural = pd.DataFrame(
         [
             {
-                **{key: record[key] for key in KEYS},
+                **{key: record[key] for key in MODEL},
                 "natural": record["natural"]["r1"],
                 "natural_map_r": record["natural"]["map_r"],
             }
             for record in records
         ]
     )
-    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps)]
-    found = worst.rename(columns={"map_r": "adversarial_map_r"}).merge(natural, on=KEYS)
+    natural = natural.groupby(MODEL, as_index=False).mean()
+    pooled = pool_seeds(table)
+    worst = pooled[(pooled["attack"] == "worst") & np.isclose(pooled["eps"], eps)]
+    found = worst.rename(columns={"map_r": "adversarial_map_r"}).merge(natural, on=MODEL)
     found = found.rename(columns={"natural_map_r": "map_r"})
     base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high"]]
     found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
@@ -198,9 +214,9 @@ class Verdict(NamedTuple):
 
 
 def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
-    """The paper's claims about one dataset at one radius, judged for every loss and seed by :func:`comparison`.
+    """The paper's claims about one dataset at one radius, judged for every loss by :func:`comparison`.
 
-    A claim holds if it does for every loss and seed. A difference of two defences counts if their 95% intervals do
+    A claim holds if it does for every loss. A difference of two defences counts if their 95% intervals do
     not overlap. Nothing is judged by a suite that has no gates, nor where one does not hold.
     """
     if found["gates"].eq("not run").all():
@@ -209,7 +225,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
         failed = found.loc[found["gates"] != "hold", ["loss", "defense"]].agg(", ".join, axis=1)
         return [Verdict("None is judged", f"gates do not hold, or were not run: {'; '.join(failed)}", "not judged")]
     at = f"at eps {radius_text(eps)}"
-    models = {defense: rows.set_index(["loss", "seed"]) for defense, rows in found.groupby("defense")}
+    models = {defense: rows.set_index("loss") for defense, rows in found.groupby("defense")}
     standard, robust, single = (models.get(name) for name in ("standard", "robust", "single_step"))
     judged = []
     if standard is not None:
@@ -237,7 +253,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
             )
         )
     if robust is not None and single is not None:
-        both = robust.merge(single, on=["loss", "seed"], suffixes=("", "_single"))
+        both = robust.merge(single, on="loss", suffixes=("", "_single"))
         apart = both["r1_low"] > both["r1_high_single"]
         judged.append(
             Verdict(
@@ -254,23 +270,22 @@ def _judge(holds: pd.Series) -> str:
 
 
 def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
-    several = rows.index.get_level_values("seed").nunique() > 1
-    return "; ".join(
-        f"{loss}{f' (seed {seed})' if several else ''} {text(row)}" for (loss, seed), row in rows.iterrows()
-    )
+    return "; ".join(f"{loss} {text(row)}" for loss, row in rows.iterrows())
 
 
 def factor_text(value: float, bound: bool) -> str:
     """A fold increase; a bound is called one."""
     if np.isnan(value):
         return "–"
-    return f"at least {value:.1f}" if bound else f"{value:.1f}"
+    number = f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return f"at least {number}" if bound else number
 
 
 def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
     """R@1 left by each suite at one radius, a row a model, as lines of Markdown; nothing where there is one suite."""
     # Suites with gates are of one kind; the others attack something else, or with less.
-    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps) & (table["gates"] != "not run")]
+    pooled = pool_seeds(table)
+    worst = pooled[(pooled["attack"] == "worst") & np.isclose(pooled["eps"], eps) & (pooled["gates"] != "not run")]
     suites = sorted(worst["suite"].unique())
     if len(suites) < 2:
         return []
@@ -297,14 +312,11 @@ def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
 
 
 def gates_section(records: list[dict[str, Any]]) -> list[str]:
-    """What the gates measured, a row a gate, a column a model; nothing where none were run."""
-    checked = [record for record in records if record.get("gates")]
+    """What the gates measured, a row a model, a column a gate; nothing where none were run."""
+    checked = sorted((record for record in records if record.get("gates")), key=_place)
     lines: list[str] = []
     for suite in sorted({record["suite"] for record in checked}):
         own = [record for record in checked if record["suite"] == suite]
-        own.sort(
-            key=lambda record: (record["loss"], record["seed"], record["defense"] != "standard", record["defense"])
-        )
         names = list(dict.fromkeys(_general(gate["gate"]) for record in own for gate in record["gates"]))
         lines += [
             "",
@@ -313,20 +325,20 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
             "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of the queries that "
             "the gates look at; those that *fall* stood under the suite.",
             "",
-            "| gate | " + " | ".join(_model(record, own) for record in own) + " |",
-            "|---|" + "---|" * len(own),
+            "| model | " + " | ".join(names) + " |",
+            "|---|" + "---|" * len(names),
         ]
-        for name in names:
+        for record in own:
             cells = [
                 "; ".join(_gate(gate) for gate in record["gates"] if _general(gate["gate"]) == name) or "–"
-                for record in own
+                for name in names
             ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {_model(record, own)} | " + " | ".join(cells) + " |")
     return lines
 
 
 def _general(gate: str) -> str:
-    """Gates on other models' pictures share a row, whichever models they were."""
+    """Gates on other models' pictures share a column, whichever models they were."""
     return "fall to pictures that fool another model" if gate.startswith("fall to pictures") else gate
 
 
@@ -419,21 +431,30 @@ def ranking_section(records: list[dict[str, Any]]) -> list[str]:
 
 
 def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
-    """Every two defences of a loss and seed on the same queries, by McNemar's exact test."""
-    key, lines = f"{eps:.6f}", []
+    """Every two defences of a loss on the same queries, those of all seeds together, by McNemar's exact test."""
+    key = f"{eps:.6f}"
     held = [record for record in sorted(records, key=_place) if record.get("gates") and key in record["standing"]]
+    lines: list[str] = []
     for suite in sorted({record["suite"] for record in held}):
+        own = [record for record in held if record["suite"] == suite]
         rows = []
-        for first, second in itertools.combinations([record for record in held if record["suite"] == suite], 2):
-            if (first["loss"], first["seed"]) != (second["loss"], second["seed"]):
+        for loss, (first, second) in itertools.product(
+            sorted({record["loss"] for record in own}),
+            itertools.combinations(order([record["defense"] for record in own]), 2),
+        ):
+            pairs = _same_queries(own, loss, first, second, key)
+            if not pairs:
                 continue
-            outcomes = [[mark == "1" for mark in record["standing"][key]] for record in (first, second)]
-            if len(outcomes[0]) != len(outcomes[1]):
-                continue  # attacked with different budgets of queries
+            sides = list(zip(*pairs, strict=True))
+            outcomes = [[mark == "1" for record in side for mark in record["standing"][key]] for side in sides]
             only_first, only_second, chance = paired_test(*outcomes)
+            names = [
+                spell(side[0]["defense"]) + (MARK if any(gates_of(record) == "fail" for record in side) else "")
+                for side in sides
+            ]
             rows.append(
-                f"| {first['loss']} | {_marked(first)} | {_marked(second)} | {only_first} "
-                f"| {only_second} | {'< 0.0001' if chance < 1e-4 else f'{chance:.4f}'} |"
+                f"| {loss} | {names[0]} | {names[1]} | {len(outcomes[0]):,} | {only_first} | {only_second} "
+                f"| {'< 0.0001' if chance < 1e-4 else f'{chance:.4f}'} |"
             )
         if rows:
             lines += [
@@ -443,15 +464,21 @@ def paired_section(records: list[dict[str, Any]], eps: float) -> list[str]:
                 "How many queries stand under one of the two alone, and the probability of so uneven a split if both "
                 "were equally good (McNemar's exact test, two-sided).",
                 "",
-                "| loss | A | B | A alone | B alone | p |",
-                "|---|---|---|---|---|---|",
+                "| loss | A | B | queries | A alone | B alone | p |",
+                "|---|---|---|---|---|---|---|",
                 *rows,
             ]
     return lines
 
 
-def _marked(record: Mapping[str, Any]) -> str:
-    return spell(record["defense"]) + (MARK if gates_of(record) == "fail" else "")
+def _same_queries(
+    records: list[dict[str, Any]], loss: str, first: str, second: str, key: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Records of two defences trained with the same seed and attacked on the same queries at radius ``key``."""
+    models = {(record["defense"], record["seed"]): record for record in records if record["loss"] == loss}
+    seeds = sorted({seed for _, seed in models})
+    pairs = [(models[first, s], models[second, s]) for s in seeds if (first, s) in models and (second, s) in models]
+    return [pair for pair in pairs if len({len(record["standing"][key]) for record in pair}) == 1]
 
 
 def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
@@ -506,6 +533,19 @@ def norms_section(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _queries(compared: pd.DataFrame) -> str:
+    """How many queries a table rests on."""
+    queries, trainings = int(compared["queries"].max()), int(compared["trainings"].max())
+    return f"{queries:,} queries" + (f" of {trainings} trainings" if trainings > 1 else "")
+
+
+def _without_learning(records: list[dict[str, Any]]) -> list[str]:
+    """What embeddings that nobody trained retrieve, where a record of the dataset says it."""
+    found = next((record["baselines"] for record in records if record.get("baselines")), {})
+    scores = [f"{name} {score['r1']:.3f} (MAP@R {score['map_r']:.3f})" for name, score in found.items()]
+    return ["", f"R@1 without learning, nearest neighbour by: {'; '.join(scores)}."] if scores else []
+
+
 def _figure(figure: tuple[str, str] | None) -> list[str]:
     """A figure and its caption as lines of Markdown."""
     return ["", f"![{figure[1]}]({figure[0]})", "", figure[1]] if figure else []
@@ -536,9 +576,10 @@ def page(
         "",
         "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
-        "attacked queries. The *factor* is over the undefended model of the same loss and seed; where none of that "
-        "model's queries stood, it is the least that the sample allows. The attacks aim at R@1: *adversarial MAP@R* is "
-        "that of the pictures they found.",
+        "attacked queries. The *factor* is over the undefended model of the same loss; where none of that model's "
+        "queries stood, it is the least that the sample allows. Where a model was trained with several seeds, natural "
+        "figures are their mean and the queries of all are counted together. The attacks aim at R@1: *adversarial "
+        "MAP@R* is that of the pictures they found.",
         "",
         f"Claims are judged by suites with gates alone. Gates look, at eps {radius_text(radii[0])}, for signs that the "
         f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold: nothing is then "
@@ -550,13 +591,13 @@ def page(
         first, *others = figures.get(dataset) or [None]
         lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {devices}.".strip()]
         lines += _figure(first)
+        lines += _without_learning(own)
         for suite, rows in found.groupby("suite"):
             for eps in radii:
                 compared = comparison(rows, [record for record in own if record["suite"] == suite], eps)
                 if compared.empty:
                     continue
-                queries = int(rows["queries"].max())
-                lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {queries:,} queries", ""]
+                lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {_queries(compared)}", ""]
                 lines.append(comparison_markdown(compared))
                 judged = verdicts(compared, eps)
                 if judged:

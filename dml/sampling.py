@@ -69,39 +69,30 @@ def augment(images: np.ndarray, *, shift: int, flip: bool, generator: np.random.
     return out
 
 
-def random_resized_crop(
-    images: Tensor, side: int, *, scale: tuple[float, float], flip: bool, generator: np.random.Generator
-) -> Tensor:
-    """A random part of each picture, resized to ``side`` pixels, as torchvision's transform of that name takes it.
+def random_part(
+    height: int, width: int, scale: tuple[float, float], generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part, as torchvision's RandomResizedCrop takes it.
 
     Args:
-        images: (B, 3, H, W) uint8, on the device that is to do the work.
-        side: of the result.
-        scale: least and greatest share of the picture's area.
-        flip: mirror half of them.
-        generator: of places and sizes.
-
-    Returns:
-        (B, 3, side, side) uint8.
+        height, width: of the picture.
+        scale: least and greatest share of its area; the aspect ratio is 3:4 to 4:3.
+        generator: of place and size. Where ten tries do not fit, the centre is taken.
     """
-    from torchvision.transforms.v2 import functional as transform  # seconds to import, only where it is used
-
-    height, width = images.shape[2:]
-    out = []
-    for picture in images:
-        top, left, tall, wide = _part(height, width, scale, generator)
-        cut = transform.resized_crop(picture, top, left, tall, wide, [side, side], antialias=True)
-        out.append(transform.horizontal_flip(cut) if flip and generator.random() < 0.5 else cut)
-    return torch.stack(out)
-
-
-def _part(height: int, width: int, scale: tuple[float, float], generator: np.random.Generator) -> tuple[int, ...]:
-    """Top, left, height and width of a part with an aspect ratio of 3:4 to 4:3; the centre if ten tries do not fit."""
     for _ in range(10):
         area = height * width * generator.uniform(*scale)
         ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
         wide, tall = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if 0 < wide <= width and 0 < tall <= height:
             return int(generator.integers(height - tall + 1)), int(generator.integers(width - wide + 1)), tall, wide
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+    # The whole of one side, and of the other as much as the ratio allows.
+    tall, wide = min(height, round(width / (3 / 4))), min(width, round(height * 4 / 3))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def resized_part(picture: np.ndarray, part: tuple[int, int, int, int], side: int, mirror: bool) -> Tensor:
+    """That part of a uint8 picture (H, W, 3), (3, side, side) uint8, perhaps mirrored."""
+    from torchvision.transforms.v2 import functional as transform  # seconds to import, only where it is used
+
+    cut = transform.resized_crop(torch.from_numpy(picture.copy()).permute(2, 0, 1), *part, [side, side], antialias=True)
+    return transform.horizontal_flip(cut) if mirror else cut

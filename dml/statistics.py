@@ -73,6 +73,7 @@ def pool_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "loss", "defense", "suite", "attack", "norm", "eps"]
     for key, group in metrics.groupby(keys):
         successes, trials = round((group["r1"] * group["queries"]).sum()), int(group["queries"].sum())
+        map_r = (group["map_r"] * group["queries"]).sum() / trials
         gates = next((word for word in ("fail", "hold") if group["gates"].eq(word).any()), "not run")
-        rows.append((*key, trials, successes / trials, *wilson(successes, trials), gates))
-    return pd.DataFrame(rows, columns=[*keys, "queries", "r1", "r1_low", "r1_high", "gates"])
+        rows.append((*key, len(group), trials, successes / trials, *wilson(successes, trials), map_r, gates))
+    return pd.DataFrame(rows, columns=[*keys, "trainings", "queries", "r1", "r1_low", "r1_high", "map_r", "gates"])

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,68 +15,16 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dml import models
-from dml.checks import at_least
 from dml.datasets import Split
 from dml.defenses import Defense
+from dml.loading import training_batches
 from dml.losses import TupleLoss
 from dml.models import Embedder, device_of
 from dml.paths import atomic
 from dml.randomness import numpy_generator, torch_generator
-from dml.sampling import augment, balanced_batches, random_resized_crop, to_float
+from dml.schedule import Schedule
 
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    Attributes:
-        epochs: passes of ``batches`` batches each.
-        batches: gradient steps an epoch; 0 for as many as the training images fill.
-        classes: classes in a batch.
-        images_per_class: images of each of them.
-        learning_rate: peak of the one-cycle schedule, or the constant rate.
-        weight_decay: of the optimiser.
-        optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
-        rate: ``one_cycle``, or ``constant``.
-        precision: that layers compute in, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
-        averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last.
-        shift: pixels that a training picture may move by.
-        flip: mirror half of the training pictures.
-        crop: side of the random part of a picture that is trained on, 0 for the whole picture.
-        crop_scale: least and greatest share of the picture's area in that part.
-    """
-
-    epochs: int
-    batches: int
-    classes: int
-    images_per_class: int
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    rate: Literal["one_cycle", "constant"] = "one_cycle"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    averaging: float = 0.0
-    shift: int = 0
-    flip: bool = False
-    crop: int = 0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-
-    def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 1)
-        for name in ("classes", "images_per_class"):  # a tuple needs a positive and a negative
-            at_least(name, getattr(self, name), 2)
-        for name in ("weight_decay", "averaging", "shift", "crop", "batches"):
-            at_least(name, getattr(self, name), 0)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it should be above 0")
-        if not self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging}; it should be below 1")
-        if self.crop and self.shift:
-            raise ValueError(f"shift is {self.shift}; with a random crop it should be 0")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale is {list(self.crop_scale)}; it should be two shares of 1, the smaller first")
 
 
 @dataclass
@@ -156,15 +103,7 @@ def fit(
         draws = numpy_generator(seed, "batches", epoch)
         total = 0.0
         model.train()
-        for rows in balanced_batches(
-            split.labels,
-            classes=schedule.classes,
-            images_per_class=schedule.images_per_class,
-            batches=batches,
-            generator=draws,
-        ):
-            images = _batch(split, rows, schedule, device, draws)
-            labels = torch.from_numpy(split.labels[rows]).to(device)
+        for images, labels in training_batches(split, schedule, batches, device, draws):
             with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
                 loss = defense(model, images, labels, tuple_loss, generator).mean()
             value = float(loss.detach())
@@ -188,17 +127,6 @@ def fit(
     model.eval()
     checkpoint.unlink(missing_ok=True)
     return history
-
-
-def _batch(
-    split: Split, rows: np.ndarray, schedule: Schedule, device: torch.device, draws: np.random.Generator
-) -> torch.Tensor:
-    """The pictures of a batch, changed at random, as float on the device."""
-    if not schedule.crop:
-        return to_float(augment(split.images[rows], shift=schedule.shift, flip=schedule.flip, generator=draws), device)
-    pictures = torch.from_numpy(split.images[rows]).to(device).permute(0, 3, 1, 2)
-    cut = random_resized_crop(pictures, schedule.crop, scale=schedule.crop_scale, flip=schedule.flip, generator=draws)
-    return cut.float().div_(255)
 
 
 def save(model: Embedder, history: History, folder: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
 
+from dml import params
 from dml.attacks import Linf
 from dml.datasets import DatasetError, Source, load, prepare
 from dml.datasets import __main__ as command
@@ -28,9 +30,11 @@ from dml.losses import Triplet, TupleLoss
 from dml.models import build
 from dml.retrieval import Search
 from dml.robustness import attack
+from dml.schedule import Schedule
 from dml.suites import Auto
-from dml.training import Schedule, fit
+from dml.training import fit
 from dml.tuples import distance_weighted
+from dml.validation import validator
 
 COUNTS = (4, 16, 4, 16)  # classes and images of both halves
 Files = dict[str, bytes]
@@ -154,8 +158,11 @@ PLACES: dict[str, Callable[[Path], Source]] = {
 }
 
 
+HALVES = {"train_fraction": 0.5, "validation_fraction": 0.5}
+
+
 def prepared(source: Source, target: Path, size: int = 16) -> Path:
-    prepare(source, target, name="mini", size=size, train_fraction=0.5, validation_fraction=0.5)
+    prepare(source, target, name="mini", size=size, **HALVES)
     return target
 
 
@@ -189,6 +196,49 @@ def test_from_the_archive_to_an_attacked_model(layout: str, tmp_path: Path) -> N
     suite = Auto(queries=8, eps=(0.1,), margin_steps=2, targets=1, targeted_steps=2)
     table = attack(search, np.arange(8), suite.groups(search)[:2], [Linf(0.1)], seed=0, report=lambda line: None)
     assert set(table["attack"]) == {"none", "margin", "worst"}
+
+
+@pytest.mark.parametrize(("preset", "dataset", "layout"), [("paper", "cub200", "cub tgz"), ("field", "sop", "sop zip")])
+def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_path: Path) -> None:
+    """What runs on the day that the real archive lies there, but for random weights, few classes and two steps."""
+    base = params.load()
+    changes = {f"recipes.{dataset}.{key}": value for key, value in base.raw["presets"][preset].items()}
+    changes |= {
+        f"recipes.{dataset}.model.weights": "random",
+        f"recipes.{dataset}.schedule.epochs": 1,
+        f"recipes.{dataset}.schedule.batches": 2,
+        f"recipes.{dataset}.schedule.classes": 2,
+    }
+    recipe = params.load(changes).recipe(dataset)
+    assert recipe.schedule.optimizer == "adam"
+    assert recipe.schedule.crop == recipe.data.crop == 224
+    prepare(PLACES[layout](tmp_path), tmp_path / "out", name=dataset, size=256, crop=224, **HALVES)
+    data = load(tmp_path / "out")
+    for loss, defense in (("contrastive", "standard"), ("triplet", "robust"), ("triplet", "single_step")):
+        model = recipe.model.start(seed=0, **data.train.statistics())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        history = fit(
+            model,
+            data.train,
+            recipe.losses[loss],
+            recipe.defenses[defense],
+            recipe.schedule,
+            seed=0,
+            validate=validator(data.validation, queries=2, eps=recipe.validation.eps, steps=1, seed=0),
+            select="adversarial",
+            checkpoint=tmp_path / "state.pt",
+            report=lambda line: None,
+        )
+        assert np.isfinite(history.epochs[0]["loss"])
+        after = model.state_dict()
+        assert not torch.equal(after["head.weight"], before["head.weight"])
+        frozen = [name for name in after if name.endswith("running_mean")]
+        assert frozen
+        assert all(torch.equal(after[name], before[name]) for name in frozen), "BatchNorm stays as it was"
+        search = Search.over(model, data.test)
+        suite = Auto(queries=2, eps=(0.1,), margin_steps=1, targets=1, targeted_steps=1)
+        found = attack(search, np.arange(2), suite.groups(search)[:2], [Linf(0.1)], seed=0, report=lambda line: None)
+        assert set(found["attack"]) == {"none", "margin", "worst"}
 
 
 def test_names_and_halves_are_the_published_ones(tmp_path: Path) -> None:
@@ -316,7 +366,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 5)
     source = place_cub(tmp_path)
-    expected = (prepared(source, tmp_path / "whole") / "images.npy").read_bytes()
+    expected = (prepared(source, tmp_path / "whole") / "images.bin").read_bytes()
     read: list[int] = []
 
     def watched(stop: int | None) -> Source:
@@ -336,7 +386,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     prepared(watched(None), tmp_path / "out")
     assert len(read) == 32 - 15, "what was noted is not read again"
     assert "going on after 15 of 32 images" in capsys.readouterr().out
-    assert (tmp_path / "out" / "images.npy").read_bytes() == expected
+    assert (tmp_path / "out" / "images.bin").read_bytes() == expected
     assert sorted(place.name for place in tmp_path.iterdir()) == ["CUB_200_2011.tgz", "out", "whole"]
 
 

@@ -1,6 +1,9 @@
 """Datasets: the same bytes for the same recipe, and one sentence for whatever is wrong with a folder."""
 
 import json
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml.datasets import DatasetError, Split, load, prepare
+from dml.datasets import DatasetError, Split, load, prepare, unpack
 from dml.datasets.folder import read_folder
 from dml.datasets.glyphs import choose_symbols, read_glyphs
 from dml.datasets.prepare import split_classes
 from dml.paths import ROOT
 
+BILINEAR = Image.Resampling.BILINEAR
 RAW_GLYPHS = ROOT / "data" / "glyphs" / "glyphs.json"
 
 
@@ -42,7 +46,7 @@ def test_folder_of_class_folders(picture_folder: Callable[..., Path], tmp_path: 
     data = load(prepared(picture_folder(classes=10, images=3), tmp_path / "out"))
     assert [len(split.classes) for split in (data.train, data.validation, data.test)] == [3, 2, 5]
     assert data.test.images.shape == (15, 8, 8, 3)
-    assert isinstance(data.test.images, np.memmap)
+    assert isinstance(data.test.images.pixels, np.memmap)
     assert data.test.labels.tolist() == sorted(list(range(5, 10)) * 3)
     assert data.test.class_names[7] == "class_07"
     about = json.loads((tmp_path / "out" / "about.json").read_text())
@@ -71,7 +75,7 @@ def test_grey_and_transparent_pictures_become_colour(picture_folder: Callable[..
 def test_preparing_twice_gives_the_same_bytes(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = picture_folder()
     first, second = prepared(folder, tmp_path / "a"), prepared(folder, tmp_path / "b")
-    for name in ("images.npy", "labels.npy", "about.json"):
+    for name in ("images.bin", "index.npy", "labels.npy", "about.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
@@ -194,13 +198,75 @@ def test_a_recipe_that_is_none(tmp_path: Path) -> None:
 
 
 def test_only_the_centre_is_searched_and_all_is_trained_on(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The toy's pictures are 24 by 20 pixels; the shorter side becomes 10, and the middle 6 by 6 are searched."""
     source = read_folder(picture_folder(size=20))
-    prepare(source, tmp_path / "out", name="toy", size=20, crop=12, train_fraction=0.5, validation_fraction=0.4)
+    prepare(source, tmp_path / "out", name="toy", size=10, crop=6, train_fraction=0.5, validation_fraction=0.4)
     data = load(tmp_path / "out")
-    assert data.train.images.shape[1:] == (20, 20, 3)
-    assert data.test.images.shape[1:] == data.validation.images.shape[1:] == (12, 12, 3)
-    whole = np.load(tmp_path / "out" / "images.npy")
-    assert np.array_equal(data.test.images, whole[-len(data.test) :, 4:16, 4:16])
+    for split in (data.train, data.validation, data.test):
+        assert split.images.shape == (len(split), 6, 6, 3)
+        assert split.whole(1).shape == (10, 12, 3)
+        assert np.array_equal(split.images[1], split.whole(1)[2:8, 3:9])
+    resized = source.read(int(np.flatnonzero(source.labels == data.test.labels[0])[0])).resize((12, 10), BILINEAR)
+    assert np.array_equal(data.test.whole(0), np.asarray(resized))
+
+
+def test_pictures_are_chosen_as_rows_of_an_array_are(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    images = load(prepared(picture_folder(), tmp_path / "out")).train.images
+    array = np.stack([images[row] for row in range(len(images))])
+    mask = np.arange(len(images)) % 3 == 0
+    for rows in (slice(2, 9, 3), [4, 0, 4], np.array([1, -1]), mask, slice(5, 5), -2, np.int64(3)):
+        assert np.array_equal(images[rows], array[rows])
+    assert images[:0].shape == array[:0].shape
+
+
+def test_a_set_in_an_archive_becomes_a_folder(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = picture_folder(classes=8, images=2)
+    rows = [f"class_{c:02d}/{i}.png,{c},name {c}" for c in range(8) for i in range(2)]
+    (folder / "labels.csv").write_text("path,label,class_name\n" + "\n".join(rows))
+    for format in ("tar", "gztar", "zip"):
+        archive = Path(shutil.make_archive(str(tmp_path / format), format, tmp_path, folder.name))
+        assert unpack(archive, tmp_path / "data" / format) == 16
+        assert read_folder(tmp_path / "data" / format).digest == read_folder(folder).digest
+        with pytest.raises(DatasetError, match="exists; remove it"):
+            unpack(archive, tmp_path / "data" / format)
+    assert sorted(place.name for place in (tmp_path / "data").iterdir()) == ["gztar", "tar", "zip"]
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("cut", "is no whole tar or zip archive"),
+        ("text", "is no whole tar or zip archive"),
+        ("no table", "holds 0 files labels.csv"),
+        ("missing image", r"lists class_00/0.png, which does not exist"),
+        ("leads out", r"has the path \.\./outside\.png, which leads out of it"),
+    ],
+)
+def test_a_bad_archive_leaves_nothing(
+    damage: str, words: str, ending: str, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(classes=8, images=2)
+    if damage != "no table":
+        rows = [f"class_{c:02d}/{i}.png,{c}" for c in range(8) for i in range(2)]
+        (folder / "labels.csv").write_text("path,label\n" + "\n".join(rows))
+    if damage == "missing image":
+        (folder / "class_00" / "0.png").unlink()
+    archive = Path(shutil.make_archive(str(tmp_path / "set"), ending, tmp_path, folder.name))
+    if damage == "cut":
+        archive.write_bytes(archive.read_bytes()[:1500])
+    if damage == "text":
+        archive.write_text("not an archive")
+    if damage == "leads out" and ending == "tar":
+        with tarfile.open(archive, "a") as opened:
+            opened.addfile(tarfile.TarInfo("../outside.png"))
+    elif damage == "leads out":
+        with zipfile.ZipFile(archive, "a") as opened:
+            opened.writestr("../outside.png", b"")
+    with pytest.raises(DatasetError, match=words):
+        unpack(archive, tmp_path / "data" / "set")
+    assert list((tmp_path / "data").iterdir()) == []
+    assert not (tmp_path / "data" / "outside.png").exists()
 
 
 def test_statistics_are_those_of_the_pixels(toy_split: Split) -> None:

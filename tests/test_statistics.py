@@ -76,10 +76,11 @@ def test_seeds_are_pooled_by_counting_queries() -> None:
     }
     table = pd.DataFrame(
         [
-            {**keys, "seed": 0, "queries": 100, "r1": 0.3, "gates": "hold"},
-            {**keys, "seed": 1, "queries": 300, "r1": 0.5, "gates": "fail"},
+            {**keys, "seed": 0, "queries": 100, "r1": 0.3, "map_r": 0.2, "gates": "hold"},
+            {**keys, "seed": 1, "queries": 300, "r1": 0.5, "map_r": 0.6, "gates": "fail"},
         ]
     )
     (row,) = pool_seeds(table).itertuples()
-    assert (row.queries, row.r1, row.gates) == (400, 0.45, "fail")
+    assert (row.trainings, row.queries, row.r1, row.gates) == (2, 400, 0.45, "fail")
+    assert row.map_r == pytest.approx(0.5)
     assert (row.r1_low, row.r1_high) == wilson(180, 400)

@@ -53,6 +53,13 @@ def test_more_steps_leave_less(search: Search) -> None:
     assert (curve["r1_low"] <= curve["r1"]).all()
 
 
+def test_a_larger_radius_leaves_less(search: Search) -> None:
+    curve = comparison.by_eps(search, np.arange(36), [0.0, 0.01, 0.5], steps=20, seed=0)
+    assert curve["r1"].iloc[0] == search.natural().r1.float().mean(), "nothing moves in a ball of radius 0"
+    assert curve["r1"].is_monotonic_decreasing
+    assert curve["r1"].iloc[-1] == 0
+
+
 def test_the_papers_attacks_each_meet_all_queries(search: Search) -> None:
     suite = Paper(queries=12, eps=(0.02,), carlini_wagner_steps=10)
     outcomes = suite.evaluate(search, np.arange(12), seed=0, report=silent).outcomes

@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats itself to the byte, resumes after a kill, and picks the epoch it should."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import nn
 from dml import training
 from dml.datasets import DatasetError, Split
 from dml.defenses import Robust, Standard
+from dml.loading import ahead, training_batches
 from dml.losses import Triplet, TupleLoss
 from dml.models import Embedder, build
-from dml.sampling import augment, balanced_batches, random_resized_crop, sample_rows, to_float
-from dml.training import Schedule, fit, read_history, save
+from dml.sampling import augment, balanced_batches, random_part, sample_rows, to_float
+from dml.schedule import Schedule
+from dml.training import fit, read_history, save
 from dml.tuples import distance_weighted
 from dml.validation import validator
 
@@ -175,26 +178,69 @@ def test_the_attacked_queries_are_a_seeded_sample() -> None:
         sample_rows(60, 50, 3)
 
 
+def cut_ramps(seed: int, shape: tuple[int, int] = (64, 64), count: int = 40) -> np.ndarray:
+    """Random parts of pictures whose red rises from left to right and green from top to bottom, so each can be told."""
+    height, width = shape
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 0] = np.linspace(0, 255, width)
+    picture[..., 1] = np.linspace(0, 255, height)[:, None]
+    split = Split(np.repeat(picture[None], count, axis=0), np.repeat(np.arange(2), count // 2), ["a", "b"])
+    schedule = Schedule(epochs=1, batches=1, classes=2, images_per_class=count // 2, crop=32, flip=True)
+    draws = np.random.default_rng(seed)
+    ((images, labels),) = training_batches(split, schedule, 1, torch.device("cpu"), draws)
+    assert labels.sum() == count // 2
+    return (images * 255).numpy()
+
+
 def test_random_parts_are_seeded_and_show_what_is_there() -> None:
-    """On a picture whose red rises from left to right and green from top to bottom, each part can be told."""
-    ramp = torch.linspace(0, 255, 64)
-    picture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)]).to(torch.uint8)
-    images = picture.expand(40, 3, 64, 64)
-    options = {"scale": (0.08, 1.0), "flip": True}
-    found = random_resized_crop(images, 32, **options, generator=np.random.default_rng(3))
+    found = cut_ramps(3)
     assert found.shape == (40, 3, 32, 32)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, random_resized_crop(images, 32, **options, generator=np.random.default_rng(3)))
-    assert not torch.equal(found, random_resized_crop(images, 32, **options, generator=np.random.default_rng(4)))
-    red, green = found[:, 0].float(), found[:, 1].float()
+    assert np.array_equal(found, cut_ramps(3))
+    assert not np.array_equal(found, cut_ramps(4))
+    red, green = found[:, 0], found[:, 1]
     mirrored = red[:, :, 0].mean(1) > red[:, :, -1].mean(1)
     assert 8 < mirrored.sum() < 32
-    wide = (red[:, :, -1].mean(1) - red[:, :, 0].mean(1)).abs() / 255
+    wide = np.abs(red[:, :, -1].mean(1) - red[:, :, 0].mean(1)) / 255
     tall = (green[:, -1].mean(1) - green[:, 0].mean(1)) / 255
     assert ((wide * tall) < 1.01).all()
     assert ((wide * tall) > 0.05).all()
     assert ((wide / tall) > 0.7).all()
     assert ((wide / tall) < 1.45).all()
+
+
+def test_random_parts_reach_the_edges_of_long_pictures() -> None:
+    """The central square of a picture three times as wide as tall shows red from a third to two thirds."""
+    red = cut_ramps(0, shape=(40, 120))[:, 0] / 255
+    assert red.min() < 0.1
+    assert red.max() > 0.9
+
+
+def test_a_part_that_does_not_fit_is_the_middle() -> None:
+    """A strip ten times as wide as tall has no part of all its area at 4:3."""
+    top, left, tall, wide = random_part(30, 300, (1.0, 1.0), np.random.default_rng(0))
+    assert (top, left, tall, wide) == (0, 130, 30, 40)
+
+
+def test_items_made_ahead_are_the_same_and_in_order() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for item in range(1, 6):
+            made.append(item)
+            yield item
+
+    found = ahead(items(), 2)
+    assert next(found) == 1
+    assert [*found] == [2, 3, 4, 5] == made[1:]
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise DatasetError("no more")
+
+    found = ahead(failing(), 2)
+    assert next(found) == 1
+    with pytest.raises(DatasetError, match="no more"):
+        next(found)
 
 
 def test_training_on_random_parts(toy_split: Split, tmp_path: Path) -> None:

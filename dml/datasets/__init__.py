@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dml.datasets.base import Dataset, DatasetError, Source, Split, load
+from dml.datasets.base import Dataset, DatasetError, Pictures, Source, Split, load
 from dml.datasets.benchmark import Benchmark
 from dml.datasets.cars196 import CARS196, read_cars196
 from dml.datasets.cub200 import CUB200, read_cub200
@@ -10,6 +10,7 @@ from dml.datasets.folder import read_folder
 from dml.datasets.glyphs import read_glyphs
 from dml.datasets.prepare import prepare
 from dml.datasets.sop import SOP, read_sop
+from dml.datasets.unpack import unpack
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "cars196": read_cars196,
@@ -20,4 +21,16 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (CUB200, CARS196, SOP)}
 
-__all__ = ["BENCHMARKS", "SOURCES", "Benchmark", "Dataset", "DatasetError", "Source", "Split", "load", "prepare"]
+__all__ = [
+    "BENCHMARKS",
+    "SOURCES",
+    "Benchmark",
+    "Dataset",
+    "DatasetError",
+    "Pictures",
+    "Source",
+    "Split",
+    "load",
+    "prepare",
+    "unpack",
+]

@@ -1,13 +1,15 @@
-"""Get the benchmarks, and see what is there.
+"""Get the benchmarks, see what is there, and unpack sets of photographs.
 
 python -m dml.datasets check
 python -m dml.datasets fetch cub200
+python -m dml.datasets unpack flowers.tar flowers
 """
 
 import argparse
 import hashlib
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from dml.datasets import BENCHMARKS, SOURCES, Benchmark, DatasetError
+from dml.datasets import BENCHMARKS, SOURCES, Benchmark, DatasetError, unpack
 from dml.datasets.benchmark import Remote
 from dml.paths import ROOT
 
@@ -99,20 +101,33 @@ def main(arguments: list[str] | None = None) -> int:
     for word, text in (("fetch", "download, or say where to get it"), ("check", "say what is there")):
         command = commands.add_parser(word, help=text)
         command.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all if none is given")
+    command = commands.add_parser("unpack", help="make an archive of images and a labels.csv a folder below data/")
+    command.add_argument("archive", type=Path)
+    command.add_argument("name", help="of the dataset, and of its folder")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "unpack":
+        return _told(lambda: _unpacked(chosen.archive, chosen.name))
     for name in chosen.names:
         if name not in BENCHMARKS:
             parser.error(f"{name!r} is no benchmark; known: {', '.join(BENCHMARKS)}")
     names = chosen.names or list(BENCHMARKS)
+    act = fetch if chosen.command == "fetch" else lambda benchmark, folder: check(benchmark.name, folder)
+    return _told(lambda: all([act(BENCHMARKS[name], ROOT / "data" / name) for name in names]))
+
+
+def _unpacked(archive: Path, name: str) -> bool:
+    images = unpack(archive, ROOT / "data" / name)
+    print(f"data/{name} holds {images:,} images; a recipe of params.yaml with path: data/{name} trains on them")
+    return True
+
+
+def _told(act: Callable[[], bool]) -> int:
+    """The exit status of an act: 0 if all was found; what is wrong with a dataset is said in one line."""
     try:
-        if chosen.command == "fetch":
-            found = [fetch(BENCHMARKS[name], ROOT / "data" / name) for name in names]
-        else:
-            found = [check(name, ROOT / "data" / name) for name in names]
+        return 0 if act() else 1
     except DatasetError as error:
         print(f"DatasetError: {error}", file=sys.stderr)
         return 1
-    return 0 if all(found) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What every dataset gives: a source to prepare once, and memory-mapped splits to read ever after."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,16 +44,53 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Pictures that stay on disk until they are read. Used as an array (N, side, side, 3), it gives their centres.
+
+    Attributes:
+        pixels: (bytes,) uint8 of all pictures, memory-mapped, each of them (height, width, 3).
+        index: (N, 3), where each begins in ``pixels``, its height and its width.
+        side: of the central square that is seen, at most as long as any picture's shorter side.
+    """
+
+    pixels: np.ndarray
+    index: np.ndarray
+    side: int
+
+    def whole(self, row: int) -> np.ndarray:
+        """A picture up to its edges, (height, width, 3)."""
+        start, height, width = self.index[row]
+        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array that this stands for."""
+        return len(self), self.side, self.side, 3
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """The centre of one picture, or of several, chosen as rows of an array are."""
+        if isinstance(rows, int | np.integer):
+            picture = self.whole(int(rows))
+            top, left = ((length - self.side) // 2 for length in picture.shape[:2])
+            return picture[top : top + self.side, left : left + self.side]
+        numbers = np.arange(len(self))[rows]
+        return np.stack([self[row] for row in numbers]) if len(numbers) else np.empty((0, *self.shape[1:]), np.uint8)
+
+
+@dataclass(frozen=True)
 class Split:
     """Images of a contiguous range of classes.
 
     Attributes:
-        images: (N, H, W, 3) uint8, memory-mapped.
+        images: (N, H, W, 3) uint8.
         labels: (N,) int64, ascending, counted from 0 over the whole dataset.
         class_names: label -> name, for the whole dataset.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     labels: np.ndarray
     class_names: list[str]
 
@@ -62,15 +99,18 @@ class Split:
         """The labels that occur, ascending."""
         return np.unique(self.labels)
 
+    def whole(self, row: int) -> np.ndarray:
+        """A picture up to its edges, (height, width, 3): more than ``images`` gives where that is a central square."""
+        return self.images.whole(row) if isinstance(self.images, Pictures) else self.images[row]
+
     def statistics(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images."""
-        some = self.images[:: -(-len(self) // 2000)]
-        total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-        for picture in some:  # one at a time, in whole numbers: exact, and without a copy of them all
-            values = picture.reshape(-1, 3).astype(np.int64)
+        total, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
+        for row in range(0, len(self), -(-len(self) // 2000)):
+            values = self.images[row].reshape(-1, 3).astype(np.int64)  # whole numbers: exact
             total += values.sum(0)
             squares += (values**2).sum(0)
-        count = some[..., 0].size
+            count += len(values)
         mean = total / count
         std = np.sqrt(squares / count - mean**2)
         return {"mean": (mean / 255).tolist(), "std": (std / 255).tolist()}
@@ -91,17 +131,11 @@ class Dataset:
 def load(folder: Path) -> Dataset:
     """Open what :func:`dml.datasets.prepare.prepare` wrote; images stay on disk until they are read."""
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    labels = np.load(folder / "labels.npy")
+    pixels = np.memmap(folder / "images.bin", np.uint8, "r")
+    index, labels = np.load(folder / "index.npy"), np.load(folder / "labels.npy")
 
-    margin = (about["size"] - about["crop"]) // 2 if about["crop"] else 0
-    centre = slice(margin, about["size"] - margin)
+    def split(name: str) -> Split:
+        rows = slice(*np.searchsorted(labels, about["splits"][name]))
+        return Split(Pictures(pixels, index[rows], about["side"]), labels[rows], about["class_names"])
 
-    def split(name: str, part: slice) -> Split:
-        first, last = about["splits"][name]
-        rows = slice(*np.searchsorted(labels, [first, last]))
-        return Split(images[rows, part, part], labels[rows], about["class_names"])
-
-    return Dataset(
-        train=split("train", slice(None)), validation=split("validation", centre), test=split("test", centre)
-    )
+    return Dataset(train=split("train"), validation=split("validation"), test=split("test"))
