@@ -28,6 +28,8 @@ from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
 from dml.tuples import MINERS
 
+SMALLEST = {"conv4": 16, "pooled_conv4": 32}  # side of a picture, pixels, of which one is left after all halving
+
 
 class ParamsError(ValueError):
     """A setting that cannot be used; the sentence names its key and says what would be right."""
@@ -97,8 +99,8 @@ class Model:
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
-        if self.backbone == "conv4" and self.weights != "random":
-            raise ValueError(f"weights is {self.weights!r}; conv4 has no trained ones, use random")
+        if self.backbone in SMALLEST and self.weights != "random":
+            raise ValueError(f"weights is {self.weights!r}; {self.backbone} has no trained ones, use random")
 
     def start(self, *, seed: int, **statistics: list[float]) -> Embedder:
         """The model that training begins with.
@@ -274,8 +276,8 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
     data, model = _record(Data, raw["data"], f"{where}.data"), _record(Model, raw["model"], f"{where}.model")
     if not Path(data.path).is_relative_to(Path("data", dataset)):
         raise ValueError(f"{where}.data.path is {data.path!r}; it should be data/{dataset} or lie in it")
-    if model.backbone == "conv4" and data.size < 16:
-        raise ValueError(f"{where}.data.size is {data.size}; conv4 halves a picture four times and needs 16 pixels")
+    if data.size < (least := SMALLEST.get(model.backbone, 0)):
+        raise ValueError(f"{where}.data.size is {data.size}; {model.backbone} halves pictures and needs {least} pixels")
     schedule = _record(Schedule, raw["schedule"], f"{where}.schedule")
     if schedule.crop != data.crop:
         raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it should be data.crop, {data.crop}")

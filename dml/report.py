@@ -353,9 +353,12 @@ def _model(record: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
     return name + (MARK if gates_of(record) == "fail" else "")
 
 
-def best_compared(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of the suite whose attacks were compared one by one on the most queries, in the order of tables."""
-    held = [record for record in records if record.get("compared", {}).get("attacks")]
+def best_compared(records: list[dict[str, Any]], what: str = "attacks") -> list[dict[str, Any]]:
+    """The records of the suite whose attacks were compared on the most queries, in the order of tables.
+
+    ``what`` of the comparison they have to hold: ``attacks`` one by one, or what more ``steps`` or ``radii`` leave.
+    """
+    held = [record for record in records if record.get("compared", {}).get(what)]
     if not held:
         return []
     suite = max(held, key=lambda record: record["compared"]["attacks"][0]["queries"])["suite"]
