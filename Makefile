@@ -1,7 +1,7 @@
 # make repro   run the whole pipeline (only what changed)      make lab     open the notebooks in JupyterLab
 # make test    check style and run the tests                   make bench   measure speed
 #
-# Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11 or newer).
+# Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11.4 or newer).
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,8 +37,8 @@ env: $(READY)
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON) is older than Python 3.11; set PYTHON to a newer one" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+	  { echo "$(PYTHON) is older than Python 3.11.4; set PYTHON to a newer one" >&2; exit 1; }
 	@echo "Making the environment in $(VENV): about 6 GB and 3 to 6 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'

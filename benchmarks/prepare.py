@@ -45,7 +45,7 @@ def plain(folder: Path, target: Path) -> None:
     images = np.lib.format.open_memmap(target / "images.npy", "w+", np.uint8, (len(files), SIZE, SIZE, 3))
     for row, file in enumerate(files):
         with Image.open(file) as picture:
-            images[row] = np.asarray(ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.LANCZOS))
+            images[row] = np.asarray(ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def main() -> None:

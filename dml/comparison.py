@@ -27,8 +27,6 @@ from dml.robustness import Group, Worst, attack, chunk_size_for, summarise
 from dml.sampling import to_float
 from dml.statistics import wilson
 
-STRONGEST = ("APGD on margin", "APGD on 5 targets")
-
 
 def groups(search: Search, steps: int) -> list[Group]:
     """One attack a group, from those that see or aim at little to those that aim at what retrieval answers.
@@ -36,7 +34,6 @@ def groups(search: Search, steps: int) -> list[Group]:
     Every attack by gradients takes as many steps, but for the targeted ones, which take them towards each class.
     """
     aims = Aims(search.model, search.gallery)
-    targets = range(min(5, len(search.gallery.labels.unique()) - 1))
     found: list[Group] = [
         ("random noise", [by_noise(aims.margin, draws=10)]),
         ("NES on ranks, 5 steps", [by_nes(aims.ranks, steps=5)]),
@@ -47,8 +44,7 @@ def groups(search: Search, steps: int) -> list[Group]:
         ("PGD on margin", [by_pgd(aims.margin, steps=steps)]),
         ("APGD on MAP@R", [by_apgd(aims.map, steps=steps)]),
         ("APGD on cross-entropy", [by_apgd(aims.cross_entropy, steps=steps, goal=FOOLS)]),
-        (STRONGEST[0], [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
-        (STRONGEST[1], [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
+        *_strongest(search, steps),
     ]
     ratio = len(search.gallery.labels.unique()) > 2  # which the difference of logits ratio needs
     if ratio:
@@ -58,6 +54,15 @@ def groups(search: Search, steps: int) -> list[Group]:
             peer = by_peer_apgd(search.model, search.gallery, steps=steps, loss=loss)
             found.insert(-2, (f"adversarial-library APGD on {loss.upper()}", [peer]))
     return found
+
+
+def _strongest(search: Search, steps: int) -> list[Group]:
+    aims = Aims(search.model, search.gallery)
+    targets = range(min(5, len(search.gallery.labels.unique()) - 1))
+    return [
+        ("APGD on margin", [by_apgd(aims.margin, steps=steps, goal=FOOLED)]),
+        ("APGD on 5 targets", [by_apgd(aims.targeted(rank), steps=steps, goal=FOOLED) for rank in targets]),
+    ]
 
 
 def compare(search: Search, rows: np.ndarray, eps: float, *, steps: int, seed: int) -> pd.DataFrame:
@@ -108,7 +113,7 @@ def by_eps(search: Search, rows: np.ndarray, radii: Sequence[float], *, steps: i
     Returns:
         ``eps, r1, r1_low, r1_high``.
     """
-    attacks = [method for name, methods in groups(search, steps) if name in STRONGEST for method in methods]
+    attacks = [method for _, methods in _strongest(search, steps) for method in methods]
     left = [_left(search, rows, attacks, eps, seed, eps) for eps in radii]
     return _curve("eps", radii, left, len(rows))
 

@@ -42,7 +42,7 @@ class Data:
     Attributes:
         source: how to read it, a key of ``SOURCES``.
         path: file or folder to read, below the project root.
-        size: side of a prepared picture, pixels.
+        size: side of a prepared picture, pixels; with a crop its shorter side.
         crop: side of its central part that is searched and attacked, 0 for the whole; training may see all of it.
         train_fraction: share of the classes, from the first on, that are for training.
         validation_fraction: share of the training classes held out for model selection.
@@ -67,8 +67,6 @@ class Data:
         at_least("crop", self.crop, 0)
         if self.crop > self.size:
             raise ValueError(f"crop is {self.crop}; it should be at most size, {self.size}")
-        if self.crop and (self.size - self.crop) % 2:
-            raise ValueError(f"crop is {self.crop}; it should be an even number of pixels less than size, {self.size}")
         for name in ("train_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it should lie between 0 and 1")

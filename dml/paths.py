@@ -20,6 +20,11 @@ def data_dir(dataset: str) -> Path:
     return Path("artifacts", "data", dataset)
 
 
+def baselines_file(dataset: str) -> Path:
+    """What retrieval without learning scores on a dataset, below a workspace."""
+    return Path("artifacts", "baselines", f"{dataset}.json")
+
+
 def run_name(loss: str, defense: str, seed: int) -> str:
     """Name of one trained model, for example ``triplet-robust-0``."""
     return f"{loss}-{defense}-{seed}"

@@ -201,7 +201,7 @@ class Curve(NamedTuple):
     Attributes:
         loss, defense: of the model.
         points: ``r1, r1_low, r1_high`` and what grows, ``steps`` or ``eps``.
-        failed: whether a gate does not hold for the model; its name is then marked.
+        failed: whether a gate does not hold for the model; its curve is then marked †.
     """
 
     loss: str
@@ -234,6 +234,7 @@ def accuracy_by_eps(curves: Sequence[Curve], *, mark: Sequence[float] = ()) -> F
         for eps in mark:
             axes.axvline(eps * 255, color="grey", linestyle=":", linewidth=1)
         axes.set_xscale("symlog", linthresh=2)
+        axes.set_xlim(-0.15, 36)
         ticks = (0, 1, 2, 4, 8, 16, 32)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
@@ -250,13 +251,11 @@ def _panels(curves: Sequence[Curve], column: str, unit: float) -> tuple[Figure, 
             if curve.loss != loss:
                 continue
             tint, points = color(curve.defense, defenses), curve.points
-            label = spell(curve.defense) + ("†" if curve.failed else "")
-            axes.plot(
-                points[column] * unit, points["r1"], color=tint, marker=marker(curve.defense, defenses), label=label
-            )
-            axes.fill_between(
-                points[column] * unit, points["r1_low"], points["r1_high"], color=tint, alpha=0.18, linewidth=0
-            )
+            x, mark = points[column] * unit, marker(curve.defense, defenses)
+            axes.plot(x, points["r1"], color=tint, marker=mark, label=spell(curve.defense))
+            if curve.failed:
+                axes.annotate("†", (x.iloc[-1], points["r1"].iloc[-1]), xytext=(5, 3), textcoords="offset points")
+            axes.fill_between(x, points["r1_low"], points["r1_high"], color=tint, alpha=0.18, linewidth=0)
         axes.set(title=loss, ylim=(-0.02, 1.02))
     panels[0, 0].set_ylabel("R@1 left")
     names = {

@@ -47,16 +47,6 @@ def write_text(file: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_baselines(folder: Path, found: Mapping[str, Mapping[str, float]]) -> None:
-    """Keep what retrieval without learning scores beside a dataset's prepared arrays."""
-    write_text(folder / "baselines.json", json.dumps(found, indent=1) + "\n")
-
-
-def read_baselines(folder: Path) -> dict[str, dict[str, float]]:
-    """What :func:`write_baselines` wrote."""
-    return json.loads((folder / "baselines.json").read_text(encoding="utf-8"))
-
-
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
     """Write the JSON of one run: its keys, settings, natural outcome, rows of metrics, device and seconds."""
     write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -299,14 +289,12 @@ def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
         "|---|---|" + "---|" * len(suites),
     ]
     for (loss, defense), rows in worst.groupby(["loss", "defense"]):
-        cells = [
-            "; ".join(
-                f"{row.r1:.3f}{MARK if row.gates == 'fail' else ''} ({row.r1_low:.3f} to {row.r1_high:.3f}), "
-                f"{row.queries:,}"
-                for row in rows[rows["suite"] == suite].itertuples()
-            )
-            for suite in suites
-        ]
+        found = {
+            row.suite: f"{row.r1:.3f}{MARK if row.gates == 'fail' else ''} ({row.r1_low:.3f} to {row.r1_high:.3f}), "
+            f"{row.queries:,}"
+            for row in rows.itertuples()
+        }
+        cells = [found.get(suite, "–") for suite in suites]
         lines.append(f"| {loss} | {spell(defense)} | " + " | ".join(cells) + " |")
     return lines
 
@@ -538,8 +526,11 @@ def norms_section(table: pd.DataFrame) -> list[str]:
 
 def _queries(compared: pd.DataFrame) -> str:
     """How many queries a table rests on."""
-    queries, trainings = int(compared["queries"].max()), int(compared["trainings"].max())
-    return f"{queries:,} queries" + (f" of {trainings} trainings" if trainings > 1 else "")
+    words = []
+    for what in ("queries", "trainings"):
+        least, most = int(compared[what].min()), int(compared[what].max())
+        words.append(f"{most:,} {what}" if least == most else f"{least:,} to {most:,} {what}")
+    return words[0] if compared["trainings"].max() == 1 else " of ".join(words)
 
 
 def _without_learning(records: list[dict[str, Any]]) -> list[str]:
@@ -581,8 +572,9 @@ def page(
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
         "attacked queries. The *factor* is over the undefended model of the same loss; where none of that model's "
         "queries stood, it is the least that the sample allows. Where a model was trained with several seeds, natural "
-        "figures are their mean and the queries of all are counted together. The attacks aim at R@1: *adversarial "
-        "MAP@R* is that of the pictures they found.",
+        "figures are their mean and the queries of all, drawn anew for each, are counted together; the interval leaves "
+        "out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
+        "that of the pictures they found.",
         "",
         f"Claims are judged by suites with gates alone. Gates look, at eps {radius_text(radii[0])}, for signs that the "
         f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold: nothing is then "

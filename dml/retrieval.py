@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dml.datasets import Split
+from dml.datasets import Pictures, Split
 from dml.models import device_of, evaluating
 from dml.sampling import to_float
 
@@ -55,7 +55,7 @@ def at_once(gallery: Gallery, most: int) -> int:
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: np.ndarray) -> Tensor:
+def embed(model: nn.Module, images: np.ndarray | Pictures) -> Tensor:
     """Embeddings (N, D) of uint8 pictures (N, H, W, 3), in evaluation mode, on the model's device."""
     device = device_of(model)
     with evaluating(model):

@@ -68,12 +68,13 @@ def paired_test(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int
 
 
 def pool_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Rows of metrics.csv with the queries of all seeds counted together and a new interval; gates fail if one does."""
+    """Rows of metrics.csv with the queries of all seeds counted together and a new interval; gates fail if
+    one does, and hold if all do."""
     rows = []
     keys = ["dataset", "loss", "defense", "suite", "attack", "norm", "eps"]
     for key, group in metrics.groupby(keys):
         successes, trials = round((group["r1"] * group["queries"]).sum()), int(group["queries"].sum())
         map_r = (group["map_r"] * group["queries"]).sum() / trials
-        gates = next((word for word in ("fail", "hold") if group["gates"].eq(word).any()), "not run")
+        gates = next(word for word in ("fail", "not run", "hold") if group["gates"].eq(word).any())
         rows.append((*key, len(group), trials, successes / trials, *wilson(successes, trials), map_r, gates))
     return pd.DataFrame(rows, columns=[*keys, "trainings", "queries", "r1", "r1_low", "r1_high", "map_r", "gates"])

@@ -361,12 +361,14 @@ def test_a_class_in_both_halves_is_refused(tmp_path: Path) -> None:
         read_sop(tmp_path, counts=COUNTS)
 
 
+@pytest.mark.parametrize("parallel", [False, True])
 def test_a_killed_preparation_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    parallel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 5)
+    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "WAITING", 0)  # written as soon as it is read
     source = place_cub(tmp_path)
-    expected = (prepared(source, tmp_path / "whole") / "images.bin").read_bytes()
+    expected = prepared(source, tmp_path / "whole")
     read: list[int] = []
 
     def watched(stop: int | None) -> Source:
@@ -377,7 +379,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
                 read.append(row)
                 yield row, make
 
-        return Source(source.class_names, source.labels, tasks, source.digest, source.train_classes)
+        return Source(source.class_names, source.labels, tasks, source.digest, source.train_classes, parallel)
 
     with pytest.raises(KeyboardInterrupt):
         prepared(watched(17), tmp_path / "out")
@@ -386,8 +388,27 @@ def test_a_killed_preparation_goes_on_where_it_was(
     prepared(watched(None), tmp_path / "out")
     assert len(read) == 32 - 15, "what was noted is not read again"
     assert "going on after 15 of 32 images" in capsys.readouterr().out
-    assert (tmp_path / "out" / "images.bin").read_bytes() == expected
+    for name in ("images.bin", "index.npy"):
+        assert (tmp_path / "out" / name).read_bytes() == (expected / name).read_bytes()
     assert sorted(place.name for place in tmp_path.iterdir()) == ["CUB_200_2011.tgz", "out", "whole"]
+
+
+def test_a_preparation_that_lost_pictures_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file shorter than was noted, as a machine that lost its power may leave it."""
+    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 1)
+    source = place_cub(tmp_path)
+    expected = (prepared(source, tmp_path / "whole") / "images.bin").read_bytes()
+
+    def cut(rows: np.ndarray) -> Iterator:
+        tasks = source.tasks(rows)
+        yield from (next(tasks) for _ in range(9))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(Source(source.class_names, source.labels, cut, source.digest, 4), tmp_path / "out")
+    (unfinished,) = tmp_path.glob(".out.partial/images.bin")
+    unfinished.write_bytes(unfinished.read_bytes()[:-100])
+    assert (prepared(source, tmp_path / "out") / "images.bin").read_bytes() == expected
 
 
 def test_a_source_that_changed_is_noticed(
@@ -403,7 +424,7 @@ def test_a_source_that_changed_is_noticed(
     with pytest.raises(KeyboardInterrupt):
         prepared(Source(source.class_names, source.labels, cut, "another", 4), tmp_path / "out")
     prepared(source, tmp_path / "out")
-    assert "the source has changed" in capsys.readouterr().out
+    assert "the source or its size has changed" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
     expected = prepared(source, tmp_path / "out")
     assert load(expected).test.images.shape == (16, 16, 16, 3)

@@ -232,12 +232,13 @@ def test_a_set_in_an_archive_becomes_a_folder(picture_folder: Callable[..., Path
     assert sorted(place.name for place in (tmp_path / "data").iterdir()) == ["gztar", "tar", "zip"]
 
 
-@pytest.mark.parametrize("ending", ["tar", "zip"])
+@pytest.mark.parametrize("ending", ["tar", "gztar", "zip"])
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("cut", "is no whole tar or zip archive"),
-        ("text", "is no whole tar or zip archive"),
+        ("corrupt", "tar or zip archive|lists class_"),
+        ("cut", "cannot be unpacked as a tar or zip archive"),
+        ("text", "cannot be unpacked as a tar or zip archive"),
         ("no table", "holds 0 files labels.csv"),
         ("missing image", r"lists class_00/0.png, which does not exist"),
         ("leads out", r"has the path \.\./outside\.png, which leads out of it"),
@@ -255,10 +256,16 @@ def test_a_bad_archive_leaves_nothing(
     archive = Path(shutil.make_archive(str(tmp_path / "set"), ending, tmp_path, folder.name))
     if damage == "cut":
         archive.write_bytes(archive.read_bytes()[:1500])
+    if damage == "corrupt":
+        content = bytearray(archive.read_bytes())
+        place = len(content) // 3 if ending == "zip" else 200
+        content[place : place + 60] = bytes(60)
+        archive.write_bytes(content)
     if damage == "text":
         archive.write_text("not an archive")
-    if damage == "leads out" and ending == "tar":
-        with tarfile.open(archive, "a") as opened:
+    if damage == "leads out" and ending != "zip":
+        with tarfile.open(archive, "w:gz" if ending == "gztar" else "w") as opened:
+            opened.add(folder, folder.name)
             opened.addfile(tarfile.TarInfo("../outside.png"))
     elif damage == "leads out":
         with zipfile.ZipFile(archive, "a") as opened:

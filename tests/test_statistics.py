@@ -83,4 +83,6 @@ def test_seeds_are_pooled_by_counting_queries() -> None:
     (row,) = pool_seeds(table).itertuples()
     assert (row.trainings, row.queries, row.r1, row.gates) == (2, 400, 0.45, "fail")
     assert row.map_r == pytest.approx(0.5)
+    (row,) = pool_seeds(table.assign(gates=["hold", "not run"])).itertuples()
+    assert row.gates == "not run", "gates of one training say nothing of another"
     assert (row.r1_low, row.r1_high) == wilson(180, 400)

@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats itself to the byte, resumes after a kill, and picks the epoch it should."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from dml import training
-from dml.datasets import DatasetError, Split
+from dml.datasets import DatasetError, Pictures, Split
 from dml.defenses import Robust, Standard
 from dml.loading import ahead, training_batches
 from dml.losses import Triplet, TupleLoss
@@ -179,12 +180,17 @@ def test_the_attacked_queries_are_a_seeded_sample() -> None:
 
 
 def cut_ramps(seed: int, shape: tuple[int, int] = (64, 64), count: int = 40) -> np.ndarray:
-    """Random parts of pictures whose red rises from left to right and green from top to bottom, so each can be told."""
+    """Random parts of pictures whose red rises from left to right and green from top to bottom, so each can be told.
+
+    Seen as an array they are their central squares, as prepared pictures are.
+    """
     height, width = shape
     picture = np.zeros((height, width, 3), np.uint8)
     picture[..., 0] = np.linspace(0, 255, width)
     picture[..., 1] = np.linspace(0, 255, height)[:, None]
-    split = Split(np.repeat(picture[None], count, axis=0), np.repeat(np.arange(2), count // 2), ["a", "b"])
+    index = np.stack([np.arange(count) * picture.size, np.full(count, height), np.full(count, width)], axis=1)
+    stored = Pictures(np.tile(picture.reshape(-1), count), index, min(shape))
+    split = Split(stored, np.repeat(np.arange(2), count // 2), ["a", "b"])
     schedule = Schedule(epochs=1, batches=1, classes=2, images_per_class=count // 2, crop=32, flip=True)
     draws = np.random.default_rng(seed)
     ((images, labels),) = training_batches(split, schedule, 1, torch.device("cpu"), draws)
@@ -221,17 +227,26 @@ def test_a_part_that_does_not_fit_is_the_middle() -> None:
     assert (top, left, tall, wide) == (0, 130, 30, 40)
 
 
-def test_items_made_ahead_are_the_same_and_in_order() -> None:
-    made = []
+def test_items_are_made_ahead_and_in_order() -> None:
+    made, third = [], threading.Event()
 
     def items() -> Iterator[int]:
-        for item in range(1, 6):
-            made.append(item)
+        for item in range(1, 7):
+            made.append((item, threading.current_thread()))
+            if item == 3:
+                third.set()
             yield item
 
     found = ahead(items(), 2)
     assert next(found) == 1
-    assert [*found] == [2, 3, 4, 5] == made[1:]
+    assert third.wait(10), "while the first is used, the next two are made"
+    assert len(made) == 3, "and no more than these"
+    assert all(thread is not threading.current_thread() for _, thread in made)
+    assert [*found] == [2, 3, 4, 5, 6]
+    found = ahead(items(), 2)
+    next(found)
+    found.close()  # what is left half-way ends its thread
+    assert not any(thread.is_alive() for _, thread in made)
 
     def failing() -> Iterator[int]:
         yield 1

@@ -1,14 +1,18 @@
 """Official archives read where they lie: a folder, a zip or a tar, each as names and bytes. Nothing is extracted."""
 
 import hashlib
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dml.datasets.base import DatasetError
 
+# What Python's readers raise at bytes that are wrong, at their end, in the middle or in how they are packed.
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
 
 
@@ -66,7 +70,7 @@ class Tree:
                         yield name, content.read()
                         if not wanted:
                             return
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        except DAMAGED as error:
             raise DatasetError(f"{self.place} is damaged or cut short ({error}); get it again") from error
 
     def digest(self) -> str:

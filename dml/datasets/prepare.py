@@ -58,7 +58,10 @@ def prepare(
 
     Raises:
         DatasetError: an image cannot be read, a class has fewer than two, or the classes do not fill three splits.
+        ValueError: the crop is larger than the picture.
     """
+    if crop > size:
+        raise ValueError(f"crop is {crop}; it should be at most size, {size}")
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     if len(counts) < 2:
         raise DatasetError(f"{name} holds the single class {source.class_names[0]!r}; at least two are needed")
@@ -94,12 +97,12 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
     """Fill ``images.bin`` and ``index.npy`` of a folder that survives a kill, from where it was left."""
     key = hashlib.sha256(f"{source.digest} {size} {edges}".encode()).hexdigest()
     file, noted = partial / "images.bin", partial / "index.npy"
-    if (partial / "key").exists() and (partial / "key").read_text() == key:
-        index = np.load(noted)
+    begun = (partial / "key").exists() and (partial / "key").read_text() == key
+    if begun and _end(index := np.load(noted)) <= file.stat().st_size:
         print(f"{name}: going on after {(index[:, 1] > 0).sum():,} of {len(index):,} images")
     else:
         if partial.exists():
-            print(f"{name}: the source has changed since a preparation was cut off; beginning anew")
+            print(f"{name}: the source or its size has changed since a preparation was cut off; beginning anew")
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         file.touch()
@@ -112,7 +115,7 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
     )
     # Written to the file itself, not through a map of it, whose pages would count as memory of this process.
     with bar, file.open("r+b") as stream:
-        end = int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max())
+        end = _end(index)
         stream.truncate(end)  # what was written after the last note is written again
         stream.seek(end)
         for number, (row, shape, pixels) in enumerate(_pictures(source, waiting, size, edges), start=1):
@@ -121,8 +124,14 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
             bar.update()
             if number % NOTED == 0 or number == len(waiting):
                 stream.flush()
+                os.fsync(stream.fileno())  # the pictures are there before it is noted that they are
                 with atomic(noted) as copy, copy.open("wb") as target:
                     np.save(target, index)
+
+
+def _end(index: np.ndarray) -> int:
+    """Where the pictures that are noted end in the file."""
+    return int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max())
 
 
 def _pictures(source: Source, rows: np.ndarray, size: int, edges: bool) -> Iterator[tuple[int, tuple[int, int], bytes]]:

@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from dml.datasets.archives import DAMAGED
 from dml.datasets.base import DatasetError
 from dml.datasets.folder import read_folder
 
@@ -21,6 +22,8 @@ def unpack(archive: Path, folder: Path) -> int:
         DatasetError: the folder exists; the archive is damaged, or has a path that leads out of it; it holds no or
             more than one labels.csv; or the table lists what is not there.
     """
+    if not archive.is_file():
+        raise DatasetError(f"{archive} is not there; give the path of a tar or zip archive")
     if folder.exists():
         raise DatasetError(f"{folder} exists; remove it to unpack {archive.name} there")
     place = folder.with_name(f".{folder.name}.partial")
@@ -31,7 +34,10 @@ def unpack(archive: Path, folder: Path) -> int:
         tables = list(place.rglob("labels.csv"))
         if len(tables) != 1:
             raise DatasetError(f"{archive} holds {len(tables)} files labels.csv; it should hold one, beside its images")
-        images = len(read_folder(tables[0].parent).labels)
+        try:
+            images = len(read_folder(tables[0].parent).labels)
+        except DatasetError as error:  # in the words of the archive, since the folder will be gone
+            raise DatasetError(f"{archive}: {str(error).replace(f'{tables[0].parent}/', '')}") from error
         tables[0].parent.rename(folder)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -51,7 +57,7 @@ def _extract(archive: Path, place: Path) -> None:
                 opened.extractall(place, filter="data")
     except tarfile.FilterError as error:
         raise DatasetError(
-            f"{archive} has the path {error.tarinfo.name}, which leads out of it; do not use it"
+            f"{archive} has the path {error.tarinfo.name}, which leads out of it or is no file; do not use it"
         ) from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DatasetError(f"{archive} is no whole tar or zip archive ({error}); get it again") from error
+    except (*DAMAGED, RuntimeError) as error:  # RuntimeError: a zip that asks for a password
+        raise DatasetError(f"{archive} cannot be unpacked as a tar or zip archive ({error}); get it again") from error
