@@ -103,9 +103,10 @@ def fit(
         draws = numpy_generator(seed, "batches", epoch)
         total = 0.0
         model.train()
-        for images, labels in training_batches(split, schedule, batches, device, draws):
+        for number, (images, labels) in enumerate(training_batches(split, schedule, batches, device, draws)):
+            progress = (epoch + number / batches) / schedule.epochs
             with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-                loss = defense(model, images, labels, tuple_loss, generator).mean()
+                loss = defense(model, images, labels, tuple_loss, generator, progress).mean()
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")

@@ -1,16 +1,20 @@
 """Defences: what stands in which role, against what it was perturbed, and what reaches the gradient."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dml.datasets import Split
 from dml.defenses import DEFENSES, Robust, SingleStep, Standard
 from dml.defenses.robust import role_objective
 from dml.losses import Triplet, TupleLoss, distance
 from dml.models import build
-from dml.tuples import Tuples
+from dml.schedule import Schedule
+from dml.training import fit
+from dml.tuples import Tuples, random_tuples
 
 EPS = 0.1
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -153,3 +157,42 @@ def test_every_defence_trains_a_real_model(name: str, generator: torch.Generator
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_radius_grows_over_the_ramp(model: Recorder, images: Tensor) -> None:
+    """Half-way up the ramp it is half of eps, with a step to match; from its end on, all of it."""
+
+    def last_batch(defense: Robust, progress: float) -> Tensor:
+        defense(model, images, LABELS, fixed_tuples(), torch.Generator().manual_seed(0), progress)
+        return model.seen[-1]
+
+    ramped = Robust(EPS, 3, ramp=0.8)
+    assert torch.equal(last_batch(ramped, 0.0), images[FIXED.positive])
+    for progress, share in ((0.4, 0.5), (0.8, 1.0), (1.0, 1.0)):
+        assert torch.equal(last_batch(ramped, progress), last_batch(Robust(share * EPS, 3), 0.0))
+    stepped = Robust(EPS, 3, step_size=0.04, ramp=0.5)
+    assert torch.equal(last_batch(stepped, 0.25), last_batch(Robust(EPS / 2, 3, step_size=0.02), 1.0))
+    with pytest.raises(ValueError, match="ramp is 2; it should lie between 0 and 1"):
+        Robust(EPS, 3, ramp=2)
+
+
+def test_training_says_how_far_it_is(toy_split: Split, tmp_path: Path) -> None:
+    told = []
+
+    def defense(*given: object) -> Tensor:
+        told.append(given[-1])
+        return Standard()(*given)
+
+    fit(
+        build("conv4", 8, seed=0),
+        toy_split,
+        TupleLoss(random_tuples, Triplet()),
+        defense,
+        Schedule(epochs=2, batches=2, classes=3, images_per_class=2),
+        seed=0,
+        validate=lambda model: {"natural": 0.0},
+        select="natural",
+        checkpoint=tmp_path / "state.pt",
+        report=lambda line: None,
+    )
+    assert told == [0.0, 0.25, 0.5, 0.75]

@@ -18,11 +18,18 @@ class Defense(Protocol):
         labels: (B,).
         tuple_loss: miner and loss.
         generator: of every random draw that the defence makes.
+        progress: share of the training that is done, from 0 to 1, for a defence that changes with it.
 
     Returns:
         (T,), one differentiable loss a tuple; the trainer takes their mean.
     """
 
     def __call__(
-        self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
+        self,
+        model: Embedder,
+        images: Tensor,
+        labels: Tensor,
+        tuple_loss: TupleLoss,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Tensor: ...

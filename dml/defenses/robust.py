@@ -42,31 +42,44 @@ class Robust:
         steps: PGD steps, from a uniform random start.
         target: the role that is perturbed.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
+        ramp: share of the training over which the radius, and the step with it, grows from 0. From random weights a
+            model of photographs learns nothing at 8/255 from the first step on: every positive can be moved as far as
+            the negatives are.
     """
 
     eps: float = 8 / 255
     steps: int = 5
     target: Literal["positive", "negative", "anchor"] = "positive"
     step_size: float | None = None
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("eps", self.eps, 0)
         at_least("steps", self.steps, 1)
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size is {self.step_size}; it should be above 0")
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(f"ramp is {self.ramp}; it should lie between 0 and 1")
 
     def __call__(
-        self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
+        self,
+        model: Embedder,
+        images: Tensor,
+        labels: Tensor,
+        tuple_loss: TupleLoss,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Tensor:
         embeddings = model(images)
         tuples = tuple_loss.mine(embeddings.detach(), labels, generator)
+        grown = min(1.0, progress / self.ramp) if self.ramp else 1.0
         with evaluating(model):
             perturbed = pgd(
                 images[getattr(tuples, self.target)],
                 role_objective(model, self.target, *tuples.pick(embeddings.detach())),
-                Linf(self.eps),
+                Linf(grown * self.eps),
                 steps=self.steps,
-                step_size=2 * self.eps / self.steps if self.step_size is None else self.step_size,
+                step_size=grown * (2 * self.eps / self.steps if self.step_size is None else self.step_size),
                 best=False,
                 generator=generator,
             )

@@ -27,7 +27,13 @@ class SingleStep:
         at_least("eps", self.eps, 0)
 
     def __call__(
-        self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
+        self,
+        model: Embedder,
+        images: Tensor,
+        labels: Tensor,
+        tuple_loss: TupleLoss,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Tensor:
         embeddings = model(images)
         tuples = tuple_loss.mine(embeddings.detach(), labels, generator)

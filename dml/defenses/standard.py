@@ -14,7 +14,13 @@ class Standard:
     """The loss of tuples mined on, and made of, the clean batch."""
 
     def __call__(
-        self, model: Embedder, images: Tensor, labels: Tensor, tuple_loss: TupleLoss, generator: torch.Generator
+        self,
+        model: Embedder,
+        images: Tensor,
+        labels: Tensor,
+        tuple_loss: TupleLoss,
+        generator: torch.Generator,
+        progress: float = 1.0,
     ) -> Tensor:
         embeddings = model(images)
         tuples = tuple_loss.mine(embeddings.detach(), labels, generator)
