@@ -558,7 +558,7 @@ def page(
         table: rows of metrics.csv.
         records: the runs they come from.
         radii: that tables are given for, the headline's first.
-        origins: where each dataset's images come from.
+        origins: where each dataset's images come from, in the order of the page.
         figures: of each dataset, (file below results/, caption).
     """
     lines = [
@@ -580,7 +580,9 @@ def page(
         f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold: nothing is then "
         "judged.",
     ]
-    for dataset, found in table.groupby("dataset"):
+    places = {name: place for place, name in enumerate(origins)}
+    for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):
+        found = table[table["dataset"] == dataset]
         own = [record for record in records if record["dataset"] == dataset]
         devices = "; ".join(sorted({record["device"] for record in own}))
         first, *others = figures.get(dataset) or [None]

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def _open(file: Path, wanted: int) -> Image.Image:
 
 def _digest(table: pd.DataFrame, paths: list[Path]) -> str:
     digest = hashlib.sha256(table.to_csv(index=False).encode())
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    with ThreadPoolExecutor() as pool:  # reading and hashing both run without holding the interpreter
+        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
+            digest.update(part)
     return digest.hexdigest()

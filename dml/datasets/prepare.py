@@ -124,7 +124,6 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
             bar.update()
             if number % NOTED == 0 or number == len(waiting):
                 stream.flush()
-                os.fsync(stream.fileno())  # the pictures are there before it is noted that they are
                 with atomic(noted) as copy, copy.open("wb") as target:
                     np.save(target, index)
 
