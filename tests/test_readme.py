@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dml import params, report
+from dml.attacks.balls import radius_text
 from dml.paths import RECORDS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,11 +27,15 @@ def committed(tmp_path: Path) -> Path:
     return tmp_path / RECORDS
 
 
-def test_the_headline_table_is_the_measured_one(committed: Path) -> None:
-    table = re.search(r"<!-- table: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    records = [r for r in report.read_records(committed) if (r["dataset"], r["suite"]) == ("glyphs", "quick")]
-    measured = report.comparison(report.metrics(records), records, params.load().figures.eps)
-    assert table[1] == report.comparison_markdown(measured)
+def test_the_tables_are_the_measured_ones(committed: Path) -> None:
+    """Each says above it of which dataset, suite and radius it is."""
+    tables = re.findall(r"<!-- table: \S+ (\w+), suite (\w+), eps (\S+) -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert {dataset for dataset, *_ in tables} == {"glyphs", "flowers"}
+    figures = params.load().figures
+    for dataset, suite, eps, table in tables:
+        records = [r for r in report.read_records(committed) if (r["dataset"], r["suite"]) == (dataset, suite)]
+        (radius,) = (value for value in (figures.eps, figures.paper_eps) if radius_text(value) == eps)
+        assert table == report.comparison_markdown(report.comparison(report.metrics(records), records, radius))
 
 
 def test_committed_results_are_those_of_the_committed_records() -> None:
