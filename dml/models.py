@@ -31,7 +31,7 @@ def conv4(weights: str = "random") -> tuple[nn.Module, int]:
 
 
 def pooled_conv4(weights: str = "random") -> tuple[nn.Module, int]:
-    """conv4 on the mean of every 2x2 pixels, for pictures of 64 pixels: a fifth of its time, and less for an attacker
+    """conv4 on the mean of every 2x2 pixels, for pictures of 64 pixels: a quarter of its time, and less for an attacker
     to use, since four pixels have to be moved together.
     """
     network, features = conv4(weights)

@@ -41,7 +41,7 @@ def balanced_batches(
 
 
 def sample_rows(count: int, total: int, seed: int) -> np.ndarray:
-    """Row numbers of the queries that are attacked: ``count`` of ``total``, ascending, the same for every model.
+    """Row numbers of the attacked queries: ``count`` of ``total``, ascending, the same for every model of a seed.
 
     Raises:
         ValueError: there are not so many.
