@@ -221,7 +221,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
     if standard is not None:
         judged.append(
             Verdict(
-                f"Undefended models retrieve natural images well and lose more than half of that {at}",
+                f"Undefended models lose more than half of their natural R@1 {at}",
                 _each(standard, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"),
                 _judge(standard["r1_high"] < standard["natural"] / 2),
             )
