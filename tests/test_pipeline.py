@@ -70,8 +70,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "defenses": ["robust"],
                 "attacked": ["standard", "robust"],
                 "surrogate": "robust",
+                "surrogate_seed": 1,
                 "suites": ["quick"],
                 "seeds": [0],
+                "standard_seeds": [0, 1],
             },
             "suites.quick": {
                 "kind": "auto",
