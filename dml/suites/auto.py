@@ -37,7 +37,7 @@ class Auto:
 
     queries: int
     eps: tuple[float, ...]
-    margin_steps: int = 100
+    margin_steps: int = 400
     targets: int = 9
     targeted_steps: int = 100
     cross_entropy_steps: int = 100
