@@ -487,7 +487,7 @@ def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
         "",
         f"### Over seeds, eps {radius_text(eps)}",
         "",
-        "Mean adversarial R@1 of independent trainings with its 95% t-interval.",
+        "Mean adversarial R@1 of independent trainings with its 95% t-interval, cut to [0, 1].",
         "",
         "| suite | loss | defence | trainings | R@1 |",
         "|---|---|---|---|---|",
@@ -497,7 +497,7 @@ def seeds_section(table: pd.DataFrame, eps: float) -> list[str]:
 
 def _with_mark(group: pd.DataFrame) -> tuple[float, str, float, float]:
     mean, low, high = over_seeds(group["r1"].tolist())
-    return mean, MARK if group["gates"].eq("fail").any() else "", low, high
+    return mean, MARK if group["gates"].eq("fail").any() else "", max(low, 0.0), min(high, 1.0)
 
 
 def norms_section(table: pd.DataFrame) -> list[str]:
