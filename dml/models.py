@@ -18,8 +18,6 @@ from dml.randomness import seeded_global
 
 def conv4(weights: str = "random") -> tuple[nn.Module, int]:
     """Four 3x3 convolutions (32-64-96-128) with pooling and BatchNorm, for pictures of 32 to 64 pixels."""
-    if weights != "random":
-        raise ValueError(f"weights is {weights!r}; conv4 starts from random")
     layers: list[nn.Module] = []
     channels = 3
     for width in (32, 64, 96, 128):
@@ -49,8 +47,8 @@ def resnet50(weights: str = "random") -> tuple[nn.Module, int]:
 
 
 def efficientnet_lite0(weights: str = "random") -> tuple[nn.Module, int]:
-    """timm's EfficientNet-Lite0 without its classifier: 3.4 million weights, a tenth of the work of a ResNet-18, for a
-    CPU. Its ImageNet weights come as a Python package with the environment; nothing is downloaded when it is built.
+    """timm's EfficientNet-Lite0 without its classifier: 3.4 million weights, a fifth of the multiplications of a
+    ResNet-18. Its ImageNet weights come as a Python package with the environment; nothing is downloaded to build it.
     """
     import timm
 
@@ -62,8 +60,6 @@ def efficientnet_lite0(weights: str = "random") -> tuple[nn.Module, int]:
         values = [value for name, value in stored.items() if not name.startswith("_fc.")]
         # The package has other names for the same layers in the same order.
         network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
-    elif weights != "random":
-        raise ValueError(f"weights is {weights!r}; efficientnet_lite0 starts from random or imagenet")
     return network, network.num_features
 
 
@@ -107,11 +103,17 @@ BACKBONES: dict[str, Callable[[str], tuple[nn.Module, int]]] = {
     "resnet50": resnet50,
     "efficientnet_lite0": efficientnet_lite0,
 }
-FILELESS = {  # what these start from; the others take a file too
+STARTS = {  # weights that training may start from; the backbones that are not here take a file too
     "conv4": ("random",),
     "pooled_conv4": ("random",),
     "efficientnet_lite0": ("random", "imagenet"),
 }
+
+
+def check_start(backbone: str, weights: str) -> None:
+    """Raises ValueError if a backbone cannot start from these weights."""
+    if weights not in (starts := STARTS.get(backbone, (weights,))):
+        raise ValueError(f"weights is {weights!r}; {backbone} starts from {' or '.join(starts)}")
 
 
 def pretrained_statistics(backbone: str) -> dict[str, list[float]]:
@@ -140,6 +142,7 @@ class Embedder(nn.Module):
 
     Raises:
         WeightsError: the weights cannot be downloaded, or the file holds others.
+        ValueError: the backbone cannot start from them.
     """
 
     def __init__(
@@ -153,6 +156,7 @@ class Embedder(nn.Module):
         freeze_batchnorm: bool = False,
     ) -> None:
         super().__init__()
+        check_start(backbone, weights)
         self.backbone, features = BACKBONES[backbone](weights)
         self.head = nn.Linear(features, dimension)
         self.register_buffer("mean", torch.tensor(mean or [0.0] * 3).view(1, 3, 1, 1))

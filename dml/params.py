@@ -22,7 +22,7 @@ from dml.checks import at_least, known
 from dml.datasets import SOURCES, Source
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
-from dml.models import BACKBONES, FILELESS, Embedder, build, pretrained_statistics
+from dml.models import BACKBONES, Embedder, build, check_start, pretrained_statistics
 from dml.paths import PARAMS, ROOT
 from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
@@ -97,8 +97,7 @@ class Model:
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
-        if self.weights not in (starts := FILELESS.get(self.backbone, (self.weights,))):
-            raise ValueError(f"weights is {self.weights!r}; {self.backbone} starts from {' or '.join(starts)}")
+        check_start(self.backbone, self.weights)
 
     def start(self, *, seed: int, **statistics: list[float]) -> Embedder:
         """The model that training begins with.

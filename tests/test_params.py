@@ -32,7 +32,10 @@ def test_every_loss_and_defence_has_a_recipe_in_glyphs() -> None:
     assert set(recipe.defenses) == set(DEFENSES)
 
 
-@pytest.mark.parametrize(("preset", "dataset"), [("paper", "sop"), ("field", "cub200"), ("photos", "flowers")])
+@pytest.mark.parametrize(
+    ("preset", "dataset"),
+    [("paper", "sop"), ("field", "cub200"), ("photos", "flowers"), ("photos_pretrained", "grocery")],
+)
 def test_every_preset_makes_a_recipe(preset: str, dataset: str) -> None:
     """As `<<: *preset` would: what a recipe shares comes from the preset, its data stay its own."""
     raw = load().raw
