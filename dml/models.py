@@ -40,7 +40,8 @@ def resnet50(weights: str = "random") -> tuple[nn.Module, int]:
 
 class LiteStages(nn.Module):
     """The mean over the picture of what stages 2 to 5 of an EfficientNet-Lite0 put out, side by side (B, 256), each
-    stage normalised by itself. Stages 6 and 7 see pictures of 64 pixels as 2 x 2 values and find alike ones no better.
+    stage normalised by itself. Stages 6 and 7, three quarters of the weights, see pictures of 64 pixels as 2 x 2 values
+    and are left out.
     """
 
     widths = (24, 40, 80, 112)

@@ -1,0 +1,117 @@
+"""Two gradient steps of the presets `paper` and `field` at their full batch: seconds a step and peak memory.
+
+A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
+Only the ImageNet weights (random ones instead) and the number of steps differ from a real run. On a machine without a
+GPU the networks of `paper` need about 20 GB of memory; each training runs in a process of its own.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dml import params
+from dml.datasets import load, prepare
+from dml.datasets.cub200 import CUB200, read_cub200
+from dml.models import best_device
+from dml.training import fit
+
+PRESETS = ("field", "paper")
+TRAININGS = (("contrastive", "standard"), ("triplet", "single_step"), ("triplet", "robust"))
+
+
+def draw(folder: Path) -> None:
+    """CUB_200_2011 as its publisher lays it out, with pictures of smooth noise."""
+    generator = np.random.default_rng(0)
+    train_classes, train_images, test_classes, test_images = CUB200.counts
+    labels = np.concatenate(
+        [
+            np.arange(train_images) % train_classes,
+            train_classes + np.arange(test_images) % test_classes,
+        ]
+    )
+    place = folder / "CUB_200_2011"
+    (place / "images").mkdir(parents=True)
+    names = [f"{label + 1:03d}.Bird_{label}" for label in range(train_classes + test_classes)]
+    for name in names:
+        (place / "images" / name).mkdir()
+    paths = [f"{names[label]}/{row}.jpg" for row, label in enumerate(np.sort(labels))]
+    for path in tqdm(paths, desc="drawing", unit="image", mininterval=5):
+        coarse = generator.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((320, 280), Image.Resampling.BILINEAR).save(place / "images" / path)
+    lists = {"images": paths, "image_class_labels": np.sort(labels) + 1, "classes": names}
+    for name, values in lists.items():
+        lines = [f"{number} {value}\n" for number, value in enumerate(values, 1)]
+        (place / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def train(preset: str, loss: str, defense: str, folder: Path) -> None:
+    """Two steps, and a line of what they took."""
+    changes = {f"recipes.cub200.{key}": value for key, value in params.load().raw["presets"][preset].items()}
+    changes |= {
+        "recipes.cub200.model.weights": "random",
+        "recipes.cub200.schedule.epochs": 1,
+        "recipes.cub200.schedule.batches": 2,
+    }
+    recipe = params.load(changes).recipe("cub200")
+    data, device = load(folder / "prepared"), best_device()
+    model = recipe.model.start(seed=0, **data.train.statistics()).to(device)
+    start = time.perf_counter()
+    history = fit(
+        model,
+        data.train,
+        recipe.losses[loss],
+        recipe.defenses[defense],
+        recipe.schedule,
+        seed=0,
+        validate=lambda model: {"natural": 0.0},
+        select="natural",
+        checkpoint=folder / "state.pt",
+        report=lambda line: None,
+    )
+    seconds = (time.perf_counter() - start) / 2
+    batch = recipe.schedule.classes * recipe.schedule.images_per_class
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {recipe.schedule.crop:4} px  {device}"
+        f"  loss {history.epochs[0]['loss']:.3f}  {seconds:6.1f} s a step  {memory:5.1f} GB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print a line for each training."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--one", nargs=4, metavar=("PRESET", "LOSS", "DEFENSE", "FOLDER"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        *training, folder = chosen.one
+        train(*training, Path(folder))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        draw(folder)
+        prepare(
+            read_cub200(folder),
+            folder / "prepared",
+            name="cub200",
+            size=256,
+            crop=224,
+            train_fraction=0.5,
+            validation_fraction=0.2,
+        )
+        for preset in chosen.presets:
+            for training in TRAININGS:
+                subprocess.run([sys.executable, __file__, "--one", preset, *training, temporary], check=True)
+
+
+if __name__ == "__main__":
+    main()
