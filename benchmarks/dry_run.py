@@ -1,8 +1,8 @@
 """Two gradient steps of the presets `paper` and `field` at their full batch: seconds a step and peak memory.
 
 A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
-Only the ImageNet weights (random ones instead) and the number of steps differ from a real run. On a machine without a
-GPU the networks of `paper` need about 20 GB of memory; each training runs in a process of its own.
+Random weights stand in for those of ImageNet, and nothing is validated; all else is as in a real run. Each training has
+a process of its own.
 """
 
 import argparse
@@ -31,22 +31,18 @@ def draw(folder: Path) -> None:
     """CUB_200_2011 as its publisher lays it out, with pictures of smooth noise."""
     generator = np.random.default_rng(0)
     train_classes, train_images, test_classes, test_images = CUB200.counts
-    labels = np.concatenate(
-        [
-            np.arange(train_images) % train_classes,
-            train_classes + np.arange(test_images) % test_classes,
-        ]
-    )
+    halves = np.arange(train_images) % train_classes, train_classes + np.arange(test_images) % test_classes
+    labels = np.sort(np.concatenate(halves))
     place = folder / "CUB_200_2011"
     (place / "images").mkdir(parents=True)
     names = [f"{label + 1:03d}.Bird_{label}" for label in range(train_classes + test_classes)]
     for name in names:
         (place / "images" / name).mkdir()
-    paths = [f"{names[label]}/{row}.jpg" for row, label in enumerate(np.sort(labels))]
+    paths = [f"{names[label]}/{row}.jpg" for row, label in enumerate(labels)]
     for path in tqdm(paths, desc="drawing", unit="image", mininterval=5):
         coarse = generator.integers(0, 255, (10, 12, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((320, 280), Image.Resampling.BILINEAR).save(place / "images" / path)
-    lists = {"images": paths, "image_class_labels": np.sort(labels) + 1, "classes": names}
+    lists = {"images": paths, "image_class_labels": labels + 1, "classes": names}
     for name, values in lists.items():
         lines = [f"{number} {value}\n" for number, value in enumerate(values, 1)]
         (place / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
@@ -54,8 +50,7 @@ def draw(folder: Path) -> None:
 
 def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     """Two steps, and a line of what they took."""
-    changes = {f"recipes.cub200.{key}": value for key, value in params.load().raw["presets"][preset].items()}
-    changes |= {
+    changes = params.preset(preset, "cub200") | {
         "recipes.cub200.model.weights": "random",
         "recipes.cub200.schedule.epochs": 1,
         "recipes.cub200.schedule.batches": 2,

@@ -247,6 +247,11 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     return params
 
 
+def preset(name: str, dataset: str) -> dict[str, Any]:
+    """Changes for :func:`load` that put a preset into a dataset's recipe, as ``<<: *name`` does in the file."""
+    return {f"recipes.{dataset}.{key}": value for key, value in load().raw["presets"][name].items()}
+
+
 def _suite(raw: Any, where: str) -> Suite:
     settings = dict(_mapping(raw, where))
     if "kind" not in settings:

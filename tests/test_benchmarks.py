@@ -201,9 +201,7 @@ def test_from_the_archive_to_an_attacked_model(layout: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(("preset", "dataset", "layout"), [("paper", "cub200", "cub tgz"), ("field", "sop", "sop zip")])
 def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_path: Path) -> None:
     """What runs on the day that the real archive lies there, but for random weights, few classes and two steps."""
-    base = params.load()
-    changes = {f"recipes.{dataset}.{key}": value for key, value in base.raw["presets"][preset].items()}
-    changes |= {
+    changes = params.preset(preset, dataset) | {
         f"recipes.{dataset}.model.weights": "random",
         f"recipes.{dataset}.schedule.epochs": 1,
         f"recipes.{dataset}.schedule.batches": 2,

@@ -32,16 +32,12 @@ def test_every_loss_and_defence_has_a_recipe_in_glyphs() -> None:
     assert set(recipe.defenses) == set(DEFENSES)
 
 
-@pytest.mark.parametrize(
-    ("preset", "dataset"),
-    [("paper", "sop"), ("field", "cub200"), ("photos", "flowers")],
-)
+@pytest.mark.parametrize(("preset", "dataset"), [("paper", "sop"), ("field", "cub200"), ("photos", "flowers")])
 def test_every_preset_makes_a_recipe(preset: str, dataset: str) -> None:
     """As `<<: *preset` would: what a recipe shares comes from the preset, its data stay its own."""
     raw = load().raw
     side = 128 if preset == "photos" else raw["recipes"][dataset]["data"]["size"]
-    changes = {f"recipes.{dataset}.{key}": value for key, value in raw["presets"][preset].items()}
-    recipe = load(changes | {f"recipes.{dataset}.data.size": side}).recipe(dataset)
+    recipe = load(params.preset(preset, dataset) | {f"recipes.{dataset}.data.size": side}).recipe(dataset)
     assert recipe.model.backbone == raw["presets"][preset]["model"]["backbone"]
     assert set(recipe.losses) == set(LOSSES)
     assert set(recipe.defenses) == set(DEFENSES)
