@@ -2,7 +2,7 @@
 
 A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
 Random weights stand in for those of ImageNet, and nothing is validated; all else is as in a real run. Each training has
-a process of its own.
+a process of its own. Without a GPU, on two cores, a step of `paper` took 35 to 189 seconds and up to 21 GB.
 """
 
 import argparse
