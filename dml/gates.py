@@ -55,7 +55,7 @@ def check(
         groups: the attacks of the suite.
         stronger: the same with twice the steps.
         outcomes: what the suite left, see :func:`dml.robustness.attack`.
-        eps: the radius that the claim is about.
+        eps: the radius to look at, see :func:`telling_radius`.
         seed: of the random starts.
         surrogates: other models on the same images, by name, whose fooling pictures are tried on this one.
         square_tries: of the black-box attack.
@@ -68,9 +68,8 @@ def check(
         ``gate, measured, limit, passed``, a row a gate. Shares are of the queries looked at; the limit of most is
         the standard error of the R@1 that the suite left.
     """
-    worst = outcomes[outcomes["attack"] == "worst"]
-    rows = np.sort(worst["query"].unique())[:: max(1, worst["query"].nunique() // QUERIES)][:QUERIES]
-    left = worst[np.isclose(worst["eps"], eps) & worst["query"].isin(rows)].set_index("query")["r1"].reindex(rows)
+    rows = _looked_at(outcomes)
+    left = _left(outcomes, rows, eps)
     if left.isna().any():
         raise ValueError(f"the suite did not attack at eps {radius_text(eps)}, which the gates are to be run at")
     error = standard_error(int(left.sum()), len(left))
@@ -104,6 +103,28 @@ def check(
     verdict = "all hold" if failed.empty else "not held: " + "; ".join(failed)
     report(f"{len(table)} gates at eps {radius_text(eps)}, {len(rows)} queries: {verdict}")
     return table
+
+
+def telling_radius(outcomes: pd.DataFrame) -> float:
+    """The largest radius at which the gates can fail: where the suite left more of the queries that they look at
+    standing than may fall to them. The smallest radius where there is none.
+    """
+    rows, radii = _looked_at(outcomes), sorted(outcomes.loc[outcomes["attack"] == "worst", "eps"].unique())
+    standing = {eps: int(_left(outcomes, rows, eps).sum()) for eps in radii}
+    telling = [eps for eps in radii if standing[eps] / len(rows) > standard_error(standing[eps], len(rows))]
+    return float(max(telling, default=radii[0]))
+
+
+def _looked_at(outcomes: pd.DataFrame) -> np.ndarray:
+    """The rows of the attacked queries that the gates look at, evenly spaced among all."""
+    rows = np.sort(outcomes["query"].unique())
+    return rows[:: max(1, len(rows) // QUERIES)][:QUERIES]
+
+
+def _left(outcomes: pd.DataFrame, rows: np.ndarray, eps: float) -> pd.Series:
+    """Whether the suite left these queries standing at one radius; NaN where it did not attack them at it."""
+    at_eps = outcomes[(outcomes["attack"] == "worst") & np.isclose(outcomes["eps"], eps)]
+    return at_eps.set_index("query")["r1"].reindex(rows)
 
 
 def _fooled(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, name: str) -> np.ndarray:

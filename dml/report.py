@@ -311,17 +311,18 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
             f"### Gates, suite `{suite}`",
             "",
             "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of the queries that "
-            "the gates look at; those that *fall* stood under the suite.",
+            "the gates look at; those that *fall* stood under the suite at the eps given.",
             "",
-            "| model | " + " | ".join(names) + " |",
-            "|---|" + "---|" * len(names),
+            "| model | eps | " + " | ".join(names) + " |",
+            "|---|---|" + "---|" * len(names),
         ]
         for record in own:
             cells = [
                 "; ".join(_gate(gate) for gate in record["gates"] if _general(gate["gate"]) == name) or "–"
                 for name in names
             ]
-            lines.append(f"| {_model(record, own)} | " + " | ".join(cells) + " |")
+            radius = radius_text(record["gates_eps"])
+            lines.append(f"| {_model(record, own)} | {radius} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -576,9 +577,9 @@ def page(
         "out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
         "that of the pictures they found.",
         "",
-        f"Claims are judged by suites with gates alone. Gates look, at eps {radius_text(radii[0])}, for signs that the "
-        f"attack failed rather than the attacker; {MARK} marks a model with one that does not hold: nothing is then "
-        "judged.",
+        "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
+        f"attacker, at the largest eps at which enough queries stand to tell; {MARK} marks a model with one that does "
+        "not hold: nothing is then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):

@@ -10,6 +10,7 @@ from dml import gates
 from dml.datasets import Split
 from dml.models import Embedder, build
 from dml.retrieval import Search
+from dml.statistics import standard_error
 from dml.suites import Auto
 
 EPS = 0.06
@@ -93,13 +94,31 @@ def test_a_saturated_model_is_caught(trained: tuple[Embedder, Split]) -> None:
     assert not table.loc["queries without a gradient", "passed"]
 
 
-def test_a_rise_with_eps_is_caught() -> None:
-    def rows(attack: str, eps: float, left: int) -> pd.DataFrame:
-        r1 = (np.arange(100) < left).astype(int)
-        return pd.DataFrame({"query": np.arange(100), "attack": attack, "eps": eps, "r1": r1})
+def standing(attack: str, eps: float, left: int) -> pd.DataFrame:
+    r1 = (np.arange(100) < left).astype(int)
+    return pd.DataFrame({"query": np.arange(100), "attack": attack, "eps": eps, "r1": r1})
 
-    falling = pd.concat([rows("none", 0.0, 90), rows("worst", 0.1, 60), rows("worst", 0.2, 30)])
-    rising = pd.concat([rows("none", 0.0, 90), rows("worst", 0.1, 30), rows("worst", 0.2, 60)])
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [((60, 30), 0.2), ((60, 2), 0.2), ((60, 1), 0.1), ((60, 0), 0.1), ((0, 0), 0.1), ((1, 1), 0.1)],
+)
+def test_gates_look_where_they_can_fail(left: tuple[int, int], expected: float) -> None:
+    outcomes = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, left[0]), standing("worst", 0.2, left[1])])
+    assert gates.telling_radius(outcomes) == expected
+
+
+def test_a_gate_can_fail_where_gates_look_and_not_beyond() -> None:
+    for left in range(101):
+        outcomes = standing("worst", 0.1, left)
+        can_fail = left / 100 > standard_error(left, 100)
+        both = pd.concat([outcomes, standing("worst", 0.05, 100)])
+        assert gates.telling_radius(both) == (0.1 if can_fail else 0.05)
+
+
+def test_a_rise_with_eps_is_caught() -> None:
+    falling = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 60), standing("worst", 0.2, 30)])
+    rising = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 30), standing("worst", 0.2, 60)])
     assert gates._falls(falling, 0.05).passed
     found = gates._falls(rising, 0.05)
     assert not found.passed

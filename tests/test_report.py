@@ -43,6 +43,7 @@ def record(loss: str, defense: str, natural: float, left: int, suite: str = "qui
         "natural": {"r1": natural, "map_r": 0.55},
         "rows": rows,
         "gates": [{"gate": "g", "measured": 0.0, "limit": 0.1, "passed": True}],
+        "gates_eps": 8 / 255,
         "standing": {},
         "device": "CPU",
         "seconds": {"training": 1.0, "attack": 2.0},
@@ -168,8 +169,8 @@ def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
     assert "| triplet | robust | 0.880 | 0.550 | **0.500**† (0.451 to 0.549)" in text
     assert "| triplet | single step | 0.890 | 0.550 | **0.200** (" in text
     assert "| None is judged | gates do not hold, or were not run: contrastive, robust; triplet, robust |" in text
-    assert "| triplet, robust† | **0.200** (0.050) |" in text, "what does not hold is bold"
-    assert "| triplet, standard | 0.200 (0.050) |" in text
+    assert "| triplet, robust† | 8/255 | **0.200** (0.050) |" in text, "what does not hold is bold"
+    assert "| triplet, standard | 8/255 | 0.200 (0.050) |" in text
     plots.theme()
     figure = plots.headline(table, [("attacked", 8 / 255)])
     assert [text.get_text() for text in figure.axes[0].texts].count("0.50†") == 1
@@ -221,7 +222,7 @@ def test_trainings_of_several_seeds_are_pooled(records: list[dict[str, Any]]) ->
     assert "400 queries of 2 trainings" not in text
     assert "### Suite `quick`, eps 8/255, 800 queries of 2 trainings" in text
     assert "| triplet | standard | robust | 8 | 0 | 5 | 0.0625 |" in text
-    assert "| triplet, robust, seed 1 | 0.000 (0.100) |" in text
+    assert "| triplet, robust, seed 1 | 8/255 | 0.000 (0.100) |" in text
 
 
 def test_the_page_says_what_is_found_without_learning(records: list[dict[str, Any]]) -> None:
