@@ -61,7 +61,7 @@ class LiteStages(nn.Module):
 
 
 def lite0_stages(weights: str = "random") -> tuple[nn.Module, int]:
-    """:class:`LiteStages` of :func:`efficientnet_lite0`, for pictures of 64 pixels and more."""
+    """:class:`LiteStages` of :func:`efficientnet_lite0`, for pictures of about 64 pixels."""
     return LiteStages(efficientnet_lite0(weights)), sum(LiteStages.widths)
 
 
