@@ -37,6 +37,7 @@ COLUMNS = [
 KEYS = ["dataset", "loss", "defense", "seed", "suite"]
 MODEL = ["dataset", "loss", "defense", "suite"]  # what the trainings of several seeds share
 BASE = ["dataset", "suite", "loss"]  # what a model shares with the undefended one it is compared with
+FEW = 5  # queries of an undefended model; where fewer stand, a factor over them is an accident of the sample
 MARK = "†"  # beside a figure whose gates do not all hold
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "dvc")
 
@@ -144,9 +145,9 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
 
     Returns:
         ``dataset, suite, loss, defense, trainings, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
-        gates, factor, bound``. The factor of an undefended model is undefined. Where none of the undefended model's
-        queries stood, ``bound`` is true and the factor is the least that the sample allows: the lower end of the
-        model's interval over the upper end of the undefended one's.
+        gates, factor, bound``. The factor of an undefended model is undefined. Where fewer than ``FEW`` of the
+        undefended model's queries stood, ``bound`` is true and the factor is the least that the sample allows: the
+        lower end of the model's interval over the upper end of the undefended one's.
     """
     natural = pd.DataFrame(
         [
@@ -163,9 +164,9 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     worst = pooled[(pooled["attack"] == "worst") & np.isclose(pooled["eps"], eps)]
     found = worst.rename(columns={"map_r": "adversarial_map_r"}).merge(natural, on=MODEL)
     found = found.rename(columns={"natural_map_r": "map_r"})
-    base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high"]]
+    base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high", "queries"]]
     found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
-    found["bound"] = found["r1_standard"] == 0
+    found["bound"] = found["r1_standard"] * found["queries_standard"] < FEW - 0.5
     found["factor"] = np.where(
         found["bound"], found["r1_low"] / found["r1_high_standard"], found["r1"] / found["r1_standard"]
     )
@@ -571,8 +572,8 @@ def page(
         "",
         "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
-        "attacked queries. The *factor* is over the undefended model of the same loss; where none of that model's "
-        "queries stood, it is the least that the sample allows. Where a model was trained with several seeds, natural "
+        "attacked queries. The *factor* is over the undefended model of the same loss; where fewer than "
+        f"{FEW} of that model's queries stood, it is the least that the sample allows. Where a model was trained with several seeds, natural "
         "figures are their mean and the queries of all, drawn anew for each, are counted together; the interval leaves "
         "out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
         "that of the pictures they found.",
