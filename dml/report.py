@@ -572,10 +572,10 @@ def page(
         "",
         "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
-        "attacked queries. The *factor* is over the undefended model of the same loss; where fewer than "
-        f"{FEW} of that model's queries stood, it is the least that the sample allows. Where a model was trained with several seeds, natural "
-        "figures are their mean and the queries of all, drawn anew for each, are counted together; the interval leaves "
-        "out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
+        f"attacked queries. The *factor* is over the undefended model of the same loss; where fewer than {FEW} of that "
+        "model's queries stood, it is the least that the sample allows. Where a model was trained with several seeds, "
+        "natural figures are their mean and the queries of all, drawn anew for each, are counted together; the "
+        "interval leaves out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
         "that of the pictures they found.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "

@@ -98,6 +98,15 @@ def test_factors_are_over_the_undefended_model_of_the_same_loss(records: list[di
     assert list(found.index[:3]) == [("contrastive", d) for d in ("standard", "robust", "single_step")]
 
 
+@pytest.mark.parametrize(("stood", "bound"), [(0, True), (4, True), (5, False)])
+def test_a_factor_over_few_queries_is_a_bound(stood: int, bound: bool) -> None:
+    both = [record("triplet", "standard", 0.9, stood), record("triplet", "robust", 0.9, 200)]
+    found = report.comparison(report.metrics(both), both, 8 / 255).set_index("defense")
+    assert found.loc["robust", "bound"] == bound
+    least = found.loc["robust", "r1_low"] / found.loc["standard", "r1_high"]
+    assert found.loc["robust", "factor"] == pytest.approx(least if bound else 200 / stood)
+
+
 def test_verdicts_say_what_fails(records: list[dict]) -> None:
     found = report.comparison(report.metrics(records), records, 8 / 255)
     judged = {row.claim.split()[0] + row.claim.split()[2]: row for row in report.verdicts(found, 8 / 255)}
