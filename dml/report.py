@@ -575,8 +575,8 @@ def page(
         f"attacked queries. The *factor* is over the undefended model of the same loss; where fewer than {FEW} of that "
         "model's queries stood, it is the least that the sample allows. Where a model was trained with several seeds, "
         "natural figures are their mean and the queries of all, drawn anew for each, are counted together; the "
-        "interval leaves out how trainings differ, which the section over seeds gives. The attacks aim at R@1: *adversarial MAP@R* is "
-        "that of the pictures they found.",
+        "interval leaves out how trainings differ, which the section over seeds gives. The attacks aim at R@1: "
+        "*adversarial MAP@R* is that of the pictures they found.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
         f"attacker, at the largest eps at which enough queries stand to tell; {MARK} marks a model with one that does "
