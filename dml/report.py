@@ -166,7 +166,7 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     found = found.rename(columns={"natural_map_r": "map_r"})
     base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high", "queries"]]
     found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
-    found["bound"] = found["r1_standard"] * found["queries_standard"] < FEW - 0.5
+    found["bound"] = (found["r1_standard"] * found["queries_standard"]).round() < FEW
     found["factor"] = np.where(
         found["bound"], found["r1_low"] / found["r1_high_standard"], found["r1"] / found["r1_standard"]
     )
@@ -579,8 +579,9 @@ def page(
         "*adversarial MAP@R* is that of the pictures they found.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
-        f"attacker, at the largest eps at which enough queries stand to tell; {MARK} marks a model with one that does "
-        "not hold: nothing is then judged.",
+        "attacker, on a hundred of the attacked queries, at the largest eps at which enough of them stand for a gate to "
+        "fail. Where there is none, they look at the smallest and say little; nor do they speak of a larger eps than "
+        f"theirs. {MARK} marks a model with one that does not hold: nothing is then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):
