@@ -580,8 +580,8 @@ def page(
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
         "attacker, on a hundred of the attacked queries, at the largest eps at which enough of them stand for a gate "
-        "to fail. Where there is none, they look at the smallest and say little; nor do they speak of a larger eps than "
-        f"theirs. {MARK} marks a model with one that does not hold: nothing is then judged.",
+        "to fail. Where there is none, they look at the smallest and say little; nor do they speak of a larger eps "
+        f"than theirs. {MARK} marks a model with one that does not hold: nothing is then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):
