@@ -57,7 +57,7 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     }
     recipe = params.load(changes).recipe("cub200")
     data, device = load(folder / "prepared"), best_device()
-    model = recipe.model.start(seed=0, **data.train.statistics()).to(device)
+    model = recipe.model.start(data.train, seed=0).to(device)
     start = time.perf_counter()
     history = fit(
         model,

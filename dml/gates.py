@@ -21,16 +21,17 @@ from dml.robustness import Group, Worst, chunk_size_for
 from dml.sampling import to_float
 from dml.statistics import standard_error
 
-QUERIES = 100  # of the attacked ones, that the gates look at
+QUERIES = 100  # at most, of each kind that the gates look at
 WHOLE_RANGE = 0.5  # radius at which every picture can be made plain grey: nothing can be left to retrieve by
 STEP_SIZES = (0.125, 0.5, 2.0)  # of equal steps, in units of eps
 FLAT = 0.05  # share of queries whose gradient may be exactly zero
 
 
 class Gate(NamedTuple):
-    """One check: what was measured, the most it may be, and whether it held."""
+    """One check at a radius: what was measured, the most it may be, and whether it held."""
 
     gate: str
+    eps: float
     measured: float
     limit: float
     passed: bool
@@ -41,90 +42,68 @@ def check(
     groups: list[Group],
     stronger: list[Group],
     outcomes: pd.DataFrame,
-    eps: float,
     *,
     seed: int,
     surrogates: Mapping[str, Search],
     square_tries: int,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Run all gates on one model at one radius of the l-inf ball.
+    """Run all gates on one model, at every radius of the l-inf ball that a suite attacked.
+
+    What else fells the queries that the suite left standing is tried on a hundred of them, or on all if there are
+    fewer; the share that falls, times the R@1 that the suite left, is what that R@1 is too high by.
 
     Args:
         search: the model and its gallery.
         groups: the attacks of the suite.
         stronger: the same with twice the steps.
         outcomes: what the suite left, see :func:`dml.robustness.attack`.
-        eps: the radius to look at, see :func:`telling_radius`.
         seed: of the random starts.
         surrogates: other models on the same images, by name, whose fooling pictures are tried on this one.
         square_tries: of the black-box attack.
         report: receives a line when done.
 
-    Raises:
-        ValueError: the suite did not attack at this radius.
-
     Returns:
-        ``gate, measured, limit, passed``, a row a gate. Shares are of the queries looked at; the limit of most is
-        the standard error of the R@1 that the suite left.
+        ``gate, eps, measured, limit, passed``, a row a gate and radius. What is measured is a share of all attacked
+        queries; the limit of most is the standard error of the R@1 that the suite left.
     """
-    rows = _looked_at(outcomes)
-    left = _left(outcomes, rows, eps)
-    if left.isna().any():
-        raise ValueError(f"the suite did not attack at eps {radius_text(eps)}, which the gates are to be run at")
-    error = standard_error(int(left.sum()), len(left))
-    standing = left.index[left == 1].to_numpy()
-    aims = Aims(search.model, search.gallery)
-
-    def fallen(attacks: list[Attack], name: str) -> float:
-        """Share of all queries that the suite left standing and these attacks fool."""
-        return len(_fooled(search, standing, attacks, eps, seed, name)) / len(rows)
-
-    found = [_zero_radius(search, groups, rows, seed), _falls(outcomes, error)]
+    attacked = outcomes[outcomes["attack"] == "worst"]
+    some = evenly(np.sort(attacked["query"].unique()))
     whole = [method for _, methods in groups[:2] for method in methods]
-    share = 1 - len(_fooled(search, rows, whole, WHOLE_RANGE, seed, "whole range")) / len(rows)
-    found.append(Gate(f"R@1 left at eps {WHOLE_RANGE:g}", share, 0.0, share <= 0))
-
-    def extra(gate: str, attacks: list[Attack]) -> None:
-        measured = fallen(attacks, gate)
-        found.append(Gate(gate, measured, error, measured <= error))
-
-    extra("fall to twice the steps", [method for _, methods in stronger for method in methods])
-    sizes = [by_equal_steps(aims.margin, steps=20, size=size) for size in STEP_SIZES]
-    extra("fall to PGD with other step sizes", sizes)
-    extra("fall to random noise", [by_noise(aims.margin, draws=10)])
-    extra(f"fall to Square, {square_tries} tries", [by_square(aims.margin, tries=square_tries)])
+    share = 1 - len(_fooled(search, some, whole, WHOLE_RANGE, seed, "whole range")) / len(some)
+    found = [
+        _zero_radius(search, groups, some, seed),
+        _falls(outcomes),
+        Gate(f"R@1 left at eps {WHOLE_RANGE:g}", WHOLE_RANGE, share, 0.0, share <= 0),
+    ]
+    aims = Aims(search.model, search.gallery)
+    more: dict[str, list[Attack]] = {
+        "fall to twice the steps": [method for _, methods in stronger for method in methods],
+        "fall to PGD with other step sizes": [by_equal_steps(aims.margin, steps=20, size=size) for size in STEP_SIZES],
+        "fall to random noise": [by_noise(aims.margin, draws=10)],
+        f"fall to Square, {square_tries} tries": [by_square(aims.margin, tries=square_tries)],
+    }
     for name, surrogate in surrogates.items():
         attack = by_apgd(Aims(surrogate.model, surrogate.gallery).margin, steps=20, goal=None)
-        extra(f"fall to pictures that fool {name}", [attack])
-    found.append(_zero_gradients(search, rows, eps, seed))
+        more[f"fall to pictures that fool {name}"] = [attack]
+    for eps, left in attacked.groupby("eps"):
+        standing = np.sort(left.loc[left["r1"] == 1, "query"].to_numpy())
+        tried = evenly(standing)
+        error = standard_error(len(standing), len(left))
+        for gate, attacks in more.items():
+            fallen = len(_fooled(search, tried, attacks, float(eps), seed, gate)) / max(1, len(tried))
+            measured = fallen * len(standing) / len(left)
+            found.append(Gate(gate, float(eps), measured, error, measured <= error))
+        found.append(_zero_gradients(search, some, float(eps), seed))
     table = pd.DataFrame(found)
-    failed = table.loc[~table["passed"], "gate"]
-    verdict = "all hold" if failed.empty else "not held: " + "; ".join(failed)
-    report(f"{len(table)} gates at eps {radius_text(eps)}, {len(rows)} queries: {verdict}")
+    failed = [f"{gate.gate}, eps {radius_text(gate.eps)}" for gate in found if not gate.passed]
+    report(f"{len(table)} gates: {'not held: ' + '; '.join(failed) if failed else 'all hold'}")
     return table
 
 
-def telling_radius(outcomes: pd.DataFrame) -> float:
-    """The largest radius at which the gates can fail: where the suite left more of the queries that they look at
-    standing than may fall to them. The smallest radius where there is none.
-    """
-    rows, radii = _looked_at(outcomes), sorted(outcomes.loc[outcomes["attack"] == "worst", "eps"].unique())
-    standing = {eps: int(_left(outcomes, rows, eps).sum()) for eps in radii}
-    telling = [eps for eps in radii if standing[eps] / len(rows) > standard_error(standing[eps], len(rows))]
-    return float(max(telling, default=radii[0]))
-
-
-def _looked_at(outcomes: pd.DataFrame) -> np.ndarray:
-    """The rows of the attacked queries that the gates look at, evenly spaced among all."""
-    rows = np.sort(outcomes["query"].unique())
-    return rows[:: max(1, len(rows) // QUERIES)][:QUERIES]
-
-
-def _left(outcomes: pd.DataFrame, rows: np.ndarray, eps: float) -> pd.Series:
-    """Whether the suite left these queries standing at one radius; NaN where it did not attack them at it."""
-    at_eps = outcomes[(outcomes["attack"] == "worst") & np.isclose(outcomes["eps"], eps)]
-    return at_eps.set_index("query")["r1"].reindex(rows)
+def evenly(rows: np.ndarray) -> np.ndarray:
+    """At most ``QUERIES`` of some rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int)]
 
 
 def _fooled(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, name: str) -> np.ndarray:
@@ -146,15 +125,17 @@ def _zero_radius(search: Search, groups: list[Group], rows: np.ndarray, seed: in
     for name, methods in groups:
         attacked = methods[0](images, queries, Linf(0.0), torch_generator(seed, "gate", "eps 0", name))
         changed = max(changed, float((attacked != images).flatten(1).any(1).float().mean()))
-    return Gate("pictures changed at eps 0", changed, 0.0, changed == 0)
+    return Gate("pictures changed at eps 0", 0.0, changed, 0.0, changed == 0)
 
 
-def _falls(outcomes: pd.DataFrame, error: float) -> Gate:
-    """A larger ball contains a smaller one: R@1 must not rise with eps."""
+def _falls(outcomes: pd.DataFrame) -> Gate:
+    """A larger ball contains a smaller one: R@1 must not rise with eps by more than its standard error."""
     natural = outcomes[outcomes["attack"] == "none"].assign(eps=0.0)
-    left = pd.concat([natural, outcomes[outcomes["attack"] == "worst"]]).groupby("eps")["r1"].mean()
-    rise = float(max(0.0, left.diff().max())) if len(left) > 1 else 0.0
-    return Gate("rise of R@1 with eps", rise, error, rise <= error)
+    left = pd.concat([natural, outcomes[outcomes["attack"] == "worst"]]).groupby("eps")["r1"].agg(["sum", "count"])
+    rise = (left["sum"] / left["count"]).diff().iloc[1:]
+    eps = rise.idxmax()
+    measured, error = max(0.0, float(rise[eps])), standard_error(*left.loc[eps].astype(int))
+    return Gate("rise of R@1 with eps", float(eps), measured, error, measured <= error)
 
 
 def _zero_gradients(search: Search, rows: np.ndarray, eps: float, seed: int) -> Gate:
@@ -166,4 +147,4 @@ def _zero_gradients(search: Search, rows: np.ndarray, eps: float, seed: int) -> 
         start = Linf(eps).start(images, torch_generator(seed, "gate", "gradients", first))
         gradients.append(slope(aims.margin(start, search.queries(chunk)), start)[1])
     share = float((torch.cat(gradients).flatten(1) == 0).all(1).float().mean())
-    return Gate("queries without a gradient", share, FLAT, share <= FLAT)
+    return Gate("queries without a gradient", eps, share, FLAT, share <= FLAT)

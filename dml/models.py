@@ -61,7 +61,7 @@ class LiteStages(nn.Module):
 
 
 def lite0_stages(weights: str = "random") -> tuple[nn.Module, int]:
-    """:class:`LiteStages` of :func:`efficientnet_lite0`, for pictures of about 64 pixels."""
+    """:class:`LiteStages` of :func:`efficientnet_lite0`, for pictures of 32 to 64 pixels."""
     return LiteStages(efficientnet_lite0(weights)), sum(LiteStages.widths)
 
 
@@ -180,10 +180,14 @@ class Embedder(nn.Module):
         self.freeze_batchnorm = freeze_batchnorm
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """What the head gets of pictures: the backbone's output (B, features)."""
         images = images.contiguous(memory_format=torch.channels_last)  # convolutions run up to 3x faster so
+        return self.backbone((images - self.mean) / self.std)
+
+    def forward(self, images: Tensor) -> Tensor:
         # Distances are taken in full precision, also where the layers before them compute in less.
-        return F.normalize(self.head(self.backbone((images - self.mean) / self.std)).float(), dim=1)
+        return F.normalize(self.head(self.features(images)).float(), dim=1)
 
     def train(self, mode: bool = True) -> "Embedder":
         super().train(mode)

@@ -19,7 +19,7 @@ import pydantic
 import yaml
 
 from dml.checks import at_least, known
-from dml.datasets import SOURCES, Source
+from dml.datasets import SOURCES, Source, Split
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
 from dml.models import BACKBONES, Embedder, build, check_start, pretrained_statistics
@@ -27,6 +27,7 @@ from dml.paths import PARAMS, ROOT
 from dml.schedule import Schedule
 from dml.suites import SUITES, Auto, Suite
 from dml.tuples import MINERS
+from dml.whitening import whiten
 
 SMALLEST = {"conv4": 16}  # side of a picture, pixels, of which one is left after all halving
 
@@ -87,34 +88,38 @@ class Model:
         dimension: length of an embedding.
         weights: that training starts from: ``random``, ``imagenet``, or a file below the project root.
         freeze_batchnorm: leave BatchNorm at its running statistics in training.
+        whiten: begin with a head that whitens the backbone's features of the training pictures, not a random one.
     """
 
     backbone: str
     dimension: int
     weights: str = "random"
     freeze_batchnorm: bool = False
+    whiten: bool = False
 
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
         check_start(self.backbone, self.weights)
 
-    def start(self, *, seed: int, **statistics: list[float]) -> Embedder:
+    def start(self, split: Split, *, seed: int) -> Embedder:
         """The model that training begins with.
 
         Args:
+            split: the training pictures, by whose mean and deviation pictures are normalised; pretrained weights keep
+                those that they were trained with.
             seed: of what is initialised at random.
-            statistics: mean and std of the training pictures; pretrained weights keep those they were trained with.
         """
         word = self.weights in ("random", "imagenet")
-        return build(
+        model = build(
             self.backbone,
             self.dimension,
             seed=seed,
             weights=self.weights if word else str(ROOT / self.weights),
             freeze_batchnorm=self.freeze_batchnorm,
-            **(statistics if self.weights == "random" else pretrained_statistics(self.backbone)),
+            **(split.statistics() if self.weights == "random" else pretrained_statistics(self.backbone)),
         )
+        return whiten(model, split) if self.whiten else model
 
     def empty(self) -> Embedder:
         """A model of this architecture to load trained weights into."""

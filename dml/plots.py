@@ -182,15 +182,16 @@ def attacks_compared(table: pd.DataFrame, *, title: str) -> Figure:
 
     Args:
         table: ``attack, r1, r1_low, r1_high``, a row an attack in the order of drawing.
-        title: above the axes.
+        title: above the figure.
     """
     labels = table["attack"].replace({"none": "none (natural)", "worst": "all of these"})
     figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(table) + 1.2))
     y = np.arange(len(table))[::-1]
     error = [table["r1"] - table["r1_low"], table["r1_high"] - table["r1"]]
     axes.errorbar(table["r1"], y, xerr=error, fmt="o", color=COLORS["robust"], ecolor="grey", capsize=2)
-    axes.set(yticks=y, yticklabels=labels, xlim=(-0.03, 1.03), xlabel="R@1 left", title=title)
+    axes.set(yticks=y, yticklabels=labels, xlim=(-0.03, 1.03), xlabel="R@1 left")
     axes.grid(axis="y", visible=False)
+    figure.suptitle(title)  # of the figure: the axes, beside long names, are too narrow for it
     figure.tight_layout()
     return figure
 

@@ -232,7 +232,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
             Verdict(
                 f"Robust training gives at least 5 times the adversarial R@1 of the undefended model {at}",
                 _each(robust, lambda row: f"{factor_text(row.factor, row.bound)} ({row.r1:.3f})"),
-                _judge(robust["factor"] >= 5),
+                _judge(robust["factor"] >= 5, unknown=robust["bound"]),
             )
         )
         ratio = robust["natural"] / standard["natural"].reindex(robust.index)
@@ -256,8 +256,13 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
     return judged
 
 
-def _judge(holds: pd.Series) -> str:
-    return "holds" if holds.all() else "fails" if not holds.any() else "holds in part"
+def _judge(holds: pd.Series, unknown: pd.Series | bool = False) -> str:
+    """``unknown``: where it was not measured that a claim that does not hold fails."""
+    if holds.all():
+        return "holds"
+    if holds.any():
+        return "holds in part"
+    return "not shown" if np.all(unknown) else "fails"
 
 
 def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
@@ -311,19 +316,28 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
             "",
             f"### Gates, suite `{suite}`",
             "",
-            "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of the queries that "
-            "the gates look at; those that *fall* stood under the suite at the eps given.",
+            "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of all attacked "
+            "queries, estimated on at most a hundred; those that *fall* stood under the suite.",
             "",
-            "| model | eps | " + " | ".join(names) + " |",
-            "|---|---|" + "---|" * len(names),
+            "| model | eps | stand | " + " | ".join(names) + " |",
+            "|---|---|---|" + "---|" * len(names),
         ]
         for record in own:
-            cells = [
-                "; ".join(_gate(gate) for gate in record["gates"] if _general(gate["gate"]) == name) or "–"
-                for name in names
-            ]
-            radius = radius_text(record["gates_eps"])
-            lines.append(f"| {_model(record, own)} | {radius} | " + " | ".join(cells) + " |")
+            radii = sorted(row["eps"] for row in record["rows"] if row["attack"] == "worst")
+            for eps in radii:
+                # What was measured at a radius that is none of the suite's stands in the model's first row.
+                here = [
+                    gate
+                    for gate in record["gates"]
+                    if gate["eps"] == eps or (eps == radii[0] and gate["eps"] not in radii)
+                ]
+                cells = ["; ".join(_gate(gate) for gate in here if _general(gate["gate"]) == name) for name in names]
+                stand = record["standing"][f"{eps:.6f}"]
+                lines.append(
+                    f"| {_model(record, own)} | {radius_text(eps)} | {stand.count('1'):,} of {len(stand):,} | "
+                    + " | ".join(cells)
+                    + " |"
+                )
     return lines
 
 
@@ -579,9 +593,8 @@ def page(
         "*adversarial MAP@R* is that of the pictures they found.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
-        "attacker, on a hundred of the attacked queries, at the largest eps at which enough of them stand for a gate "
-        "to fail. Where there is none, they look at the smallest and say little; nor do they speak of a larger eps "
-        f"than theirs. {MARK} marks a model with one that does not hold: nothing is then judged.",
+        "attacker: what else fells the queries that stand, at every radius, may change R@1 by no more than its "
+        f"standard error. {MARK} marks a model with one that does not hold: nothing is then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):

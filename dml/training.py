@@ -177,7 +177,7 @@ def _fingerprint(
         digest.update(source.read_bytes())
     digest.update(split.labels.tobytes())
     digest.update(np.ascontiguousarray(split.images[:: max(1, len(split) // 64)]).tobytes())
-    digest.update(repr(model).encode())
+    digest.update((repr(model) + models.digest(model)).encode())
     return digest.hexdigest()
 
 

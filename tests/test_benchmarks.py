@@ -213,7 +213,7 @@ def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_pa
     prepare(PLACES[layout](tmp_path), tmp_path / "out", name=dataset, size=256, crop=224, **HALVES)
     data = load(tmp_path / "out")
     for loss, defense in (("contrastive", "standard"), ("triplet", "robust"), ("triplet", "single_step")):
-        model = recipe.model.start(seed=0, **data.train.statistics())
+        model = recipe.model.start(data.train, seed=0)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         history = fit(
             model,

@@ -61,7 +61,6 @@ def run(model: nn.Module, split: Split, surrogates: dict[str, Search] | None = N
         SUITE.groups(search),
         SUITE.doubled().groups(search),
         outcomes,
-        EPS,
         seed=0,
         surrogates=surrogates or {},
         square_tries=100,
@@ -99,34 +98,47 @@ def standing(attack: str, eps: float, left: int) -> pd.DataFrame:
     return pd.DataFrame({"query": np.arange(100), "attack": attack, "eps": eps, "r1": r1})
 
 
-@pytest.mark.parametrize(
-    ("left", "expected"),
-    [((60, 30), 0.2), ((60, 2), 0.2), ((60, 1), 0.1), ((60, 0), 0.1), ((0, 0), 0.1), ((1, 1), 0.1)],
-)
-def test_gates_look_where_they_can_fail(left: tuple[int, int], expected: float) -> None:
-    outcomes = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, left[0]), standing("worst", 0.2, left[1])])
-    assert gates.telling_radius(outcomes) == expected
+def test_the_gates_look_at_every_radius_and_at_queries_that_stand(trained: tuple[Embedder, Split]) -> None:
+    """Queries that are marked as standing, though nothing was run on them, fall to anything: the share of all."""
+    search = Search.over(*trained)
+    fooled = np.arange(36) < 27
+    outcomes = pd.concat(
+        [pd.DataFrame({"query": np.arange(36), "attack": "none", "eps": 0.0, "r1": 1})]
+        + [
+            pd.DataFrame({"query": np.arange(36), "attack": "worst", "eps": eps, "r1": 1 - fooled.astype(int)})
+            for eps in (EPS, 0.5)
+        ]
+    )
+    table = gates.check(
+        search,
+        SUITE.groups(search),
+        SUITE.groups(search),
+        outcomes,
+        seed=0,
+        surrogates={},
+        square_tries=1,
+        report=lambda line: None,
+    )
+    found = table.set_index(["gate", "eps"])
+    twice = found.loc["fall to twice the steps"]
+    assert list(twice.index) == [EPS, 0.5]
+    assert twice.loc[0.5, "measured"] == pytest.approx(9 / 36), "each of the nine that stand falls"
+    assert twice.loc[0.5, "limit"] == pytest.approx(standard_error(9, 36))
+    assert not twice.loc[0.5, "passed"]
 
 
-def test_a_gate_can_fail_where_gates_look_and_not_beyond() -> None:
-    for left in range(101):
-        outcomes = standing("worst", 0.1, left)
-        can_fail = left / 100 > standard_error(left, 100)
-        both = pd.concat([outcomes, standing("worst", 0.05, 100)])
-        assert gates.telling_radius(both) == (0.1 if can_fail else 0.05)
+def test_at_most_a_hundred_are_tried_and_they_are_spread() -> None:
+    assert gates.evenly(np.arange(7)).tolist() == list(range(7))
+    assert len(gates.evenly(np.arange(0))) == 0
+    some = gates.evenly(np.arange(1999))
+    assert (len(some), some[0], some[-1]) == (100, 0, 1998)
+    assert np.diff(some).min() >= 20
 
 
 def test_a_rise_with_eps_is_caught() -> None:
     falling = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 60), standing("worst", 0.2, 30)])
     rising = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 30), standing("worst", 0.2, 60)])
-    assert gates._falls(falling, 0.05).passed
-    found = gates._falls(rising, 0.05)
+    assert gates._falls(falling).passed
+    found = gates._falls(rising)
     assert not found.passed
-    assert found.measured == pytest.approx(0.3)
-
-
-def test_gates_need_the_radius_to_be_attacked(trained: tuple[Embedder, Split]) -> None:
-    search = Search.over(*trained)
-    outcomes = SUITE.evaluate(search, np.arange(4), seed=0, report=lambda line: None).outcomes
-    with pytest.raises(ValueError, match="did not attack at eps 8/255"):
-        gates.check(search, [], [], outcomes, 8 / 255, seed=0, surrogates={}, square_tries=1)
+    assert (found.measured, found.eps) == (pytest.approx(0.3), 0.2)

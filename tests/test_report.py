@@ -42,9 +42,8 @@ def record(loss: str, defense: str, natural: float, left: int, suite: str = "qui
         "suite": suite,
         "natural": {"r1": natural, "map_r": 0.55},
         "rows": rows,
-        "gates": [{"gate": "g", "measured": 0.0, "limit": 0.1, "passed": True}],
-        "gates_eps": 8 / 255,
-        "standing": {},
+        "gates": [{"gate": "g", "eps": 8 / 255, "measured": 0.0, "limit": 0.1, "passed": True}],
+        "standing": {"0.031373": "10"},
         "device": "CPU",
         "seconds": {"training": 1.0, "attack": 2.0},
     } | changes
@@ -105,6 +104,10 @@ def test_a_factor_over_few_queries_is_a_bound(stood: int, bound: bool) -> None:
     assert found.loc["robust", "bound"] == bound
     least = found.loc["robust", "r1_low"] / found.loc["standard", "r1_high"]
     assert found.loc["robust", "factor"] == pytest.approx(least if bound else 200 / stood)
+    few = [both[0], record("triplet", "robust", 0.9, 12)]  # a bound below 5 does not say that the factor is
+    judged = report.verdicts(report.comparison(report.metrics(few), few, 8 / 255), 8 / 255)[1]
+    assert "5 times" in judged.claim
+    assert judged.verdict == ("not shown" if bound else "fails")
 
 
 def test_verdicts_say_what_fails(records: list[dict]) -> None:
@@ -167,10 +170,11 @@ def test_a_defence_without_a_colour_gets_one_of_its_own() -> None:
 
 def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
     def gates(passed: bool) -> list[dict[str, Any]]:
-        return [{"gate": "fall to random noise", "measured": 0.2, "limit": 0.05, "passed": passed}]
+        noise = {"gate": "fall to random noise", "eps": 8 / 255, "measured": 0.2, "limit": 0.05, "passed": passed}
+        return [noise, {"gate": "R@1 left at eps 0.5", "eps": 0.5, "measured": 0.0, "limit": 0.0, "passed": True}]
 
     for record_ in records:
-        record_ |= {"gates": gates(record_["defense"] != "robust"), "standing": {"0.031373": "10"}}
+        record_["gates"] = gates(record_["defense"] != "robust")
     table = report.metrics(records)
     assert set(table.loc[table["defense"] == "robust", "gates"]) == {"fail"}
     assert set(table.loc[table["defense"] == "standard", "gates"]) == {"hold"}
@@ -178,8 +182,9 @@ def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
     assert "| triplet | robust | 0.880 | 0.550 | **0.500**† (0.451 to 0.549)" in text
     assert "| triplet | single step | 0.890 | 0.550 | **0.200** (" in text
     assert "| None is judged | gates do not hold, or were not run: contrastive, robust; triplet, robust |" in text
-    assert "| triplet, robust† | 8/255 | **0.200** (0.050) |" in text, "what does not hold is bold"
-    assert "| triplet, standard | 8/255 | 0.200 (0.050) |" in text
+    bold = "| triplet, robust† | 8/255 | 1 of 2 | **0.200** (0.050) | 0.000 (0.000) |"
+    assert bold in text, "what does not hold is bold"
+    assert "| triplet, standard | 8/255 | 1 of 2 | 0.200 (0.050) | 0.000 (0.000) |" in text
     plots.theme()
     figure = plots.headline(table, [("attacked", 8 / 255)])
     assert [text.get_text() for text in figure.axes[0].texts].count("0.50†") == 1
@@ -189,7 +194,7 @@ def test_sections_of_what_suites_measured(records: list[dict[str, Any]]) -> None
     attacks = [{"attack": name, "queries": 2, "r1": r1} for name, r1 in (("none", 1.0), ("noise", 0.5), ("worst", 0.5))]
     for place, record_ in enumerate(records[:3]):
         record_ |= {
-            "gates": [{"gate": "g", "measured": 0.0, "limit": 0.1, "passed": True}],
+            "gates": [{"gate": "g", "eps": 8 / 255, "measured": 0.0, "limit": 0.1, "passed": True}],
             "standing": {"0.031373": ("1111", "1101", "0000")[place]},
             "compared": {"eps": 8 / 255, "steps_each": 20, "attacks": attacks, "steps": []},
         }
@@ -231,7 +236,7 @@ def test_trainings_of_several_seeds_are_pooled(records: list[dict[str, Any]]) ->
     assert "400 queries of 2 trainings" not in text
     assert "### Suite `quick`, eps 8/255, 800 queries of 2 trainings" in text
     assert "| triplet | standard | robust | 8 | 0 | 5 | 0.0625 |" in text
-    assert "| triplet, robust, seed 1 | 8/255 | 0.000 (0.100) |" in text
+    assert "| triplet, robust, seed 1 | 8/255 | 3 of 4 | 0.000 (0.100) |" in text
 
 
 def test_the_page_says_what_is_found_without_learning(records: list[dict[str, Any]]) -> None:

@@ -25,8 +25,10 @@ SCHEDULE = Schedule(epochs=3, batches=4, classes=4, images_per_class=3, learning
 LOSS = TupleLoss(distance_weighted, Triplet(0.2))
 
 
-def train(split: Split, checkpoint: Path, *, seed: int = 0, **changes: object) -> tuple[Embedder, training.History]:
-    model = build("conv4", 8, seed=seed, **split.statistics())
+def train(
+    split: Split, checkpoint: Path, *, seed: int = 0, start: int | None = None, **changes: object
+) -> tuple[Embedder, training.History]:
+    model = build("conv4", 8, seed=seed if start is None else start, **split.statistics())
     settings = {
         "defense": Standard(),
         "schedule": SCHEDULE,
@@ -93,7 +95,8 @@ def test_a_killed_training_resumes_to_the_same_weights(toy_split: Split, tmp_pat
     assert not (tmp_path / "killed.pt").exists(), "a finished training leaves no checkpoint"
 
 
-def test_a_checkpoint_of_other_settings_is_not_resumed(toy_split: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"defense": Robust(0.03, 1)}, {"start": 1}])
+def test_a_checkpoint_of_other_settings_is_not_resumed(other: dict, toy_split: Split, tmp_path: Path) -> None:
     def stop(model: nn.Module) -> dict[str, float]:
         if stop.calls:
             raise KeyboardInterrupt
@@ -104,7 +107,7 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(toy_split: Split, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         train(toy_split, tmp_path / "c.pt", validate=stop)
     lines: list[str] = []
-    train(toy_split, tmp_path / "c.pt", defense=Robust(0.03, 1), report=lines.append)
+    train(toy_split, tmp_path / "c.pt", report=lines.append, **other)
     assert "resumed" not in lines[0]
 
 
