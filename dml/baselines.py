@@ -1,13 +1,12 @@
 """Retrieval without learning: what a network has to be well above before its figures mean anything."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dml.datasets import Split
 from dml.retrieval import Gallery, Queries, per_query
-from dml.sampling import to_float
+from dml.sampling import evenly, to_float
 
 QUERIES = 2_000  # at most, evenly spaced; the gallery is the whole split
 CHUNK = 256  # pictures described at a time
@@ -39,7 +38,7 @@ def baselines(split: Split) -> dict[str, dict[str, float]]:
         ``{"pixels": {"r1", "map_r"}, "colour histogram": {"r1", "map_r"}}``.
     """
     labels = torch.from_numpy(split.labels.copy())
-    own = torch.from_numpy(np.linspace(0, len(split) - 1, min(QUERIES, len(split))).astype(int))
+    own = torch.from_numpy(evenly(QUERIES, len(split)))
     found = {}
     for name, describe in (("pixels", pixels), ("colour histogram", colour_histogram)):
         parts = [describe(to_float(split.images[row : row + CHUNK])) for row in range(0, len(split), CHUNK)]

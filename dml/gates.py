@@ -18,7 +18,7 @@ from dml.models import device_of
 from dml.randomness import torch_generator
 from dml.retrieval import Search
 from dml.robustness import Group, Worst, chunk_size_for
-from dml.sampling import to_float
+from dml.sampling import evenly, to_float
 from dml.statistics import standard_error
 
 QUERIES = 100  # at most, of each kind that the gates look at
@@ -68,7 +68,8 @@ def check(
         queries; the limit of most is the standard error of the R@1 that the suite left.
     """
     attacked = outcomes[outcomes["attack"] == "worst"]
-    some = evenly(np.sort(attacked["query"].unique()))
+    queries = np.sort(attacked["query"].unique())
+    some = queries[evenly(QUERIES, len(queries))]
     whole = [method for _, methods in groups[:2] for method in methods]
     share = 1 - len(_fooled(search, some, whole, WHOLE_RANGE, seed, "whole range")) / len(some)
     found = [
@@ -88,7 +89,7 @@ def check(
         more[f"fall to pictures that fool {name}"] = [attack]
     for eps, left in attacked.groupby("eps"):
         standing = np.sort(left.loc[left["r1"] == 1, "query"].to_numpy())
-        tried = evenly(standing)
+        tried = standing[evenly(QUERIES, len(standing))]
         error = standard_error(len(standing), len(left))
         for gate, attacks in more.items():
             fallen = len(_fooled(search, tried, attacks, float(eps), seed, gate)) / max(1, len(tried))
@@ -99,11 +100,6 @@ def check(
     failed = [f"{gate.gate}, eps {radius_text(gate.eps)}" for gate in found if not gate.passed]
     report(f"{len(table)} gates: {'not held: ' + '; '.join(failed) if failed else 'all hold'}")
     return table
-
-
-def evenly(rows: np.ndarray) -> np.ndarray:
-    """At most ``QUERIES`` of some rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int)]
 
 
 def _fooled(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, name: str) -> np.ndarray:

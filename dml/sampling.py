@@ -51,6 +51,11 @@ def sample_rows(count: int, total: int, seed: int) -> np.ndarray:
     return np.sort(numpy_generator(seed, "attacked queries").choice(total, count, replace=False))
 
 
+def evenly(most: int, total: int) -> np.ndarray:
+    """Row numbers, evenly spaced from the first to the last of ``total``: at most ``most``, all if there are fewer."""
+    return np.linspace(0, total - 1, min(most, total)).astype(int)
+
+
 def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 pictures (B, H, W, 3) -> float pictures (B, 3, H, W) in [0, 1], channels last in memory."""
     return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div_(255)

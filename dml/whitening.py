@@ -1,11 +1,10 @@
 """The head that training begins with: a whitening of what the backbone makes of the training pictures."""
 
-import numpy as np
 import torch
 
 from dml.datasets.base import Split
 from dml.models import Embedder, device_of, evaluating
-from dml.sampling import to_float
+from dml.sampling import evenly, to_float
 
 IMAGES = 5_000  # at most, evenly spaced
 CHUNK = 256  # pictures described at a time
@@ -25,7 +24,7 @@ def whiten(model: Embedder, split: Split) -> Embedder:
     dimension, width = model.head.weight.shape
     if dimension > width:
         raise ValueError(f"dimension is {dimension}; to whiten the {width} features it should be at most {width}")
-    rows = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(int)
+    rows = evenly(IMAGES, len(split))
     with evaluating(model):
         found = [
             model.features(to_float(split.images[rows[first : first + CHUNK]], device_of(model))).double().cpu()

@@ -127,14 +127,6 @@ def test_the_gates_look_at_every_radius_and_at_queries_that_stand(trained: tuple
     assert not twice.loc[0.5, "passed"]
 
 
-def test_at_most_a_hundred_are_tried_and_they_are_spread() -> None:
-    assert gates.evenly(np.arange(7)).tolist() == list(range(7))
-    assert len(gates.evenly(np.arange(0))) == 0
-    some = gates.evenly(np.arange(1999))
-    assert (len(some), some[0], some[-1]) == (100, 0, 1998)
-    assert np.diff(some).min() >= 20
-
-
 def test_a_rise_with_eps_is_caught() -> None:
     falling = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 60), standing("worst", 0.2, 30)])
     rising = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 30), standing("worst", 0.2, 60)])

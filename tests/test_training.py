@@ -15,7 +15,7 @@ from dml.defenses import Robust, Standard
 from dml.loading import ahead, training_batches
 from dml.losses import Triplet, TupleLoss
 from dml.models import Embedder, build
-from dml.sampling import augment, balanced_batches, random_part, sample_rows, to_float
+from dml.sampling import augment, balanced_batches, evenly, random_part, sample_rows, to_float
 from dml.schedule import Schedule
 from dml.training import fit, read_history, save
 from dml.tuples import distance_weighted
@@ -129,6 +129,14 @@ def test_a_loss_that_is_no_number_ends_training(toy_split: Split, tmp_path: Path
 
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train(toy_split, tmp_path / "c.pt", defense=broken)
+
+
+def test_rows_are_spread_over_all() -> None:
+    assert evenly(100, 7).tolist() == list(range(7))
+    assert len(evenly(100, 0)) == 0
+    some = evenly(100, 1999)
+    assert (len(some), some[0], some[-1]) == (100, 0, 1998)
+    assert np.diff(some).min() >= 20
 
 
 def test_batches_are_balanced_and_without_repetition() -> None:
