@@ -200,12 +200,20 @@ def test_sections_of_what_suites_measured(records: list[dict[str, Any]]) -> None
         }
     records.append(
         record("triplet", "robust", 0.9, 1, suite="ranking")
-        | {"scores": {"CA+": 1.25, "TMA": 0.5, "ERS": 33.3}, "embedding": {"effective_rank": 4.5, "ratio": 0.25}}
+        | {
+            "scores": {"CA+": 1.25, "TMA": 0.5, "ERS": 33.3},
+            "embedding": {"effective_rank": 4.5, "ratio": 0.25},
+            "gates": [],
+        }
     )
+    spread = {"effective_rank": 12.25, "top_share": 0.2, "intra": 0.5, "inter": 1.25, "ratio": 0.4}
+    records[1] |= {"weights": "abc", "embedding": spread}
+    records.append(record("triplet", "robust", 0.9, 1, suite="auto") | {"weights": "abc", "embedding": spread})
     text = report.page(report.metrics(records), records, (8 / 255,), {}, {})
     assert "| noise | 0.500 | 0.500 | 0.500 |" in text
     assert "| the whole suite `quick` | **1.000** | **0.500** | **0.000** |" in text, "every other query was compared"
     assert "| triplet | robust | single step | 4 | 3 | 0 | 0.2500 |" in text
+    assert text.count("| triplet, robust | 12.2 | 0.20 | 0.50 | 1.25 | 0.40 |") == 1, "one model"
     assert "| `ranking` | triplet | robust | 0 | 0.900 | 1.2 | 0.500 | 33.3 | 4.5 | 0.25 |" in text
 
 
