@@ -317,7 +317,8 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
             f"### Gates, suite `{suite}`",
             "",
             "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of all attacked "
-            "queries, estimated on at most a hundred; those that *fall* stood under the suite.",
+            "queries, estimated on at most a hundred; those that *fall* stood under the suite. Where a cell is empty, the "
+            "gate was not run at that radius.",
             "",
             "| model | eps | stand | " + " | ".join(names) + " |",
             "|---|---|---|" + "---|" * len(names),
@@ -343,6 +344,7 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
 
 def collapse_section(records: list[dict[str, Any]]) -> list[str]:
     """How the embeddings fill their sphere, a row a model of the suites with gates; nothing where none was measured."""
+    # The same weights under several suites are one model.
     models = {record["weights"]: record for record in records if record.get("gates") and record.get("embedding")}
     own = sorted(models.values(), key=_place)
     if not own:
@@ -619,8 +621,8 @@ def page(
         "*adversarial MAP@R* is that of the pictures they found.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
-        "attacker: what else fells the queries that stand, at every radius, may change R@1 by no more than its "
-        f"standard error. {MARK} marks a model with one that does not hold: nothing is then judged.",
+        "attacker: what else fells the queries that stand may change R@1 by no more than its standard error, at each "
+        f"radius that the table of gates has figures for. {MARK} marks a model with one that does not hold: nothing is then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):
