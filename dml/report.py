@@ -317,8 +317,8 @@ def gates_section(records: list[dict[str, Any]]) -> list[str]:
             f"### Gates, suite `{suite}`",
             "",
             "Measured, and in brackets the most it may be; a bold figure does not hold. Shares are of all attacked "
-            "queries, estimated on at most a hundred; those that *fall* stood under the suite. Where a cell is empty, the "
-            "gate was not run at that radius.",
+            "queries, estimated on at most a hundred; those that *fall* stood under the suite. Where a cell is empty, "
+            "the gate was not run at that radius.",
             "",
             "| model | eps | stand | " + " | ".join(names) + " |",
             "|---|---|---|" + "---|" * len(names),
@@ -622,7 +622,8 @@ def page(
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
         "attacker: what else fells the queries that stand may change R@1 by no more than its standard error, at each "
-        f"radius that the table of gates has figures for. {MARK} marks a model with one that does not hold: nothing is then judged.",
+        f"radius that the table of gates has figures for. {MARK} marks a model with one that does not hold: nothing is "
+        "then judged.",
     ]
     places = {name: place for place, name in enumerate(origins)}
     for dataset in sorted(table["dataset"].unique(), key=lambda name: (places.get(name, len(places)), name)):
