@@ -56,6 +56,7 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
         "recipes.cub200.schedule.batches": 2,
     }
     recipe = params.load(changes).recipe("cub200")
+    schedule = recipe.schedules[defense]
     data, device = load(folder / "prepared"), best_device()
     model = recipe.model.start(data.train, seed=0).to(device)
     start = time.perf_counter()
@@ -64,7 +65,7 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
         data.train,
         recipe.losses[loss],
         recipe.defenses[defense],
-        recipe.schedule,
+        schedule,
         seed=0,
         validate=lambda model: {"natural": 0.0},
         select="natural",
@@ -72,10 +73,10 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
         report=lambda line: None,
     )
     seconds = (time.perf_counter() - start) / 2
-    batch = recipe.schedule.classes * recipe.schedule.images_per_class
+    batch = schedule.classes * schedule.images_per_class
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
-        f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {recipe.schedule.crop:4} px  {device}"
+        f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {schedule.crop:4} px  {device}"
         f"  loss {history.epochs[0]['loss']:.3f}  {seconds:6.1f} s a step  {memory:5.1f} GB",
         flush=True,
     )

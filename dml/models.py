@@ -65,6 +65,54 @@ def lite0_stages(weights: str = "random") -> tuple[nn.Module, int]:
     return LiteStages(efficientnet_lite0(weights)), sum(LiteStages.widths)
 
 
+class Palette(nn.Module):
+    """A soft histogram of colours: the share of the picture near each of 216 colours, a grid of 6 x 6 x 6 that is
+    learned on from there (B, 216), after the learnable histograms of Wang et al. (2016).
+
+    A pixel is divided among the colours by a Gaussian of half their spacing, and so a small change moves the shares
+    little. Products and flowers are known by their colours, which networks of ImageNet's classes make little of.
+    """
+
+    levels = 6
+    pooled = 3  # pixels a side whose mean is looked at: a quarter of the time, and found as much
+
+    def __init__(self) -> None:
+        super().__init__()
+        level = torch.linspace(-1, 1, self.levels)  # pixels come normalised
+        colours = torch.cartesian_prod(level, level, level)
+        sharpness = 2 / (level[1] - level[0]) ** 2
+        # A Gaussian's exponent, less what it has in common for all colours, is linear in the pixel.
+        self.nearness = nn.Conv2d(3, len(colours), 1)
+        with torch.no_grad():
+            self.nearness.weight.copy_(2 * sharpness * colours[:, :, None, None])
+            self.nearness.bias.copy_(-sharpness * colours.square().sum(1))
+        self.norm = nn.LayerNorm(len(colours))
+
+    def shares(self, images: Tensor) -> Tensor:
+        """Of normalised pictures (B, 3, H, W), non-negative and summing to 1 (B, 216)."""
+        return self.nearness(F.avg_pool2d(images, self.pooled)).softmax(1).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Roots, as in Bhattacharyya's coefficient of two histograms; 1e-3 bounds their slope where a colour is absent.
+        return self.norm((self.shares(images) + 1e-3).sqrt())
+
+
+class LiteColours(nn.Module):
+    """:class:`LiteStages` and :class:`Palette` of the same pictures, side by side (B, 472)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.stages, self.palette = LiteStages(network), Palette()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.stages(images), self.palette(images)], 1)
+
+
+def lite0_colours(weights: str = "random") -> tuple[nn.Module, int]:
+    """:class:`LiteColours` of :func:`efficientnet_lite0`, for pictures of 32 to 64 pixels."""
+    return LiteColours(efficientnet_lite0(weights)), sum(LiteStages.widths) + Palette.levels**3
+
+
 def efficientnet_lite0(weights: str = "random") -> nn.Module:
     """timm's EfficientNet-Lite0 for the 1,000 classes of ImageNet, whose weights come as a Python package with the
     environment; nothing is downloaded to build it.
@@ -119,10 +167,12 @@ BACKBONES: dict[str, Callable[[str], tuple[nn.Module, int]]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
     "lite0_stages": lite0_stages,
+    "lite0_colours": lite0_colours,
 }
 STARTS = {  # weights that training may start from; the backbones that are not here take a file too
     "conv4": ("random",),
     "lite0_stages": ("random", "imagenet"),
+    "lite0_colours": ("random", "imagenet"),
 }
 
 
@@ -134,7 +184,7 @@ def check_start(backbone: str, weights: str) -> None:
 
 def pretrained_statistics(backbone: str) -> dict[str, list[float]]:
     """Mean and standard deviation that the pictures were normalised by which the ImageNet weights were trained on."""
-    if backbone == "lite0_stages":
+    if backbone.startswith("lite0_"):
         return {"mean": [0.5] * 3, "std": [0.5] * 3}
     return {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -154,7 +204,6 @@ class Embedder(nn.Module):
         dimension: length of an embedding.
         mean, std: of the training pictures, one number a channel.
         weights: ``random``, ``imagenet`` (downloaded by torchvision), or a file of a ResNet's weights.
-        freeze_batchnorm: keep BatchNorm at its running statistics in training too (for pretrained backbones).
 
     Raises:
         WeightsError: the weights cannot be downloaded, or the file holds others.
@@ -169,7 +218,6 @@ class Embedder(nn.Module):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         weights: str = "random",
-        freeze_batchnorm: bool = False,
     ) -> None:
         super().__init__()
         check_start(backbone, weights)
@@ -177,7 +225,6 @@ class Embedder(nn.Module):
         self.head = nn.Linear(features, dimension)
         self.register_buffer("mean", torch.tensor(mean or [0.0] * 3).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * 3).view(1, 3, 1, 1))
-        self.freeze_batchnorm = freeze_batchnorm
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
@@ -189,13 +236,12 @@ class Embedder(nn.Module):
         # Distances are taken in full precision, also where the layers before them compute in less.
         return F.normalize(self.head(self.features(images)).float(), dim=1)
 
-    def train(self, mode: bool = True) -> "Embedder":
-        super().train(mode)
-        if self.freeze_batchnorm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Put every BatchNorm of a model in training mode back to its running statistics, which then stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def build(backbone: str, dimension: int, *, seed: int, **settings: object) -> Embedder:

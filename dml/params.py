@@ -87,14 +87,12 @@ class Model:
         backbone: a key of ``BACKBONES``.
         dimension: length of an embedding.
         weights: that training starts from: ``random``, ``imagenet``, or a file below the project root.
-        freeze_batchnorm: leave BatchNorm at its running statistics in training.
         whiten: begin with a head that whitens the backbone's features of the training pictures, not a random one.
     """
 
     backbone: str
     dimension: int
     weights: str = "random"
-    freeze_batchnorm: bool = False
     whiten: bool = False
 
     def __post_init__(self) -> None:
@@ -116,14 +114,13 @@ class Model:
             self.dimension,
             seed=seed,
             weights=self.weights if word else str(ROOT / self.weights),
-            freeze_batchnorm=self.freeze_batchnorm,
             **(split.statistics() if self.weights == "random" else pretrained_statistics(self.backbone)),
         )
         return whiten(model, split) if self.whiten else model
 
     def empty(self) -> Embedder:
         """A model of this architecture to load trained weights into."""
-        return build(self.backbone, self.dimension, seed=0, freeze_batchnorm=self.freeze_batchnorm)
+        return build(self.backbone, self.dimension, seed=0)
 
 
 @dataclass(frozen=True)
@@ -148,14 +145,23 @@ class Validation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of one dataset."""
+    """All settings of one dataset.
+
+    Attributes:
+        data: its images.
+        model: what is trained, the same for every loss and defence.
+        validation: how an epoch is judged.
+        losses: by name.
+        defenses: by name.
+        schedules: of each defence: the recipe's schedule, with what the defence sets otherwise.
+    """
 
     data: Data
     model: Model
-    schedule: Schedule
     validation: Validation
     losses: dict[str, TupleLoss]
     defenses: dict[str, Defense]
+    schedules: dict[str, Schedule]
 
 
 @dataclass(frozen=True)
@@ -268,7 +274,7 @@ def _suite(raw: Any, where: str) -> Suite:
 
 def _recipe(dataset: str, raw: Any) -> Recipe:
     where = f"recipes.{dataset}"
-    _no_others(raw, {field.name for field in dataclasses.fields(Recipe)}, where)
+    _no_others(raw, {"data", "model", "schedule", "validation", "losses", "defenses"}, where)
     losses: dict[str, TupleLoss] = {}
     for name, settings in _mapping(raw["losses"], f"{where}.losses").items():
         known(f"{where}.losses", name, LOSSES)
@@ -276,10 +282,16 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
         miner = settings.pop("miner", "missing")
         known(f"{where}.losses.{name}.miner", miner, MINERS)
         losses[name] = TupleLoss(MINERS[miner], _record(LOSSES[name], settings, f"{where}.losses.{name}"))
+    common = _mapping(raw["schedule"], f"{where}.schedule")
+    _record(Schedule, common, f"{where}.schedule")
     defenses: dict[str, Defense] = {}
+    schedules: dict[str, Schedule] = {}
     for name, settings in _mapping(raw["defenses"], f"{where}.defenses").items():
         known(f"{where}.defenses", name, DEFENSES)
-        defenses[name] = _record(DEFENSES[name], settings or {}, f"{where}.defenses.{name}")
+        settings = dict(_mapping(settings or {}, f"{where}.defenses.{name}"))
+        own = _mapping(settings.pop("schedule", {}), place := f"{where}.defenses.{name}.schedule")
+        schedules[name] = _record(Schedule, common | own, place)
+        defenses[name] = _record(DEFENSES[name], settings, f"{where}.defenses.{name}")
     if "standard" not in defenses:
         raise ValueError(f"{where}.defenses lacks the key 'standard', which every defence is compared with")
     data, model = _record(Data, raw["data"], f"{where}.data"), _record(Model, raw["model"], f"{where}.model")
@@ -287,16 +299,16 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
         raise ValueError(f"{where}.data.path is {data.path!r}; it should be data/{dataset} or lie in it")
     if data.size < (least := SMALLEST.get(model.backbone, 0)):
         raise ValueError(f"{where}.data.size is {data.size}; {model.backbone} halves pictures and needs {least} pixels")
-    schedule = _record(Schedule, raw["schedule"], f"{where}.schedule")
-    if schedule.crop != data.crop:
-        raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it should be data.crop, {data.crop}")
+    for schedule in schedules.values():
+        if schedule.crop != data.crop:
+            raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it should be data.crop, {data.crop}")
     return Recipe(
         data=data,
         model=model,
-        schedule=schedule,
         validation=_record(Validation, raw["validation"], f"{where}.validation"),
         losses=losses,
         defenses=defenses,
+        schedules=schedules,
     )
 
 

@@ -25,6 +25,7 @@ class Schedule:
         flip: mirror half of the training pictures.
         crop: side of the random part of a picture that is trained on, 0 for the whole picture.
         crop_scale: least and greatest share of the picture's area in that part.
+        freeze_batchnorm: keep BatchNorm at its running statistics, as is usual for pretrained backbones.
     """
 
     epochs: int
@@ -41,6 +42,7 @@ class Schedule:
     flip: bool = False
     crop: int = 0
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    freeze_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)

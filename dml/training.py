@@ -19,7 +19,7 @@ from dml.datasets import Split
 from dml.defenses import Defense
 from dml.loading import training_batches
 from dml.losses import TupleLoss
-from dml.models import Embedder, device_of
+from dml.models import Embedder, device_of, freeze_batchnorm
 from dml.paths import atomic
 from dml.randomness import numpy_generator, torch_generator
 from dml.schedule import Schedule
@@ -103,6 +103,8 @@ def fit(
         draws = numpy_generator(seed, "batches", epoch)
         total = 0.0
         model.train()
+        if schedule.freeze_batchnorm:
+            freeze_batchnorm(model)
         for number, (images, labels) in enumerate(training_batches(split, schedule, batches, device, draws)):
             progress = (epoch + number / batches) / schedule.epochs
             with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):

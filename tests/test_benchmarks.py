@@ -208,8 +208,8 @@ def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_pa
         f"recipes.{dataset}.schedule.classes": 2,
     }
     recipe = params.load(changes).recipe(dataset)
-    assert recipe.schedule.optimizer == "adam"
-    assert recipe.schedule.crop == recipe.data.crop == 224
+    assert recipe.schedules["robust"].optimizer == "adam"
+    assert recipe.schedules["robust"].crop == recipe.data.crop == 224
     prepare(PLACES[layout](tmp_path), tmp_path / "out", name=dataset, size=256, crop=224, **HALVES)
     data = load(tmp_path / "out")
     for loss, defense in (("contrastive", "standard"), ("triplet", "robust"), ("triplet", "single_step")):
@@ -220,7 +220,7 @@ def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_pa
             data.train,
             recipe.losses[loss],
             recipe.defenses[defense],
-            recipe.schedule,
+            recipe.schedules[defense],
             seed=0,
             validate=validator(data.validation, queries=2, eps=recipe.validation.eps, steps=1, seed=0),
             select="adversarial",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from matplotlib import cbook
 from PIL import Image
@@ -13,11 +14,13 @@ from PIL import Image
 from dml.models import (
     BACKBONES,
     Embedder,
+    Palette,
     WeightsError,
     build,
     digest,
     efficientnet_lite0,
     evaluating,
+    freeze_batchnorm,
     load_weights,
     pretrained_statistics,
     save,
@@ -53,7 +56,9 @@ def test_mean_and_std_are_part_of_the_model() -> None:
 
 def test_frozen_batchnorm_keeps_its_statistics() -> None:
     for frozen in (True, False):
-        model = build("conv4", 8, seed=0, freeze_batchnorm=frozen).train()
+        model = build("conv4", 8, seed=0).train()
+        if frozen:
+            freeze_batchnorm(model)
         before = model.backbone[2].running_mean.clone()
         model(torch.rand(4, 3, 16, 16))
         assert torch.equal(before, model.backbone[2].running_mean) == frozen
@@ -61,7 +66,8 @@ def test_frozen_batchnorm_keeps_its_statistics() -> None:
 
 
 def test_evaluating_puts_every_mode_back() -> None:
-    model = build("conv4", 8, seed=0, freeze_batchnorm=True).train()
+    model = build("conv4", 8, seed=0).train()
+    freeze_batchnorm(model)
     modes = [module.training for module in model.modules()]
     with evaluating(model):
         assert not any(module.training for module in model.modules())
@@ -101,6 +107,27 @@ def test_the_pretrained_small_network_sees_what_is_in_a_photograph() -> None:
     assert classes.argmax() == 652, "a military uniform"
     normed = [(stage - stage.mean()) / (stage.var(correction=0) + 1e-5).sqrt() for stage in stages]
     torch.testing.assert_close(features, torch.cat(normed, 1))
+
+
+def test_a_palette_divides_every_pixel_by_a_gaussian_among_its_colours() -> None:
+    palette = Palette()
+    pixels = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    level = [-1 + 0.4 * step for step in range(6)]
+    colours = torch.tensor([(red, green, blue) for red in level for green in level for blue in level])
+    means = F.avg_pool2d(pixels, 3).flatten(2).transpose(1, 2)  # (2, 4, 3)
+    density = torch.exp(-(torch.cdist(means, colours) ** 2) / (2 * 0.2**2))  # 0.2: half the spacing
+    expected = (density / density.sum(2, keepdim=True)).mean(1)
+    torch.testing.assert_close(palette.shares(pixels), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_colours_stand_beside_what_the_stages_see() -> None:
+    alone, both = (build(name, 8, seed=0, weights="imagenet").eval() for name in ("lite0_stages", "lite0_colours"))
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen, features = alone.features(images), both.features(images)
+    assert features.shape == (2, 256 + 216)
+    torch.testing.assert_close(features[:, :256], seen)
+    torch.testing.assert_close(features[:, 256:], both.backbone.palette(images))
 
 
 def test_weights_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

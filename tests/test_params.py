@@ -1,5 +1,6 @@
 """params.yaml: the committed file is valid, and whatever is wrong is one sentence that names it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_every_preset_makes_a_recipe(preset: str, dataset: str) -> None:
 
 def test_changes_replace_values() -> None:
     changed = load({"recipes.glyphs.schedule.epochs": 2, "recipes.glyphs.defenses.robust.eps": "4/255"})
-    assert changed.recipe("glyphs").schedule.epochs == 2
+    assert changed.recipe("glyphs").schedules["robust"].epochs == 2
     assert changed.recipe("glyphs").defenses["robust"].eps == pytest.approx(4 / 255)
 
 
@@ -63,6 +64,13 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.schedule.epochs", "ten", r"recipes\.glyphs\.schedule\.epochs is 'ten'"),
         ("recipes.glyphs.schedule.epochs", 0, "epochs is 0; it should be at least 1"),
         ("recipes.glyphs.schedule.learning_rate", -1, "learning_rate is -1.0; it should be above 0"),
+        ("recipes.glyphs.defenses.robust.schedule", {"epoch": 3}, r"robust\.schedule key 'epoch' is unknown; did you"),
+        (
+            "recipes.glyphs.defenses.robust.schedule",
+            {"epochs": 0},
+            r"robust\.schedule: epochs is 0; it should be at least",
+        ),
+        ("recipes.glyphs.defenses.robust.schedule", 3, r"robust\.schedule is 3; it should hold keys and values"),
         ("recipes.glyphs.defenses.robust.eps", -0.1, r"recipes\.glyphs\.defenses\.robust: eps is -0\.1"),
         ("recipes.glyphs.defenses.robust.target", "pos", "Input should be 'positive', 'negative' or 'anchor'"),
         ("recipes.glyphs.defenses.robust.strength", 1, "robust key 'strength' is unknown"),
@@ -75,7 +83,7 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.data.crop", 40, "crop is 40; it should be at most size, 32"),
         ("recipes.glyphs.data.crop", 28, r"schedule\.crop is 0; it should be data\.crop, 28"),
         ("recipes.glyphs.model.weights", "imagenet", "conv4 starts from random"),
-        ("recipes.flowers.model.weights", "some.pth", "lite0_stages starts from random or imagenet"),
+        ("recipes.flowers.model.weights", "some.pth", "lite0_colours starts from random or imagenet"),
         ("recipes.glyphs.data.size", 12, "conv4 halves pictures and needs 16 pixels"),
         ("recipes.glyphs.schedule.precision", "half", "Input should be 'float32' or 'bfloat16'"),
         ("recipes.glyphs.defenses.robust.step_size", 0, "step_size is 0.0; it should be above 0"),
@@ -95,6 +103,14 @@ def test_a_wrong_setting_is_one_sentence(key: str, value: Any, words: str) -> No
     with pytest.raises(ParamsError, match=words) as caught:
         load({key: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_defence_may_set_parts_of_its_schedule() -> None:
+    own = {"epochs": 2, "freeze_batchnorm": True}
+    recipe, plain = load({"recipes.glyphs.defenses.robust.schedule": own}).recipe("glyphs"), load().recipe("glyphs")
+    assert recipe.schedules["robust"] == replace(plain.schedules["robust"], **own)
+    assert recipe.schedules["standard"] == plain.schedules["standard"]
+    assert recipe.defenses == plain.defenses
 
 
 def test_a_change_of_a_key_that_is_not_there() -> None:
@@ -166,10 +182,11 @@ def test_a_new_suite_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) 
 def test_the_benchmarks_have_the_published_recipe() -> None:
     for dataset in ("cub200", "cars196", "sop"):
         recipe = load().recipe(dataset)
-        assert (recipe.model.backbone, recipe.model.dimension, recipe.model.freeze_batchnorm) == ("resnet50", 128, True)
+        schedule = recipe.schedules["robust"]
+        assert (recipe.model.backbone, recipe.model.dimension, schedule.freeze_batchnorm) == ("resnet50", 128, True)
         assert recipe.defenses["robust"] == Robust(eps=0.01, steps=5)
-        assert recipe.schedule.classes * recipe.schedule.images_per_class == 112
-        assert (recipe.data.size, recipe.data.crop, recipe.schedule.crop) == (256, 224, 224)
+        assert schedule.classes * schedule.images_per_class == 112
+        assert (recipe.data.size, recipe.data.crop, schedule.crop) == (256, 224, 224)
 
 
 def test_a_preset_is_chosen_by_one_word(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,15 @@ def test_the_best_epoch_is_kept_and_the_later_of_equals(toy_split: Split, tmp_pa
     model, history = train(toy_split, tmp_path / "c.pt", validate=validate)
     assert history.chosen == 1
     assert all(torch.equal(value, states[1][name]) for name, value in model.state_dict().items())
+
+
+def test_training_with_frozen_batchnorm_leaves_its_statistics_alone(toy_split: Split, tmp_path: Path) -> None:
+    for frozen in (False, True):
+        model, _ = train(toy_split, tmp_path / "c.pt", schedule=replace(SCHEDULE, freeze_batchnorm=frozen))
+        statistics = torch.cat([value for name, value in model.state_dict().items() if "running_mean" in name])
+        assert (statistics == 0).all() == frozen
+        norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+        assert not (norm.weight == 1).all(), "its scale is still learned"
 
 
 def test_a_loss_that_is_no_number_ends_training(toy_split: Split, tmp_path: Path) -> None:
