@@ -1,0 +1,105 @@
+"""Settings are compared on held-out training classes alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dml import datasets, paths, tuning
+from dml.datasets import Split
+from dml.datasets.folder import read_folder
+from dml.datasets.prepare import prepare
+from dml.models import build
+from dml.retrieval import Search
+
+TINY = {
+    "schedule.epochs": 2,
+    "schedule.batches": 2,
+    "schedule.classes": 2,
+    "schedule.images_per_class": 2,
+    "validation.queries": 4,
+    "validation.steps": 2,
+}
+
+
+def row(defense: str, settings: str = "{}", seed: int = 0, **scores: float) -> dict:
+    found = {"R@1": 0.9, "MAP@R": 0.5, "R@1 at 0.01": 0.4, "R@1 at 8/255": 0.2} | scores
+    made = {"dataset": "d", "loss": "l", "defense": defense, "settings": settings, "seed": seed, "epochs": 1, **found}
+    return made | {"score": tuning.score(made)}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, picture_folder: Callable[..., Path]) -> Path:
+    """Eight classes of pictures, prepared as those of glyphs."""
+    source, target = read_folder(picture_folder(classes=8, images=6)), tmp_path / paths.data_dir("glyphs")
+    prepare(source, target, name="glyphs", size=16, train_fraction=0.75, validation_fraction=0.34)
+    return tmp_path
+
+
+def test_scores_by_hand() -> None:
+    assert row("standard")["score"] == 0.5
+    assert row("robust")["score"] == pytest.approx((0.9 + 0.4 + 0.2) / 3)
+
+
+def test_a_row_replaces_that_of_the_same_training_only(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "tuning.csv"
+    for made in (row("robust"), row("robust", seed=1), row("robust", "{a: 1}"), row("standard")):
+        tuning.add(made, file)
+    tuning.add(row("robust", **{"R@1": 0.6}), file)
+    table = pd.read_csv(file)
+    assert len(table) == 4
+    robust = table[table["defense"] == "robust"]
+    assert robust["score"].tolist() == pytest.approx([0.5, 0.5, 0.4], abs=1e-4), "best first"
+    assert robust.iloc[-1]["settings"] == "{}"
+    assert [path.name for path in file.parent.iterdir()] == ["tuning.csv"]
+
+
+def test_settings_are_one_text_in_any_order() -> None:
+    assert tuning.as_text({"b.c": 0.5, "a": [1, 2]}) == tuning.as_text({"a": [1, 2], "b.c": 0.5})
+    assert yaml.safe_load(tuning.as_text(TINY)) == TINY
+
+
+def test_held_out_scores_are_those_of_the_search(toy_split: Split) -> None:
+    model = build("conv4", 8, seed=0).eval()
+    found = tuning.held_out_scores(model, toy_split, [0.0, 0.5], steps=5)
+    natural = Search.over(model, toy_split).natural()
+    assert found["R@1"] == pytest.approx(float(natural.r1.float().mean()))
+    assert found["MAP@R"] == pytest.approx(float(natural.map_r.mean()))
+    assert found["R@1 at 0/255"] == found["R@1"]
+    assert found["R@1 at 0.5"] < found["R@1"]
+
+
+@pytest.mark.parametrize("defense", ["standard", "robust"])
+def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda folder: replace(whole(folder), test=None))
+    made = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
+    assert yaml.safe_load(made["settings"]) == TINY
+    assert made["epochs"] in (1, 2)
+    assert 0 <= made["R@1 at 8/255"] <= made["R@1"] <= 1
+    again = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
+    assert made == again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["glyphs", "triplet", "robust", "{data.size: 64}"], "settings of data cannot be tried"),
+        (["glyphs", "triplet", "robust", "{schedule.epochs: -1}"], "epochs is -1"),
+        (["glyphs", "triplet", "robust", "epochs"], "'epochs' holds no settings"),
+        (["glyphs", "triplet", "robust", "{epochs: [}"], "holds no settings"),
+        (["glyphs", "triplet", "rubust", "{}"], "rubust"),
+        (["birds", "triplet", "robust", "{}"], "birds"),
+    ],
+)
+def test_what_cannot_be_tried_is_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    table = tmp_path / "tuning.csv"
+    assert tuning.main([*arguments, "--table", str(table)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+    assert not table.exists()
