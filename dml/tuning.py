@@ -3,7 +3,8 @@
     python -m dml.tuning flowers triplet robust '{defenses.robust.eps: 8/255}' '{defenses.robust.eps: 12/255}'
 
 Published gains of metric losses shrank to little once settings were chosen so and not by test figures (Musgrave et
-al. 2020). Each line of results/tuning.csv is a training of its own, on the training classes that are not held out.
+al. 2020). Each line of results/tuning.csv is a training of its own, on the training classes that are not held out;
+what a line does not name is as params.yaml had it then.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def held_out_scores(model: models.Embedder, split: datasets.Split, radii: list[f
     return scores
 
 
-def score(row: pd.Series | dict[str, Any]) -> float:
+def score(row: dict[str, Any]) -> float:
     """What settings are chosen by, higher is better: natural MAP@R of standard training, whose R@1 is nearly full on
     few classes; of every other defence the mean of R@1 without attack and at the two radii that results report.
     """
@@ -111,15 +112,14 @@ def as_text(settings: dict[str, Any]) -> str:
     return yaml.safe_dump(settings, default_flow_style=True, sort_keys=True, width=10_000).strip()
 
 
-def add(row: dict[str, Any], file: Path) -> pd.DataFrame:
-    """Put a row into the table in place of an earlier one of the same training, best first; gives the table back."""
+def add(row: dict[str, Any], file: Path) -> None:
+    """Put a row into the table in place of an earlier one of the same training, best first."""
     table = pd.DataFrame([row])
     if file.exists():
         table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")
     table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
     with paths.atomic(file) as partial:
         table.to_csv(partial, index=False, float_format="%.4f")
-    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, default=paths.ROOT / TABLE)
     chosen = parser.parse_args(arguments)
     try:
-        for text in chosen.settings:
-            row = train_and_score(chosen.dataset, chosen.loss, chosen.defense, as_settings(text), seed=chosen.seed)
+        for settings in [as_settings(text) for text in chosen.settings]:  # all are read before the first is trained
+            row = train_and_score(chosen.dataset, chosen.loss, chosen.defense, settings, seed=chosen.seed)
             add(row, chosen.table)
             print("  ".join(f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in row.items()))
     except (ValueError, FileNotFoundError) as error:

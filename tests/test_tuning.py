@@ -91,6 +91,7 @@ def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, mon
         (["glyphs", "triplet", "robust", "{schedule.epochs: -1}"], "epochs is -1"),
         (["glyphs", "triplet", "robust", "epochs"], "'epochs' holds no settings"),
         (["glyphs", "triplet", "robust", "{epochs: [}"], "holds no settings"),
+        (["glyphs", "triplet", "robust", "{}", "epochs"], "'epochs' holds no settings"),
         (["glyphs", "triplet", "rubust", "{}"], "rubust"),
         (["birds", "triplet", "robust", "{}"], "birds"),
     ],
