@@ -258,11 +258,14 @@ def example_pictures(split: Split, shown: Examples, place: int) -> tuple:
 
 
 def telling_examples(split: Split, shown: Examples, count: int) -> list[int]:
-    """Places of ``count`` examples of different classes: those whose natural query finds the most right items."""
+    """Places of ``count`` examples of different classes: those whose natural query finds the most right items, the
+    first of them before all others.
+    """
     labels = split.labels[shown.rows]
-    right = (split.labels[shown.before] == labels[:, None]).sum(axis=1)
-    best = {labels[place]: int(place) for place in np.argsort(right, kind="stable")}  # the last of a class stays
-    return sorted(best.values(), key=lambda place: -right[place])[:count]
+    right = split.labels[shown.before] == labels[:, None]
+    order = np.lexsort((right.sum(axis=1), right[:, 0])).tolist()  # the best come last
+    best = {labels[place]: place for place in order}  # the last of a class stays
+    return sorted(best.values(), key=order.index, reverse=True)[:count]
 
 
 def natural_scores(search: Search) -> pd.Series:

@@ -1,5 +1,6 @@
 """The evaluation: it attacks what it says, keeps each query's worst outcome, and its intervals are right."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ from dml.attacks import Linf
 from dml.datasets import Split
 from dml.models import build
 from dml.retrieval import Search
-from dml.robustness import Examples, attack, example_rows, examples, fingerprint, natural_scores, standing, summarise
+from dml.robustness import (
+    Examples,
+    attack,
+    example_rows,
+    examples,
+    fingerprint,
+    natural_scores,
+    standing,
+    summarise,
+    telling_examples,
+)
 from dml.statistics import wilson
 from dml.suites import Auto
 
@@ -85,6 +96,23 @@ def test_examples_come_back_from_disk(search: Search, tmp_path) -> None:  # noqa
     again = Examples.read(tmp_path / "examples.npz")
     for name, value in vars(shown).items():
         np.testing.assert_array_equal(value, getattr(again, name))
+
+
+def test_examples_to_look_at_are_searches_that_find_first_what_is_right(search: Search) -> None:
+    rows = example_rows(search.split, classes=3, images=2, seed=0)
+    labels = search.split.labels
+    right, wrong = ([np.flatnonzero((labels == labels[row]) == same)[:5] for row in rows] for same in (True, False))
+    before = [
+        np.r_[wrong[0][:1], right[0][:4]],  # four right, but not the first
+        np.r_[right[1][:1], wrong[1][:4]],  # the first alone: the best of its class
+        right[2],
+        np.r_[right[3][:4], wrong[3][:1]],
+        np.r_[wrong[4][:1], right[4][:4]],
+        wrong[5],
+    ]
+    shown = replace(examples(search, rows, SUITE.groups(search), 0.1, seed=0), before=np.stack(before))
+    assert telling_examples(search.split, shown, count=3) == [2, 1, 4]
+    assert telling_examples(search.split, shown, count=1) == [2]
 
 
 def test_a_killed_evaluation_goes_on_from_its_finished_queries(search: Search, tmp_path: Path) -> None:
