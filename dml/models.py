@@ -97,57 +97,20 @@ class Palette(nn.Module):
         return self.norm((self.shares(images) + 1e-3).sqrt())
 
 
-class Histogram(nn.Module):
-    """A finer soft histogram: the share of the picture near each of 512 colours, a grid of 8 x 8 x 8 (B, 512).
-
-    Each channel is divided among its 8 levels by a Gaussian, and a colour's share of a pixel is the product of three.
-    The levels are learned on from there, 24 where :class:`Palette` learns every colour by itself; so the many colours
-    cost little. They find the same product again; kinds of flowers were found better by the fewer, freer colours.
-    """
-
-    levels = 8  # a channel
-    pooled = 2  # pixels a side whose mean is looked at
-
-    def __init__(self) -> None:
-        super().__init__()
-        level = torch.linspace(-1, 1, self.levels).repeat(3)  # pixels come normalised
-        sharpness = 4 / (level[1] - level[0]) ** 2
-        self.nearness = nn.Conv2d(3, 3 * self.levels, 1, groups=3)
-        with torch.no_grad():
-            self.nearness.weight.copy_(2 * sharpness * level[:, None, None, None])
-            self.nearness.bias.copy_(-sharpness * level.square())
-        self.norm = nn.LayerNorm(self.levels**3)
-
-    def shares(self, images: Tensor) -> Tensor:
-        """Of normalised pictures (B, 3, H, W), non-negative and summing to 1 (B, 512)."""
-        near = self.nearness(F.avg_pool2d(images, self.pooled)).unflatten(1, (3, self.levels)).softmax(2).flatten(3)
-        red, green, blue = near.unbind(1)
-        pairs = (red[:, :, None] * green[:, None]).flatten(1, 2)
-        return (pairs @ blue.mT).flatten(1) / blue.shape[2]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.norm((self.shares(images) + 1e-3).sqrt())  # as in Palette
-
-
 class LiteColours(nn.Module):
-    """:class:`LiteStages` beside a :class:`Palette` or :class:`Histogram` of the same pictures."""
+    """:class:`LiteStages` and :class:`Palette` of the same pictures, side by side (B, 472)."""
 
-    def __init__(self, network: nn.Module, palette: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.stages, self.palette = LiteStages(network), palette
+        self.stages, self.palette = LiteStages(network), Palette()
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([self.stages(images), self.palette(images)], 1)
 
 
 def lite0_colours(weights: str = "random") -> tuple[nn.Module, int]:
-    """:class:`LiteStages` of :func:`efficientnet_lite0` beside a :class:`Palette`, for pictures of 32 to 64 pixels."""
-    return LiteColours(efficientnet_lite0(weights), Palette()), sum(LiteStages.widths) + Palette.levels**3
-
-
-def lite0_histogram(weights: str = "random") -> tuple[nn.Module, int]:
-    """:class:`LiteStages` of :func:`efficientnet_lite0` beside a :class:`Histogram`, for such pictures."""
-    return LiteColours(efficientnet_lite0(weights), Histogram()), sum(LiteStages.widths) + Histogram.levels**3
+    """:class:`LiteColours` of :func:`efficientnet_lite0`, for pictures of 32 to 64 pixels."""
+    return LiteColours(efficientnet_lite0(weights)), sum(LiteStages.widths) + Palette.levels**3
 
 
 def efficientnet_lite0(weights: str = "random") -> nn.Module:
@@ -205,13 +168,11 @@ BACKBONES: dict[str, Callable[[str], tuple[nn.Module, int]]] = {
     "resnet50": resnet50,
     "lite0_stages": lite0_stages,
     "lite0_colours": lite0_colours,
-    "lite0_histogram": lite0_histogram,
 }
 STARTS = {  # weights that training may start from; the backbones that are not here take a file too
     "conv4": ("random",),
     "lite0_stages": ("random", "imagenet"),
     "lite0_colours": ("random", "imagenet"),
-    "lite0_histogram": ("random", "imagenet"),
 }
 
 

@@ -87,21 +87,18 @@ class Model:
         backbone: a key of ``BACKBONES``.
         dimension: length of an embedding.
         weights: that training starts from: ``random``, ``imagenet``, or a file below the project root.
-        whiten: share of the whitening of the training pictures' features that the head begins with, above 0 up to 1;
-            0 begins with a random head.
+        whiten: begin with a head that whitens the backbone's features of the training pictures, not a random one.
     """
 
     backbone: str
     dimension: int
     weights: str = "random"
-    whiten: float = 0.0
+    whiten: bool = False
 
     def __post_init__(self) -> None:
         known("backbone", self.backbone, BACKBONES)
         at_least("dimension", self.dimension, 2)
         check_start(self.backbone, self.weights)
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten is {self.whiten}; it should be between 0 and 1")
 
     def start(self, split: Split, *, seed: int) -> Embedder:
         """The model that training begins with.
@@ -119,7 +116,7 @@ class Model:
             weights=self.weights if word else str(ROOT / self.weights),
             **(split.statistics() if self.weights == "random" else pretrained_statistics(self.backbone)),
         )
-        return whiten(model, split, self.whiten) if self.whiten else model
+        return whiten(model, split) if self.whiten else model
 
     def empty(self) -> Embedder:
         """A model of this architecture to load trained weights into."""

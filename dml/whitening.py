@@ -12,17 +12,11 @@ FLOOR = 1e-3  # added to each variance, in units of the largest: directions that
 
 
 @torch.no_grad()
-def whiten(model: Embedder, split: Split, share: float = 1.0) -> Embedder:
-    """Set the model's head to the PCA of its backbone's features, whitened, and give the model back.
+def whiten(model: Embedder, split: Split) -> Embedder:
+    """Set the model's head to the PCA whitening of its backbone's features, and give the model back.
 
     The features of a pretrained network vary in few directions, so that a random head puts all pictures close
     together. Whitened retrieval is that of Jegou and Chum (2012); a head that begins so, that of Gordo et al. (2017).
-
-    Args:
-        model: its head is set.
-        split: pictures whose features are whitened.
-        share: of the whitening that is done: variances are taken to the power of 1 - ``share``, so that 1 makes
-            them all alike and less keeps that some directions tell more than others.
 
     Raises:
         ValueError: the embedding is longer than the features.
@@ -40,7 +34,7 @@ def whiten(model: Embedder, split: Split, share: float = 1.0) -> Embedder:
     mean = features.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov((features - mean).T))  # ascending
     largest, directions = variances.flip(0)[:dimension], directions.flip(1)[:, :dimension]
-    weight = (directions / (largest + FLOOR * largest[0]) ** (share / 2)).T
+    weight = (directions / (largest + FLOOR * largest[0]).sqrt()).T
     model.head.weight.copy_(weight)
     model.head.bias.copy_(-weight @ mean)
     return model

@@ -14,7 +14,6 @@ from PIL import Image
 from dml.models import (
     BACKBONES,
     Embedder,
-    Histogram,
     Palette,
     WeightsError,
     build,
@@ -110,29 +109,23 @@ def test_the_pretrained_small_network_sees_what_is_in_a_photograph() -> None:
     torch.testing.assert_close(features, torch.cat(normed, 1))
 
 
-@pytest.mark.parametrize(
-    ("colours", "levels", "pooled", "variance"),  # of the Gaussian: half the spacing squared, half of that
-    [(Palette(), 6, 3, 0.4**2 / 4), (Histogram(), 8, 2, (2 / 7) ** 2 / 8)],
-)
-def test_every_pixel_is_divided_by_a_gaussian_among_the_colours(
-    colours: Palette | Histogram, levels: int, pooled: int, variance: float
-) -> None:
+def test_a_palette_divides_every_pixel_by_a_gaussian_among_its_colours() -> None:
+    palette = Palette()
     pixels = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    level = [-1 + 2 * step / (levels - 1) for step in range(levels)]
-    grid = torch.tensor([(red, green, blue) for red in level for green in level for blue in level])
-    means = F.avg_pool2d(pixels, pooled).flatten(2).transpose(1, 2)  # (2, 4 or 9, 3)
-    density = torch.exp(-(torch.cdist(means, grid) ** 2) / (2 * variance))
+    level = [-1 + 0.4 * step for step in range(6)]
+    colours = torch.tensor([(red, green, blue) for red in level for green in level for blue in level])
+    means = F.avg_pool2d(pixels, 3).flatten(2).transpose(1, 2)  # (2, 4, 3)
+    density = torch.exp(-(torch.cdist(means, colours) ** 2) / (2 * 0.2**2))  # 0.2: half the spacing
     expected = (density / density.sum(2, keepdim=True)).mean(1)
-    torch.testing.assert_close(colours.shares(pixels), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(palette.shares(pixels), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "count"), [("lite0_colours", 216), ("lite0_histogram", 512)])
-def test_colours_stand_beside_what_the_stages_see(name: str, count: int) -> None:
-    alone, both = (build(backbone, 8, seed=0, weights="imagenet").eval() for backbone in ("lite0_stages", name))
+def test_colours_stand_beside_what_the_stages_see() -> None:
+    alone, both = (build(name, 8, seed=0, weights="imagenet").eval() for name in ("lite0_stages", "lite0_colours"))
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen, features = alone.features(images), both.features(images)
-    assert features.shape == (2, 256 + count)
+    assert features.shape == (2, 256 + 216)
     torch.testing.assert_close(features[:, :256], seen)
     torch.testing.assert_close(features[:, 256:], both.backbone.palette(images))
 

@@ -14,6 +14,7 @@ from dml.datasets.folder import read_folder
 from dml.datasets.prepare import prepare
 from dml.models import build
 from dml.retrieval import Search
+from dml.suites import Auto
 
 TINY = {
     "schedule.epochs": 2,
@@ -64,7 +65,8 @@ def test_settings_are_one_text_in_any_order() -> None:
 
 def test_held_out_scores_are_those_of_the_search(toy_split: Split) -> None:
     model = build("conv4", 8, seed=0).eval()
-    found = tuning.held_out_scores(model, toy_split, [0.0, 0.5], steps=5)
+    suite = Auto(queries=1, eps=(0.0, 0.5), margin_steps=5, targets=1, cross_entropy_steps=0, square_tries=0)
+    found = tuning.held_out_scores(model, toy_split, suite)
     natural = Search.over(model, toy_split).natural()
     assert found["R@1"] == pytest.approx(float(natural.r1.float().mean()))
     assert found["MAP@R"] == pytest.approx(float(natural.map_r.mean()))

@@ -37,19 +37,9 @@ def test_whitened_pictures_are_easier_to_find(many: Split) -> None:
     """All pictures have a mean in common, beside which a random head sees little else."""
     found = {
         white: Search.over(Model("conv4", 8, whiten=white).start(many, seed=0), many).natural().map_r.mean()
-        for white in (0.0, 1.0)
+        for white in (False, True)
     }
-    assert found[1.0] > found[0.0] + 0.1
-
-
-def test_half_of_it_leaves_directions_the_roots_of_their_deviations(many: Split) -> None:
-    model = build("conv4", 8, seed=0, **many.statistics()).eval()
-    with torch.no_grad():
-        features = model.features(to_float(many.images)).double()
-        found = whiten(model, many, 0.5).head(features.float()).double()
-    variances = torch.linalg.eigvalsh(torch.cov(features.T)).flip(0)[:8]
-    expected = variances / (variances + 1e-3 * variances[0]).sqrt()
-    torch.testing.assert_close(torch.cov(found.T).diag(), expected, rtol=1e-2, atol=1e-5)
+    assert found[True] > found[False] + 0.1
 
 
 def test_the_embedding_must_not_be_longer_than_the_features(many: Split) -> None:
