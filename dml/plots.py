@@ -166,7 +166,8 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
             axes.errorbar(x, bars["r1"], yerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=3)
             for at, value, high, mark in zip(x, bars["r1"], bars["r1_high"], failed, strict=True):
                 if np.isfinite(value):
-                    text = f"{value:.2f}{'†' if mark else ''}"
+                    digits = 3 if 0 < value < 0.01 else 2  # a few queries of thousands are not none
+                    text = f"{value:.{digits}f}{'†' if mark else ''}"
                     axes.text(at, high + 0.015, text, ha="center", va="bottom", fontsize=9)
         axes.set(title=title, xticks=range(len(losses)), xticklabels=losses, ylim=(0, 1.08))
         axes.grid(axis="x", visible=False)
