@@ -4,8 +4,8 @@
 
 Published gains of metric losses shrank to little once settings were chosen so and not by test figures (Musgrave et
 al. 2020). Each line of results/tuning.csv is a training of its own, on the training classes that are not held out;
-what a line does not name is as params.yaml had it then. The held-out classes are attacked as results are, for the few
-steps that an epoch is judged by flatter some models: of one that the suite left nothing at 8/255 they had left .05.
+what a line does not name is as params.yaml had it then. The held-out classes are attacked as results are: the few
+steps that an epoch is judged by leave more standing, and not equally more of every model.
 """
 
 import argparse
