@@ -5,7 +5,10 @@
 Published gains of metric losses shrank to little once settings were chosen so and not by test figures (Musgrave et
 al. 2020). Each line of results/tuning.csv is a training of its own, on the training classes that are not held out;
 what a line does not name is as params.yaml had it then. The held-out classes are attacked as results are: the few
-steps that an epoch is judged by leave more standing, and not equally more of every model.
+steps that an epoch is judged by leave more standing, and not equally more of every model. Where they are few, more of
+them tell more; lines are comparable that hold out the same:
+
+    python -m dml.tuning grocery triplet robust '{data.validation_fraction: 0.5, schedule.classes: 20}'
 """
 
 import argparse
@@ -25,6 +28,7 @@ from dml.retrieval import Search
 from dml.suites import Suite
 from dml.validation import validator
 
+HELD_OUT = "data.validation_fraction"  # the one setting of data that asks for no other pictures
 TABLE = Path("results", "tuning.csv")
 SUITE = "quick"  # of params.yaml, whose attacks and radii the held-out classes go through
 KEY = ["dataset", "loss", "defense", "settings", "seed"]
@@ -74,16 +78,17 @@ def train_and_score(
         ValueError: a setting changes the data, or the recipe lacks the loss or defence.
         FileNotFoundError: the dataset is not prepared.
     """
-    if any(key.split(".")[0] == "data" for key in settings):
-        raise ValueError("settings of data cannot be tried: pictures are prepared once, by notebook 01_data")
+    if any(key.split(".")[0] == "data" and key != HELD_OUT for key in settings):
+        raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: pictures are prepared by 01_data")
     chosen = params.load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
     recipe = chosen.recipe(dataset)
     known("loss", loss, recipe.losses)
     known("defense", defense, recipe.defenses)
     known("suites", SUITE, chosen.suites)
-    data, check = datasets.load(paths.find(workspace, paths.data_dir(dataset), "01_data")), recipe.validation
+    folder, check = paths.find(workspace, paths.data_dir(dataset), "01_data"), recipe.validation
+    data = datasets.load(folder, validation_fraction=recipe.data.validation_fraction)
     model = recipe.model.start(data.train, seed=seed).to(models.best_device())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
         history = training.fit(
             model,
             data.train,
@@ -93,7 +98,7 @@ def train_and_score(
             seed=seed,
             validate=validator(data.validation, queries=check.queries, eps=check.eps, steps=check.steps, seed=seed),
             select="natural" if defense == "standard" else "adversarial",
-            checkpoint=Path(folder, "checkpoint.pt"),
+            checkpoint=Path(scratch, "checkpoint.pt"),
         )
     row = {"dataset": dataset, "loss": loss, "defense": defense, "settings": as_text(settings), "seed": seed}
     row |= {"epochs": history.chosen + 1, **held_out_scores(model, data.validation, chosen.suites[SUITE])}

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dml.datasets import DatasetError, Split, load, prepare, unpack
+from dml.datasets.base import split_classes
 from dml.datasets.folder import read_folder
 from dml.datasets.glyphs import choose_symbols, read_glyphs
-from dml.datasets.prepare import split_classes
 from dml.paths import ROOT
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -87,6 +87,20 @@ def test_every_split_is_disjoint_and_has_two_classes() -> None:
         assert edges[0] == 0
         assert edges[-1] == classes
         assert all(last - first >= 2 for first, last in splits.values())
+
+
+def test_other_training_classes_are_held_out_without_preparing_again(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = prepared(picture_folder(classes=12), tmp_path / "a")
+    before, after = load(folder), load(folder, validation_fraction=0.67)
+    assert np.array_equal(after.test.labels, before.test.labels)
+    assert before.validation.classes.tolist() == [4, 5]
+    assert after.train.classes.tolist() == [0, 1]
+    assert after.validation.classes.tolist() == [2, 3, 4, 5]
+    assert np.array_equal(after.validation.images[-4:], before.validation.images[-4:])
+    with pytest.raises(DatasetError, match="12 classes leave 1 for train"):
+        load(folder, validation_fraction=0.9)
 
 
 def missing(folder: Path) -> None:

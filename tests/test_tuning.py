@@ -77,7 +77,7 @@ def test_held_out_scores_are_those_of_the_search(toy_split: Split) -> None:
 @pytest.mark.parametrize("defense", ["standard", "robust"])
 def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda folder: replace(whole(folder), test=None))
+    monkeypatch.setattr(datasets, "load", lambda *place, **share: replace(whole(*place, **share), test=None))
     made = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
     assert yaml.safe_load(made["settings"]) == TINY
     assert made["epochs"] in (1, 2)
@@ -86,10 +86,23 @@ def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, mon
     assert made == again
 
 
+def test_more_classes_can_be_held_out(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(
+        tuning, "held_out_scores", lambda model, split, suite: seen.update(labels=split.labels) or row("standard")
+    )
+    settings = TINY | {"data.validation_fraction": 0.67}
+    tuning.train_and_score("glyphs", "triplet", "standard", settings, seed=0, workspace=str(workspace))
+    assert sorted(set(seen["labels"])) == [2, 3, 4, 5], "of the six training classes"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["glyphs", "triplet", "robust", "{data.size: 64}"], "settings of data cannot be tried"),
+        (
+            ["glyphs", "triplet", "robust", "{data.size: 64}"],
+            "other than data.validation_fraction cannot",
+        ),
         (["glyphs", "triplet", "robust", "{schedule.epochs: -1}"], "epochs is -1"),
         (["glyphs", "triplet", "robust", "epochs"], "'epochs' holds no settings"),
         (["glyphs", "triplet", "robust", "{epochs: [}"], "holds no settings"),

@@ -128,14 +128,44 @@ class Dataset:
     test: Split
 
 
-def load(folder: Path) -> Dataset:
-    """Open what :func:`dml.datasets.prepare.prepare` wrote; images stay on disk until they are read."""
+def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[str, tuple[int, int]]:
+    """Class ranges [first, last) of the three splits: first train, then validation, then test.
+
+    Args:
+        classes: number of classes in all.
+        seen: how many of them are for training, one half in the field's protocol.
+        validation_fraction: share of the training classes that are held out to select a model with.
+
+    Raises:
+        DatasetError: a split would be left with fewer than two classes.
+    """
+    held_out = max(2, round(seen * validation_fraction))
+    splits = {"train": (0, seen - held_out), "validation": (seen - held_out, seen), "test": (seen, classes)}
+    for name, (first, last) in splits.items():
+        if last - first < 2:
+            raise DatasetError(f"{classes} classes leave {max(last - first, 0)} for {name}; every split needs two")
+    return splits
+
+
+def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
+    """Open what :func:`dml.datasets.prepare.prepare` wrote; images stay on disk until they are read.
+
+    Args:
+        folder: that holds them.
+        validation_fraction: share of the training classes to hold out, if another than they were prepared with.
+
+    Raises:
+        DatasetError: a split would be left with fewer than two classes.
+    """
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     pixels = np.memmap(folder / "images.bin", np.uint8, "r")
     index, labels = np.load(folder / "index.npy"), np.load(folder / "labels.npy")
+    ranges = about["splits"]
+    if validation_fraction is not None:
+        ranges = split_classes(len(about["class_names"]), ranges["test"][0], validation_fraction)
 
     def split(name: str) -> Split:
-        rows = slice(*np.searchsorted(labels, about["splits"][name]))
+        rows = slice(*np.searchsorted(labels, ranges[name]))
         return Split(Pictures(pixels, index[rows], about["side"]), labels[rows], about["class_names"])
 
     return Dataset(train=split("train"), validation=split("validation"), test=split("test"))

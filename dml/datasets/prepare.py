@@ -13,30 +13,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dml.datasets.base import DatasetError, Source
+from dml.datasets.base import DatasetError, Source, split_classes
 from dml.paths import atomic
 
 WAITING = 8  # pictures a worker that may be decoded and not yet written: bounds memory
 NOTED = 1000  # pictures after which it is noted which are done, for a preparation that is killed
-
-
-def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[str, tuple[int, int]]:
-    """Class ranges [first, last) of the three splits: first train, then validation, then test.
-
-    Args:
-        classes: number of classes in all.
-        seen: how many of them are for training, one half in the field's protocol.
-        validation_fraction: share of the training classes that are held out to select a model with.
-
-    Raises:
-        DatasetError: a split would be left with fewer than two classes.
-    """
-    held_out = max(2, round(seen * validation_fraction))
-    splits = {"train": (0, seen - held_out), "validation": (seen - held_out, seen), "test": (seen, classes)}
-    for name, (first, last) in splits.items():
-        if last - first < 2:
-            raise DatasetError(f"{classes} classes leave {max(last - first, 0)} for {name}; every split needs two")
-    return splits
 
 
 def prepare(
