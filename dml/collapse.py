@@ -3,6 +3,7 @@
 import torch
 
 from dml.retrieval import Gallery
+from dml.sampling import evenly
 
 ITEMS = 2_000  # about so many gallery items have their distances to each other looked at
 
@@ -21,10 +22,11 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
     spectrum = torch.linalg.svdvals(points - points.mean(0)).square()
     shares = spectrum / spectrum.sum().clamp_min(torch.finfo(torch.float64).tiny)
     entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
-    # Whole classes, evenly spaced, so that pairs of one class are met however small classes are.
+    # Whole classes, evenly spaced, so that pairs of one class are met however small classes are; two at least.
     classes = gallery.labels.unique()
-    chosen = classes[:: -(-len(points) // ITEMS)]
+    chosen = classes[:: max(1, min(-(-len(points) // ITEMS), len(classes) - 1))]
     some = torch.isin(gallery.labels, chosen).nonzero().squeeze(1)
+    some = some[evenly(2 * ITEMS, len(some))]  # where classes are large
     apart = torch.cdist(points[some], points[some], compute_mode="donot_use_mm_for_euclid_dist")
     same = gallery.labels[some][:, None] == gallery.labels[some]
     itself = torch.eye(len(some), dtype=torch.bool, device=points.device)

@@ -18,7 +18,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from dml.checks import at_least, known
+from dml.checks import at_least, known, linf_radius
 from dml.datasets import SOURCES, Source, Split
 from dml.defenses import DEFENSES, Defense
 from dml.losses import LOSSES, TupleLoss
@@ -139,7 +139,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         at_least("queries", self.queries, 1)
-        at_least("eps", self.eps, 0)
+        linf_radius("eps", self.eps)
         at_least("steps", self.steps, 1)
 
 

@@ -16,7 +16,7 @@ import torch
 from dml.attacks.balls import radius_text
 from dml.paths import ROOT, atomic
 from dml.plots import order, spell
-from dml.statistics import over_seeds, paired_test, pool_seeds
+from dml.statistics import over_seeds, paired_test, pool_seeds, ratio_interval
 
 COLUMNS = [
     "dataset",
@@ -37,7 +37,6 @@ COLUMNS = [
 KEYS = ["dataset", "loss", "defense", "seed", "suite"]
 MODEL = ["dataset", "loss", "defense", "suite"]  # what the trainings of several seeds share
 BASE = ["dataset", "suite", "loss"]  # what a model shares with the undefended one it is compared with
-FEW = 5  # queries of an undefended model; where fewer stand, a factor over them is an accident of the sample
 MARK = "†"  # beside a figure whose gates do not all hold
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "dvc")
 
@@ -145,9 +144,8 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
 
     Returns:
         ``dataset, suite, loss, defense, trainings, natural, map_r, r1, r1_low, r1_high, queries, adversarial_map_r,
-        gates, factor, bound``. The factor of an undefended model is undefined. Where fewer than ``FEW`` of the
-        undefended model's queries stood, ``bound`` is true and the factor is the least that the sample allows: the
-        lower end of the model's interval over the upper end of the undefended one's.
+        gates, factor, factor_low, factor_high``. The factor of an undefended model is undefined (NaN); where none of
+        the undefended model's queries stood, it and the upper end of its 95% interval are infinite.
     """
     natural = pd.DataFrame(
         [
@@ -164,13 +162,9 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     worst = pooled[(pooled["attack"] == "worst") & np.isclose(pooled["eps"], eps)]
     found = worst.rename(columns={"map_r": "adversarial_map_r"}).merge(natural, on=MODEL)
     found = found.rename(columns={"natural_map_r": "map_r"})
-    base = found.loc[found["defense"] == "standard", [*BASE, "r1", "r1_high", "queries"]]
+    base = found.loc[found["defense"] == "standard", [*BASE, "r1", "queries"]]
     found = found.merge(base, on=BASE, how="left", suffixes=("", "_standard"))
-    found["bound"] = (found["r1_standard"] * found["queries_standard"]).round() < FEW
-    found["factor"] = np.where(
-        found["bound"], found["r1_low"] / found["r1_high_standard"], found["r1"] / found["r1_standard"]
-    )
-    found.loc[found["defense"] == "standard", "factor"] = np.nan
+    found[["factor", "factor_low", "factor_high"]] = np.reshape([_factor(row) for row in found.itertuples()], (-1, 3))
     places = {name: place for place, name in enumerate(order(found["defense"]))}
     return found.sort_values(
         [*BASE, "defense"],
@@ -179,11 +173,20 @@ def comparison(table: pd.DataFrame, records: list[dict[str, Any]], eps: float) -
     )
 
 
+def _factor(row: Any) -> tuple[float, float, float]:
+    """A model's fold increase over the undefended one, and its 95% interval."""
+    if row.defense == "standard" or np.isnan(row.r1_standard):
+        return np.nan, np.nan, np.nan
+    stood, stood_standard = round(row.r1 * row.queries), round(row.r1_standard * row.queries_standard)
+    interval = ratio_interval(stood, row.queries, stood_standard, int(row.queries_standard))
+    return row.r1 / row.r1_standard if stood_standard else np.inf, *interval
+
+
 def comparison_markdown(found: pd.DataFrame) -> str:
     """:func:`comparison` as a table for people."""
     lines = [
         "| loss | defence | natural R@1 | natural MAP@R | adversarial R@1 (95% interval) "
-        "| adversarial MAP@R | factor |",
+        "| MAP@R of these pictures | factor (95% interval) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found.itertuples():
@@ -191,7 +194,7 @@ def comparison_markdown(found: pd.DataFrame) -> str:
             f"| {row.loss} | {spell(row.defense)} | {row.natural:.3f} | {row.map_r:.3f} "
             f"| **{row.r1:.3f}**{MARK if row.gates == 'fail' else ''} ({row.r1_low:.3f} to {row.r1_high:.3f}) "
             f"| {row.adversarial_map_r:.3f} "
-            f"| {factor_text(row.factor, row.bound)} |"
+            f"| {factor_text(row)} |"
         )
     return "\n".join(lines)
 
@@ -207,8 +210,9 @@ class Verdict(NamedTuple):
 def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
     """The paper's claims about one dataset at one radius, judged for every loss by :func:`comparison`.
 
-    A claim holds if it does for every loss. A difference of two defences counts if their 95% intervals do
-    not overlap. Nothing is judged by a suite that has no gates, nor where one does not hold.
+    A claim holds if it does for every loss. A difference of two defences counts if their 95% intervals do not overlap,
+    a factor if its interval lies on one side of 5. Nothing is judged by a suite that has no gates, nor where one does
+    not hold.
     """
     if found["gates"].eq("not run").all():
         return []
@@ -224,15 +228,15 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
             Verdict(
                 f"Undefended models lose more than half of their natural R@1 {at}",
                 _each(standard, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"),
-                _judge(standard["r1_high"] < standard["natural"] / 2),
+                _judge(standard["r1_high"] < standard["natural"] / 2, standard["r1_low"] >= standard["natural"] / 2),
             )
         )
     if standard is not None and robust is not None and robust["factor"].notna().all():
         judged.append(
             Verdict(
                 f"Robust training gives at least 5 times the adversarial R@1 of the undefended model {at}",
-                _each(robust, lambda row: f"{factor_text(row.factor, row.bound)} ({row.r1:.3f})"),
-                _judge(robust["factor"] >= 5, unknown=robust["bound"]),
+                _each(robust, factor_text),
+                _judge(robust["factor_low"] >= 5, robust["factor_high"] < 5),
             )
         )
         ratio = robust["natural"] / standard["natural"].reindex(robust.index)
@@ -240,7 +244,7 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
             Verdict(
                 "Robust training keeps at least 0.95 of the natural R@1",
                 _each(robust.assign(ratio=ratio), lambda row: f"{row.ratio:.3f}"),
-                _judge(ratio >= 0.95),
+                _judge(ratio >= 0.95, ratio < 0.95),
             )
         )
     if robust is not None and single is not None:
@@ -256,40 +260,44 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
     return judged
 
 
-def _judge(holds: pd.Series, unknown: pd.Series | bool = False) -> str:
-    """``unknown``: where it was not measured that a claim that does not hold fails."""
+def _judge(holds: pd.Series, fails: pd.Series) -> str:
+    """Of a claim that for some losses may neither be seen to hold nor to fail."""
     if holds.all():
         return "holds"
     if holds.any():
         return "holds in part"
-    return "not shown" if np.all(unknown) else "fails"
+    return "fails" if fails.all() else "not shown"
 
 
 def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
     return "; ".join(f"{loss} {text(row)}" for loss, row in rows.iterrows())
 
 
-def factor_text(value: float, bound: bool) -> str:
-    """A fold increase; a bound is called one."""
-    if np.isnan(value):
+def factor_text(row: Any) -> str:
+    """The fold increase of a row of :func:`comparison` with its interval, of which there may be a lower end alone."""
+    if np.isnan(row.factor):
         return "–"
-    number = f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-    return f"at least {number}" if bound else number
+    if np.isinf(row.factor):
+        return f"at least {row.factor_low:.1f}"
+    return f"{row.factor:.1f} ({row.factor_low:.1f} to {row.factor_high:.1f})"
 
 
 def suites_side_by_side(table: pd.DataFrame, eps: float) -> list[str]:
     """R@1 left by each suite at one radius, a row a model, as lines of Markdown; nothing where there is one suite."""
     # Suites with gates are of one kind; the others attack something else, or with less.
-    pooled = pool_seeds(table)
-    worst = pooled[(pooled["attack"] == "worst") & np.isclose(pooled["eps"], eps) & (pooled["gates"] != "not run")]
+    worst = table[(table["attack"] == "worst") & np.isclose(table["eps"], eps) & (table["gates"] != "not run")]
     suites = sorted(worst["suite"].unique())
     if len(suites) < 2:
         return []
+    # The same trainings for all: those of another seed may be easier to attack.
+    trainings = worst.groupby(["loss", "defense", "seed"])["suite"].transform("nunique")
+    worst = pool_seeds(worst[trainings == len(suites)])
     lines = [
         "",
         f"### Does more effort find more? Suites side by side, eps {radius_text(eps)}",
         "",
-        "Adversarial R@1 with its 95% interval and the number of queries.",
+        "Adversarial R@1 of the trainings that all of them attacked, with its 95% interval and the number of queries, "
+        "which each suite draws for itself.",
         "",
         "| loss | defence | " + " | ".join(f"`{suite}`" for suite in suites) + " |",
         "|---|---|" + "---|" * len(suites),
@@ -544,19 +552,24 @@ def _with_mark(group: pd.DataFrame) -> tuple[float, str, float, float]:
     return mean, MARK if group["gates"].eq("fail").any() else "", max(low, 0.0), min(high, 1.0)
 
 
-def norms_section(table: pd.DataFrame) -> list[str]:
+def norms_section(table: pd.DataFrame, records: list[dict[str, Any]]) -> list[str]:
     """Certified R@1 and what attacks leave, by l2 radius."""
     rows = table[(table["norm"] == "l2") & (table["attack"] != "none")]
     if rows.empty:
         return []
     radii = sorted(rows["eps"].unique())
+    told = [record["scores"] for record in records if "sigma" in record.get("scores", {})]
+    noise, wrong = (
+        ", ".join(f"{value:g}" for value in sorted({scores[key] for scores in told})) for key in ("sigma", "alpha")
+    )
     lines = [
         "",
         "### Certified R@1, l2",
         "",
         "*Certified*: right, and provably so within the radius, by randomized smoothing of the nearest neighbour. "
         "*Smoothed*: what an attack on the smoothed search leaves. *Base*: what an attack leaves of the search without "
-        "smoothing.",
+        f"smoothing. Noise of standard deviation {noise}; a certificate is wrong with a probability of {wrong} at "
+        "most. Where none is given, the noisy copies that were counted are too few for so large a radius.",
         "",
         "| suite | loss | defence | seed | | " + " | ".join(f"{eps:g}" for eps in radii) + " |",
         "|---|---|---|---|---|" + "---|" * len(radii),
@@ -614,11 +627,12 @@ def page(
         "",
         "*Natural* figures are over every image of the test half. *Adversarial* R@1 is what is left when the worst of "
         "all attacks counts for each query, l-inf ball, whole test half as gallery; 95% Wilson intervals over the "
-        f"attacked queries. The *factor* is over the undefended model of the same loss; where fewer than {FEW} of that "
-        "model's queries stood, it is the least that the sample allows. Where a model was trained with several seeds, "
+        "attacked queries. The *factor* is over the undefended model of the same loss; where none of that model's "
+        "queries stood, it is the least that the sample allows. Where a model was trained with several seeds, "
         "natural figures are their mean and the queries of all, drawn anew for each, are counted together; the "
-        "interval leaves out how trainings differ, which the section over seeds gives. The attacks aim at R@1: "
-        "*adversarial MAP@R* is that of the pictures they found.",
+        "interval leaves out how trainings differ, which the section over seeds gives. The attacks aim at R@1 and stop "
+        "where it is lost: the *MAP@R of these pictures* is not the worst there is, which the tables of one attack at "
+        "a time have for fewer queries.",
         "",
         "Claims are judged by suites with gates alone. Gates look for signs that the attack failed rather than the "
         "attacker: what else fells the queries that stand may change R@1 by no more than its standard error, at each "
@@ -652,7 +666,7 @@ def page(
         lines += paired_section(own, radii[0])
         lines += seeds_section(found, radii[0])
         lines += ranking_section(own)
-        lines += norms_section(found)
+        lines += norms_section(found, own)
         for figure in others:
             lines += _figure(figure)
     return "\n".join(lines) + "\n"

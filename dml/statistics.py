@@ -30,6 +30,29 @@ def clopper_pearson(successes: int, trials: int, alpha: float) -> float:
     return float(betaincinv(successes, trials - successes + 1, alpha)) if successes else 0.0
 
 
+def ratio_interval(first: int, of_first: int, second: int, of_second: int) -> tuple[float, float]:
+    """95% interval for the ratio of two proportions, out of Wilson's interval of each (Donner and Zou 2012, MOVER-R).
+
+    Args:
+        first, of_first: successes and trials of the numerator.
+        second, of_second: those of the denominator.
+
+    Returns:
+        Both ends; the upper is infinite where the denominator had no success.
+    """
+    (low, high), (least, most) = wilson(first, of_first), wilson(second, of_second)
+    share, part = first / of_first, second / of_second
+    # Each end is where the difference of the numerator and so many denominators is as far from 0 as its error: both
+    # solve a quadratic equation, the lower by the form that holds where nothing of the denominator was seen.
+    both, down, up = share * part, low * (2 * share - low), high * (2 * share - high)
+    root = math.sqrt(max(0.0, both**2 - down * most * (2 * part - most)))
+    lower = down / (both + root) if first else 0.0
+    if not second:
+        return lower, math.inf
+    scale = least * (2 * part - least)
+    return lower, (both + math.sqrt(max(0.0, both**2 - up * scale))) / scale
+
+
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95% t-interval over independent trainings.
 

@@ -84,8 +84,10 @@ def test_the_suite_certifies_less_than_attacks_leave(toy_split: Split) -> None:
     assert set(found.outcomes["attack"]) == {"none", "certified", "smoothed", "base"}
     assert set(found.outcomes["norm"]) == {"l2"}
     left = found.outcomes.pivot_table(index="query", columns=["attack", "eps"], values="r1")
-    for eps in suite.eps:
+    for eps in (0.0, 0.05):
         assert (left[("certified", eps)] <= left[("smoothed", eps)]).all()
-    assert left[("certified", 2.0)].sum() == 0, "no certificate reaches beyond what the number of samples allows"
+    assert 0.05 < suite.largest_radius < 2
+    assert ("certified", 2.0) not in left, "of which so few samples can say nothing"
+    assert ("smoothed", 2.0) in left
     with pytest.raises(ValueError, match="sigma is 0"):
         Certified(queries=1, eps=(0.1,), sigma=0)

@@ -1,5 +1,6 @@
 """From run records to metrics.csv, factors, verdicts and the page."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dml import plots, report
-from dml.statistics import wilson
+from dml.statistics import ratio_interval, wilson
 
 
 def record(loss: str, defense: str, natural: float, left: int, suite: str = "quick", **changes: Any) -> dict[str, Any]:
@@ -90,24 +91,29 @@ def test_metrics_have_the_columns_and_order_that_they_promise(records: list[dict
 def test_factors_are_over_the_undefended_model_of_the_same_loss(records: list[dict]) -> None:
     found = report.comparison(report.metrics(records), records, 8 / 255).set_index(["loss", "defense"])
     assert found.loc[("triplet", "robust"), "factor"] == pytest.approx(0.5 / 0.05)
-    assert not found.loc[("triplet", "robust"), "bound"]
+    interval = ratio_interval(200, 400, 20, 400)
+    assert tuple(found.loc[("triplet", "robust"), ["factor_low", "factor_high"]]) == pytest.approx(interval)
     assert pd.isna(found.loc[("triplet", "standard"), "factor"])
-    assert found.loc[("contrastive", "robust"), "bound"], "nothing stood: only a bound can be given"
-    assert found.loc[("contrastive", "robust"), "factor"] == pytest.approx(wilson(100, 400)[0] / wilson(0, 400)[1])
+    assert found.loc[("contrastive", "robust"), "factor"] == math.inf, "nothing stood: only a bound can be given"
+    assert report.factor_text(found.loc[("contrastive", "robust")]) == "at least 25.9"
     assert list(found.index[:3]) == [("contrastive", d) for d in ("standard", "robust", "single_step")]
 
 
-@pytest.mark.parametrize(("stood", "bound"), [(0, True), (4, True), (5, False)])
-def test_a_factor_over_few_queries_is_a_bound(stood: int, bound: bool) -> None:
-    both = [record("triplet", "standard", 0.9, stood), record("triplet", "robust", 0.9, 200)]
-    found = report.comparison(report.metrics(both), both, 8 / 255).set_index("defense")
-    assert found.loc["robust", "bound"] == bound
-    least = found.loc["robust", "r1_low"] / found.loc["standard", "r1_high"]
-    assert found.loc["robust", "factor"] == pytest.approx(least if bound else 200 / stood)
-    few = [both[0], record("triplet", "robust", 0.9, 12)]  # a bound below 5 does not say that the factor is
-    judged = report.verdicts(report.comparison(report.metrics(few), few, 8 / 255), 8 / 255)[1]
+@pytest.mark.parametrize(
+    ("standard", "robust", "measured", "verdict"),
+    [
+        (0, 200, "triplet at least 52.3", "holds"),
+        (0, 12, "triplet at least 2.9", "not shown"),
+        (20, 200, "triplet 10.0 (6.5 to 15.5)", "holds"),
+        (20, 120, "triplet 6.0 (3.8 to 9.4)", "not shown"),
+        (20, 40, "triplet 2.0 (1.2 to 3.3)", "fails"),
+    ],
+)
+def test_a_factor_is_judged_by_its_interval(standard: int, robust: int, measured: str, verdict: str) -> None:
+    both = [record("triplet", "standard", 0.9, standard), record("triplet", "robust", 0.9, robust)]
+    judged = report.verdicts(report.comparison(report.metrics(both), both, 8 / 255), 8 / 255)[1]
     assert "5 times" in judged.claim
-    assert judged.verdict == ("not shown" if bound else "fails")
+    assert (judged.measured, judged.verdict) == (measured, verdict)
 
 
 def test_verdicts_say_what_fails(records: list[dict]) -> None:
@@ -116,8 +122,8 @@ def test_verdicts_say_what_fails(records: list[dict]) -> None:
     fails, gives, keeps, beats = judged.values()
     assert fails.verdict == "holds"
     assert gives.verdict == "holds"
-    assert "triplet 10.0 (0.500)" in gives.measured
-    assert "contrastive at least 22.1 (0.250)" in gives.measured
+    assert "triplet 10.0 (6.5 to 15.5)" in gives.measured
+    assert "contrastive at least 25.9" in gives.measured
     assert keeps.verdict == "holds in part", "contrastive keeps 0.889 only"
     assert "contrastive 0.889; triplet 0.978" in keeps.measured
     assert beats.verdict == "not separated", "0.250 against 0.245 is within the intervals"
@@ -143,7 +149,7 @@ def test_the_page_shows_each_table_and_figure(records: list[dict]) -> None:
     assert "Suites side by side, eps 8/255" in text
     assert "| triplet | standard | 0.050 (0.033 to 0.076), 400 | 0.025 (0.014 to 0.045), 400 |" in text
     assert "eps 0.01" not in text, "no table for a radius that was not attacked"
-    assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 0.100 | 10.0 |" in text
+    assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 0.100 | 10.0 (6.5 to 15.5) |" in text
 
 
 def test_figures_are_the_same_bytes_each_time(records: list[dict], tmp_path: Path) -> None:
@@ -253,14 +259,25 @@ def test_the_page_says_what_is_found_without_learning(records: list[dict[str, An
     assert "nearest neighbour by: pixels 0.300 (MAP@R 0.100); colour histogram 0.500 (MAP@R 0.200)." in text
 
 
+def test_suites_are_compared_on_trainings_that_all_of_them_attacked(records: list[dict[str, Any]]) -> None:
+    easier = record("triplet", "standard", 0.9, 300, seed=1)
+    harder = record("triplet", "standard", 0.9, 10, suite="thorough")
+    lines = report.suites_side_by_side(report.metrics([records[0], easier, harder]), 8 / 255)
+    assert lines[-1] == "| triplet | standard | 0.050 (0.033 to 0.076), 400 | 0.025 (0.014 to 0.045), 400 |"
+
+
 def test_certified_radii_are_a_table(records: list[dict[str, Any]]) -> None:
     row = {"norm": "l2", "queries": 10, "r1_low": 0.1, "r1_high": 0.9, "map_r": 0.1}
     rows = [
         {**row, "attack": name, "eps": eps, "r1": r1}
         for name, eps, r1 in (("none", 0.0, 1.0), ("certified", 0.1, 0.4), ("certified", 0.2, 0.2), ("base", 0.1, 0.6))
     ]
-    table = report.metrics([records[0] | {"suite": "certified", "rows": rows}])
-    lines = report.norms_section(table)
+    made = records[0] | {"suite": "certified", "rows": rows, "scores": {"sigma": 0.1, "alpha": 0.001}}
+    table = report.metrics([made])
+    lines = report.norms_section(table, [made, records[1]])
+    assert any(
+        "Noise of standard deviation 0.1; a certificate is wrong with a probability of 0.001" in x for x in lines
+    )
     assert "| `certified` | triplet | standard | 0 | base | 0.600 | – |" in lines
     assert "| `certified` | triplet | standard | 0 | certified | 0.400 | 0.200 |" in lines
     plots.theme()

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dml.statistics import clopper_pearson, over_seeds, paired_test, pool_seeds, standard_error, wilson
+from dml.statistics import (
+    clopper_pearson,
+    over_seeds,
+    paired_test,
+    pool_seeds,
+    ratio_interval,
+    standard_error,
+    wilson,
+)
 
 
 @given(st.integers(0, 500), st.integers(1, 500))
@@ -32,6 +40,26 @@ def test_clopper_pearson_is_the_exact_bound(successes: int, trials: int, alpha: 
         return
     terms = (math.comb(trials, k) * low**k * (1 - low) ** (trials - k) for k in range(successes, trials + 1))
     assert sum(terms) == pytest.approx(alpha, rel=1e-4)
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300))
+def test_the_ends_of_a_ratio_recover_the_variance_of_each_share(first: int, of: int, second: int, trials: int) -> None:
+    """Donner and Zou's condition: the difference is as far from 0 as the errors on that side, added as squares."""
+    first, second = min(first, of), min(second, trials)
+    share, part = first / of, second / trials
+    (low, high), (least, most) = wilson(first, of), wilson(second, trials)
+    lower, upper = ratio_interval(first, of, second, trials)
+    assert 0 <= lower <= upper
+    error = (share - low) ** 2 + (lower * (most - part)) ** 2
+    assert (share - lower * part) ** 2 == pytest.approx(error, rel=1e-6, abs=1e-12)
+    assert lower >= low / most * (1 - 1e-9), "narrower than the quotient of the ends"
+    if second:
+        assert lower <= share / part * (1 + 1e-9)
+        assert upper >= share / part * (1 - 1e-9)
+        error = (high - share) ** 2 + (upper * (part - least)) ** 2
+        assert (share - upper * part) ** 2 == pytest.approx(error, rel=1e-6, abs=1e-12)
+    else:
+        assert upper == math.inf
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))

@@ -114,6 +114,12 @@ def test_small_classes_have_pairs_too() -> None:
     assert 0.5 < diagnostics(gallery)["intra"] < 2
 
 
+def test_a_few_large_classes_are_told_apart() -> None:
+    gallery = Gallery(torch.eye(3)[torch.arange(9000) // 4500], torch.arange(9000) // 4500)
+    assert diagnostics(gallery)["inter"] == pytest.approx(2**0.5)
+    assert diagnostics(gallery)["ratio"] == 0
+
+
 def test_map_left_is_at_most_natural(search: Search) -> None:
     natural, left = comparison.map_left(search, np.arange(36), 0.02, steps=5, seed=0)
     assert natural == pytest.approx(float(search.natural().map_r.mean()), abs=1e-6)

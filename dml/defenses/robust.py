@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dml.attacks import Linf, Objective, pgd
-from dml.checks import at_least
+from dml.checks import at_least, linf_radius
 from dml.losses import TupleLoss, distance
 from dml.models import Embedder, evaluating
 
@@ -38,12 +38,11 @@ class Robust:
     the training pass; the perturbed picture is sought with BatchNorm in evaluation mode, as an attacker would.
 
     Attributes:
-        eps: radius of the l-inf ball.
+        eps: radius of the l-inf ball, of pixels in [0, 1].
         steps: PGD steps, from a uniform random start.
         target: the role that is perturbed.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
-        ramp: share of the training over which the radius, and the step with it, grows from 0. On photographs from
-            random weights the natural R@1 that robust training costs otherwise is kept.
+        ramp: share of the training over which the radius, and the step with it, grows from 0.
     """
 
     eps: float = 8 / 255
@@ -53,7 +52,7 @@ class Robust:
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("eps", self.eps, 0)
+        linf_radius("eps", self.eps)
         at_least("steps", self.steps, 1)
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size is {self.step_size}; it should be above 0")

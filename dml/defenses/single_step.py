@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.attacks import Linf, pgd
-from dml.checks import at_least
+from dml.checks import linf_radius
 from dml.losses import TupleLoss
 from dml.models import Embedder, evaluating
 
@@ -24,7 +24,7 @@ class SingleStep:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        at_least("eps", self.eps, 0)
+        linf_radius("eps", self.eps)
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from dml.checks import at_least
+from dml.checks import at_least, linf_radius
 from dml.retrieval import Search
 
 
@@ -49,10 +49,10 @@ class Suite(Protocol):
         ...
 
 
-def check_common(queries: int, eps: tuple[float, ...]) -> None:
-    """Raises ValueError if there is no query or radius, or a radius is negative."""
+def check_common(queries: int, eps: tuple[float, ...], check: Callable[[str, float], None] = linf_radius) -> None:
+    """Raises ValueError if there is no query or radius, or a radius does not pass its check."""
     at_least("queries", queries, 1)
     if not eps:
         raise ValueError("eps is empty; it should list one radius or more")
     for radius in eps:
-        at_least("eps", radius, 0)
+        check("eps", radius)

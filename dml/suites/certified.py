@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ class Certified:
 
     If the own class has more than half of the votes, with lower confidence bound p, no perturbation of l2 length
     below ``sigma * Phi^-1(p)`` changes the answer, whatever the attack. Rows: ``certified``, the share of queries
-    that are right and certified beyond the radius; ``smoothed``, those that the smoothed search still answers
-    rightly after an attack on it (Auto-PGD on the margin, averaged over noise), an upper bound to ``certified`` but
-    for the confidence; ``base``, those that the search without smoothing answers after Auto-PGD on its margin.
+    that are right and certified beyond the radius, where so many samples can certify it; ``smoothed``, those that the
+    smoothed search still answers rightly after an attack on it (Auto-PGD on the margin, averaged over noise), an upper
+    bound to ``certified`` but for the confidence; ``base``, those that the search without smoothing answers after
+    Auto-PGD on its margin.
 
     Attributes:
         queries, eps: see :class:`dml.suites.base.Suite`; radii of the l2 ball.
@@ -53,13 +55,18 @@ class Certified:
     draws: int = 4
 
     def __post_init__(self) -> None:
-        check_common(self.queries, self.eps)
+        check_common(self.queries, self.eps, partial(at_least, least=0))
         for name in ("samples", "steps", "draws"):
             at_least(name, getattr(self, name), 1)
         if not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma}; it should be above 0")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}; it should lie between 0 and 1")
+
+    @property
+    def largest_radius(self) -> float:
+        """What is certified if all samples agree; of larger radii so many samples can say nothing."""
+        return self.sigma * float(ndtri(clopper_pearson(self.samples, self.samples, self.alpha)))
 
     def evaluate(
         self,
@@ -95,7 +102,8 @@ class Certified:
         tables = [table("none", 0.0, natural), table("radius", 0.0, natural).assign(eps=radius.cpu().double().numpy())]
         for eps in self.eps:
             generator = torch_generator(seed, "certified attack", int(chunk[0]), eps)
-            tables.append(table("certified", eps, radius > eps))
+            if eps < self.largest_radius:
+                tables.append(table("certified", eps, radius > eps))
             aim = smoothed_margin(model, queries, gallery, self.sigma, self.draws, generator)
             found = apgd(images, aim, L2(eps), steps=self.steps, generator=generator)
             votes = class_votes(model, found, queries, gallery, self.sigma, max(50, self.samples // 10), generator)

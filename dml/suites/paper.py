@@ -1,4 +1,4 @@
-"""`paper`: the attacks of arXiv 2102.07265 as it ran them, beside which stronger ones can be judged."""
+"""`paper`: the four attacks of arXiv 2102.07265 with its steps, beside which stronger ones can be judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from dml.suites.base import Evaluation, check_common
 class Paper:
     """PGD, FGSM, R-FGSM and C&W on the metric loss of a query's own tuple, each on all queries, and the worst of them.
 
-    The positive of the tuple is the nearest right item. (The paper took the query's own clean picture for it, which
-    measures how far an embedding moves and not whether the search fails.)
+    Whatever loss a model was trained with, it is the triplet's difference of distances without its hinge, and the
+    positive is the nearest right item. (The paper took the query's own clean picture for it, which measures how far
+    an embedding moves and not whether the search fails.)
 
     Attributes:
         queries, eps: see :class:`dml.suites.base.Suite`; radii of the l-inf ball.
