@@ -101,7 +101,7 @@ def train_and_score(
             checkpoint=Path(scratch, "checkpoint.pt"),
         )
     row = {"dataset": dataset, "loss": loss, "defense": defense, "settings": as_text(settings), "seed": seed}
-    row |= {"epochs": history.chosen + 1, **held_out_scores(model, data.validation, chosen.suites[SUITE])}
+    row |= {"epoch_kept": history.chosen + 1, **held_out_scores(model, data.validation, chosen.suites[SUITE])}
     return row | {"score": score(row)}
 
 

@@ -1,6 +1,7 @@
 """The whole pipeline at a tiny size, in a copy of the project: what runs, what is left, and what reruns."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,12 @@ def test_results_are_complete(project: Path) -> None:
     assert "Robust training gives at least 5 times" in page
     book = nbformat.read(next((project / "artifacts/notebooks/04_attack_evaluation").glob("*robust*")), as_version=4)
     assert any("image/png" in output.get("data", {}) for cell in book.cells for output in cell.get("outputs", []))
+
+
+def test_the_example_of_the_readme_runs(project: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)
+    done = command(project, sys.executable, "-c", example)
+    assert re.fullmatch(r"\d+ of 20 queries stand\n", done.stdout), done.stderr
 
 
 def test_nothing_runs_twice(project: Path) -> None:
