@@ -2,11 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from dml.attacks.balls import radius_text
 from dml.datasets import Split
-from dml.retrieval import Gallery, Queries, per_query
-from dml.sampling import evenly, to_float
+from dml.models import Palette, best_device
+from dml.retrieval import Gallery, Queries, Search, per_query
+from dml.sampling import evenly, sample_rows, to_float
+from dml.suites import Suite
 
 QUERIES = 2_000  # at most, evenly spaced; the gallery is the whole split
 CHUNK = 256  # pictures described at a time
@@ -46,3 +49,42 @@ def baselines(split: Split) -> dict[str, dict[str, float]]:
         outcome = per_query(described[own], Queries(labels[own], own), Gallery(described, labels))
         found[name] = {"r1": float(outcome.r1.float().mean()), "map_r": float(outcome.map_r.mean())}
     return found
+
+
+class SoftHistogram(nn.Module):
+    """Pictures -> the colours of :class:`dml.models.Palette` as it is before any training, unit vectors (B, 216).
+
+    A small perturbation moves it little, so it withstands some attacks though nothing was trained to. What a robust
+    model is worth is what it keeps beyond that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.palette = Palette()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize((self.palette.shares(2 * images - 1) + 1e-3).sqrt(), dim=1)
+
+
+def attacked_histogram(split: Split, suite: Suite, *, seed: int) -> dict[str, float | dict[str, float]]:
+    """What :class:`SoftHistogram` retrieves, and what a suite leaves of it.
+
+    Args:
+        split: that is searched.
+        suite: of attacks in the l-inf ball; of a smaller split all pictures are attacked.
+        seed: of the choice of queries, the same as for trained models, and of the attacks.
+
+    Returns:
+        ``r1`` and ``map_r`` over all pictures, the number of attacked ``queries``, and ``left``: radius -> R@1.
+    """
+    search = Search.over(SoftHistogram().eval().to(best_device()), split)
+    natural = search.natural()
+    rows = sample_rows(min(suite.queries, len(split)), len(split), seed)
+    outcomes = suite.evaluate(search, rows, seed=seed, report=lambda line: None).outcomes
+    left = outcomes[outcomes["attack"] == "worst"].groupby("eps")["r1"].mean()
+    return {
+        "r1": float(natural.r1.float().mean()),
+        "map_r": float(natural.map_r.mean()),
+        "queries": len(rows),
+        "left": {radius_text(eps): float(share) for eps, share in left.items()},
+    }

@@ -16,7 +16,7 @@ import torch
 from dml.attacks.balls import radius_text
 from dml.paths import ROOT, atomic
 from dml.plots import order, spell
-from dml.statistics import over_seeds, paired_test, pool_seeds, ratio_interval
+from dml.statistics import over_seeds, paired_test, pool_seeds, ratio_interval, wilson
 
 COLUMNS = [
     "dataset",
@@ -207,8 +207,9 @@ class Verdict(NamedTuple):
     verdict: str
 
 
-def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
-    """The paper's claims about one dataset at one radius, judged for every loss by :func:`comparison`.
+def verdicts(found: pd.DataFrame, eps: float, untrained: Mapping[str, Any] | None = None) -> list[Verdict]:
+    """The paper's claims about one dataset at one radius, and that training gained anything, judged for every loss by
+    :func:`comparison`. ``untrained`` is what :func:`dml.baselines.attacked_histogram` gave.
 
     A claim holds if it does for every loss. A difference of two defences counts if their 95% intervals do not overlap,
     a factor if its interval lies on one side of 5. Nothing is judged by a suite that has no gates, nor where one does
@@ -248,16 +249,21 @@ def verdicts(found: pd.DataFrame, eps: float) -> list[Verdict]:
             )
         )
     if robust is not None and single is not None:
-        both = robust.merge(single, on="loss", suffixes=("", "_single"))
-        apart = both["r1_low"] > both["r1_high_single"]
-        judged.append(
-            Verdict(
-                f"Robust training beats single-step training {at}",
-                _each(both, lambda row: f"{row.r1:.3f} against {row.r1_single:.3f}"),
-                "holds" if apart.all() else "fails" if (both["r1"] <= both["r1_single"]).any() else "not separated",
-            )
-        )
+        both = robust.merge(single[["r1", "r1_high"]], on="loss", suffixes=("", "_other"))
+        judged.append(_beats(f"Robust training beats single-step training {at}", both))
+    left = untrained["left"].get(radius_text(eps)) if untrained else None
+    if robust is not None and left is not None:
+        high = wilson(round(left * untrained["queries"]), untrained["queries"])[1]
+        both = robust.assign(r1_other=left, r1_high_other=high)
+        judged.append(_beats(f"Robust models keep more than a soft histogram that nobody trained {at}", both))
     return judged
+
+
+def _beats(claim: str, both: pd.DataFrame) -> Verdict:
+    """Whether R@1 is higher than another's (``r1_other``), judged by intervals that do not overlap."""
+    apart, below = both["r1_low"] > both["r1_high_other"], both["r1"] <= both["r1_other"]
+    measured = _each(both, lambda row: f"{row.r1:.3f} against {row.r1_other:.3f}")
+    return Verdict(claim, measured, "holds" if apart.all() else "fails" if below.any() else "not separated")
 
 
 def _judge(holds: pd.Series, fails: pd.Series) -> str:
@@ -590,11 +596,20 @@ def _queries(compared: pd.DataFrame) -> str:
     return words[0] if compared["trainings"].max() == 1 else " of ".join(words)
 
 
-def _without_learning(records: list[dict[str, Any]]) -> list[str]:
-    """What embeddings that nobody trained retrieve, where a record of the dataset says it."""
-    found = next((record["baselines"] for record in records if record.get("baselines")), {})
+def _baselines(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of embeddings that nobody trained, by name, where a record of the dataset says it."""
+    return next((record["baselines"] for record in records if record.get("baselines")), {})
+
+
+def _without_learning(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What embeddings that nobody trained retrieve."""
     scores = [f"{name} {score['r1']:.3f} (MAP@R {score['map_r']:.3f})" for name, score in found.items()]
-    return ["", f"R@1 without learning, nearest neighbour by: {'; '.join(scores)}."] if scores else []
+    lines = ["", f"R@1 without learning, nearest neighbour by: {'; '.join(scores)}."] if scores else []
+    for name, score in found.items():
+        if "left" in score:
+            left = " and ".join(f"{share:.3f} at {eps}" for eps, share in score["left"].items())
+            lines += ["", f"Attacks leave {left} of the {name} ({score['queries']:,} queries), which nothing defends."]
+    return lines
 
 
 def _figure(figure: tuple[str, str] | None) -> list[str]:
@@ -647,7 +662,7 @@ def page(
         first, *others = figures.get(dataset) or [None]
         lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {devices}.".strip()]
         lines += _figure(first)
-        lines += _without_learning(own)
+        lines += _without_learning(_baselines(own))
         for suite, rows in found.groupby("suite"):
             for eps in radii:
                 compared = comparison(rows, [record for record in own if record["suite"] == suite], eps)
@@ -655,7 +670,7 @@ def page(
                     continue
                 lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {_queries(compared)}", ""]
                 lines.append(comparison_markdown(compared))
-                judged = verdicts(compared, eps)
+                judged = verdicts(compared, eps, _baselines(own).get("soft histogram"))
                 if judged:
                     lines += ["", "| claim | measured | verdict |", "|---|---|---|"]
                     lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in judged]

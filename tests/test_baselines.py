@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from dml.baselines import baselines, colour_histogram, pixels
+from dml.baselines import SoftHistogram, attacked_histogram, baselines, colour_histogram, pixels
 from dml.datasets import Split
+from dml.suites import Auto
 
 
 def test_pixels_are_the_small_picture_less_its_mean() -> None:
@@ -33,3 +34,22 @@ def test_colours_find_what_pixels_do_not() -> None:
     found = baselines(split)
     assert found["colour histogram"] == {"r1": 1.0, "map_r": 1.0}
     assert found["pixels"]["r1"] < 0.6
+
+
+def test_a_soft_histogram_withstands_what_does_not_reach_another_colour() -> None:
+    """Two colours a whole grid apart: no small perturbation takes a picture to the other, half the range does."""
+    images = np.full((8, 12, 12, 3), 51, dtype=np.uint8)
+    images[4:] = 204
+    split = Split(images, np.repeat([0, 1], 4), ["dark", "bright"])
+    suite = Auto(queries=300, eps=(0.01, 0.5), margin_steps=10, targets=1, cross_entropy_steps=0, square_tries=0)
+    found = attacked_histogram(split, suite, seed=0)
+    assert (found["r1"], found["map_r"], found["queries"]) == (1.0, 1.0, 8)
+    assert found["left"] == {"0.01": 1.0, "0.5": 0.0}
+
+
+def test_a_soft_histogram_is_of_unit_length_and_the_same_for_a_mirrored_picture() -> None:
+    images = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    found = SoftHistogram()(images)
+    assert found.shape == (4, 216)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(SoftHistogram()(images.flip(3)), found)

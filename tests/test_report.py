@@ -132,6 +132,21 @@ def test_verdicts_say_what_fails(records: list[dict]) -> None:
     assert report.verdicts(found, 8 / 255)[3].verdict == "fails"
 
 
+@pytest.mark.parametrize(
+    ("left", "verdict"), [(0.0, "holds"), (0.245, "not separated"), (0.25, "fails"), (0.7, "fails")]
+)
+def test_robust_models_are_judged_beside_what_nobody_trained(records: list[dict], left: float, verdict: str) -> None:
+    untrained = {"r1": 0.8, "map_r": 0.2, "queries": 400, "left": {"8/255": left}}
+    found = report.comparison(report.metrics(records), records, 8 / 255)
+    last = report.verdicts(found, 8 / 255, untrained)[-1]
+    assert last.claim == "Robust models keep more than a soft histogram that nobody trained at eps 8/255"
+    assert (last.measured, last.verdict) == (
+        f"contrastive 0.250 against {left:.3f}; triplet 0.500 against {left:.3f}",
+        verdict,
+    )
+    assert len(report.verdicts(found, 8 / 255, untrained | {"left": {}})) == len(report.verdicts(found, 8 / 255))
+
+
 def test_the_page_shows_each_table_and_figure(records: list[dict]) -> None:
     thorough = [record("triplet", "standard", 0.9, 10, suite="thorough")]
     everything = records + thorough
@@ -255,8 +270,11 @@ def test_trainings_of_several_seeds_are_pooled(records: list[dict[str, Any]]) ->
 
 def test_the_page_says_what_is_found_without_learning(records: list[dict[str, Any]]) -> None:
     records[2]["baselines"] = {"pixels": {"r1": 0.3, "map_r": 0.1}, "colour histogram": {"r1": 0.5, "map_r": 0.2}}
+    soft = {"r1": 0.4, "map_r": 0.1, "queries": 300, "left": {"0.01": 0.25, "8/255": 0.0}}
+    records[2]["baselines"]["soft histogram"] = soft
     text = report.page(report.metrics(records), records, (8 / 255,), {}, {})
-    assert "nearest neighbour by: pixels 0.300 (MAP@R 0.100); colour histogram 0.500 (MAP@R 0.200)." in text
+    assert "nearest neighbour by: pixels 0.300 (MAP@R 0.100); colour histogram 0.500 (MAP@R 0.200); soft hist" in text
+    assert "Attacks leave 0.250 at 0.01 and 0.000 at 8/255 of the soft histogram (300 queries)" in text
 
 
 def test_suites_are_compared_on_trainings_that_all_of_them_attacked(records: list[dict[str, Any]]) -> None:
