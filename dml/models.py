@@ -95,9 +95,12 @@ class Palette(nn.Module):
         pixels = F.avg_pool2d(images, self.pooled).permute(0, 2, 3, 1).flatten(1, 2)
         return torch.cat([self.nearness(some).softmax(2).mean(1) for some in pixels.split(self.at_once)])
 
+    def roots(self, images: Tensor) -> Tensor:
+        """Of the shares (B, 216), as in Bhattacharyya's coefficient of two histograms."""
+        return (self.shares(images) + 1e-3).sqrt()  # bounds the slope where a colour is absent
+
     def forward(self, images: Tensor) -> Tensor:
-        # Roots, as in Bhattacharyya's coefficient of two histograms; 1e-3 bounds their slope where a colour is absent.
-        return self.norm((self.shares(images) + 1e-3).sqrt())
+        return self.norm(self.roots(images))
 
 
 class LiteColours(nn.Module):

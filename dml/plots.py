@@ -1,8 +1,8 @@
 """Every figure of the notebooks and of results/: one function a figure, drawn on what it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dml.attacks.balls import radius_text
 from dml.paths import atomic
 
 # Okabe and Ito's colours, which readers with any colour vision can tell apart; one a defence, everywhere.
@@ -142,13 +143,16 @@ def fooled_search(
     return figure
 
 
-def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figure:
+def headline(
+    metrics: pd.DataFrame, radii: Sequence[tuple[str, float]], untrained: Mapping[str, Any] | None = None
+) -> Figure:
     """Bars of R@1, natural and under the worst attack, a panel a radius, with 95% intervals over queries.
 
     Args:
         metrics: rows of metrics.csv of one dataset and suite, one seed (or several, pooled). † marks a model with a
             gate that does not hold.
         radii: panel titles with their eps; eps 0 is the natural outcome.
+        untrained: what :func:`dml.baselines.attacked_histogram` gave, a line across each panel.
     """
     losses = sorted(metrics["loss"].unique())
     defenses = order(metrics["defense"])
@@ -169,6 +173,8 @@ def headline(metrics: pd.DataFrame, radii: Sequence[tuple[str, float]]) -> Figur
                     digits = 3 if 0 < value < 0.01 else 2  # a few queries of thousands are not none
                     text = f"{value:.{digits}f}{'†' if mark else ''}"
                     axes.text(at, high + 0.015, text, ha="center", va="bottom", fontsize=9)
+        if untrained and (value := untrained["left"].get(radius_text(eps)) if eps else untrained["r1"]) is not None:
+            axes.axhline(value, color="black", linestyle="--", linewidth=1.2, label="soft histogram, untrained")
         axes.set(title=title, xticks=range(len(losses)), xticklabels=losses, ylim=(0, 1.08))
         axes.grid(axis="x", visible=False)
     panels[0, 0].set_ylabel("R@1")

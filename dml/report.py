@@ -596,7 +596,7 @@ def _queries(compared: pd.DataFrame) -> str:
     return words[0] if compared["trainings"].max() == 1 else " of ".join(words)
 
 
-def _baselines(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def baselines_of(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of embeddings that nobody trained, by name, where a record of the dataset says it."""
     return next((record["baselines"] for record in records if record.get("baselines")), {})
 
@@ -662,7 +662,7 @@ def page(
         first, *others = figures.get(dataset) or [None]
         lines += ["", f"## {dataset}", "", f"{origins.get(dataset, '')} Measured on: {devices}.".strip()]
         lines += _figure(first)
-        lines += _without_learning(_baselines(own))
+        lines += _without_learning(baselines_of(own))
         for suite, rows in found.groupby("suite"):
             for eps in radii:
                 compared = comparison(rows, [record for record in own if record["suite"] == suite], eps)
@@ -670,7 +670,7 @@ def page(
                     continue
                 lines += ["", f"### Suite `{suite}`, eps {radius_text(eps)}, {_queries(compared)}", ""]
                 lines.append(comparison_markdown(compared))
-                judged = verdicts(compared, eps, _baselines(own).get("soft histogram"))
+                judged = verdicts(compared, eps, baselines_of(own).get("soft histogram"))
                 if judged:
                     lines += ["", "| claim | measured | verdict |", "|---|---|---|"]
                     lines += [f"| {row.claim} | {row.measured} | **{row.verdict}** |" for row in judged]

@@ -211,6 +211,15 @@ def test_gates_mark_a_model_everywhere(records: list[dict[str, Any]]) -> None:
     assert [text.get_text() for text in figure.axes[0].texts].count("0.50†") == 1
 
 
+def test_what_nobody_trained_is_a_line_across_the_bars(records: list[dict[str, Any]]) -> None:
+    plots.theme()
+    panels = [("natural", 0.0), ("attacked", 8 / 255), ("attacked", 0.01)]
+    figure = plots.headline(report.metrics(records), panels, {"r1": 0.8, "left": {"8/255": 0.25}})
+    drawn = [[line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
+    assert drawn == [[0.8], [0.25], []]
+    assert "soft histogram, untrained" in [text.get_text() for text in figure.legends[0].texts]
+
+
 def test_sections_of_what_suites_measured(records: list[dict[str, Any]]) -> None:
     attacks = [{"attack": name, "queries": 2, "r1": r1} for name, r1 in (("none", 1.0), ("noise", 0.5), ("worst", 0.5))]
     for place, record_ in enumerate(records[:3]):
