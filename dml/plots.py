@@ -172,7 +172,8 @@ def headline(
                 if np.isfinite(value):
                     digits = 3 if 0 < value < 0.01 else 2  # a few queries of thousands are not none
                     text = f"{value:.{digits}f}{'†' if mark else ''}"
-                    axes.text(at, high + 0.015, text, ha="center", va="bottom", fontsize=9)
+                    plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the line of the untrained
+                    axes.text(at, high + 0.015, text, ha="center", va="bottom", fontsize=9, bbox=plain)
         if untrained and (value := untrained["left"].get(radius_text(eps)) if eps else untrained["r1"]) is not None:
             axes.axhline(value, color="black", linestyle="--", linewidth=1.2, label="soft histogram, untrained")
         axes.set(title=title, xticks=range(len(losses)), xticklabels=losses, ylim=(0, 1.08))
