@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: repro test lab bench env
 repro: env
 	@echo "Running the pipeline: data, standard training, robust training, attacks, figures"
-	python -m dml.params
+	python -m dml.config.params
 	dvc repro
 	@echo "Done: open results/README.md"
 

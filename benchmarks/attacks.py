@@ -16,9 +16,9 @@ from collections.abc import Callable
 import torch
 
 from dml.attacks import Linf, apgd, pgd
-from dml.attacks.objectives import margin_objective
-from dml.models import build
-from dml.retrieval import Gallery, Queries, at_once
+from dml.attacks.objectives.queries import margin_objective
+from dml.models.embedder import build
+from dml.retrieval.index import Gallery, Queries, at_once
 
 QUERIES, SIDE, STEPS, ROUNDS = 100, 32, 10, 9
 GALLERIES = (2_000, 10_000, 60_000)

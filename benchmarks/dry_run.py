@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dml import params
-from dml.datasets import load, prepare
-from dml.datasets.cub200 import CUB200, read_cub200
-from dml.models import best_device
-from dml.training import fit
+from dml.config import params
+from dml.data import load, prepare
+from dml.data.sources.cub200 import CUB200, read_cub200
+from dml.models.embedder import best_device
+from dml.training.loop import fit
 
 PRESETS = ("field", "paper")
 TRAININGS = (("contrastive", "standard"), ("triplet", "single_step"), ("triplet", "robust"))

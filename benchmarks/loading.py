@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.datasets import Pictures, Split
+from dml.data import Pictures, Split
+from dml.data.loading import training_batches
 from dml.defenses import Standard
-from dml.loading import training_batches
 from dml.losses import Triplet, TupleLoss
-from dml.models import best_device, build
-from dml.schedule import Schedule
-from dml.tuples import distance_weighted
+from dml.losses.mining import distance_weighted
+from dml.models.embedder import best_device, build
+from dml.training.schedule import Schedule
 
 CLASSES, IMAGES, HEIGHT, WIDTH, CROP, STEPS = 112, 10, 146, 195, 128, 6
 SCHEDULE = Schedule(epochs=1, batches=STEPS, classes=56, images_per_class=2, crop=CROP, flip=True)

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dml.datasets import prepare
-from dml.datasets.folder import read_folder
+from dml.data import prepare
+from dml.data.sources.folder import read_folder
 
 IMAGES, CLASSES, SIZE = 20_000, 200, 256
 

@@ -7,7 +7,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
-from dml.retrieval import Gallery, Queries, per_query
+from dml.retrieval.index import Gallery, Queries, per_query
 
 SIZES = ((2000, 128), (5924, 512))
 

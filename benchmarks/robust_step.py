@@ -14,8 +14,8 @@ import torch
 from dml.attacks import Linf, pgd
 from dml.defenses import Robust, Standard
 from dml.losses import Triplet, TupleLoss
-from dml.models import build
-from dml.tuples import distance_weighted
+from dml.losses.mining import distance_weighted
+from dml.models.embedder import build
 
 BATCH, SIDE, ROUNDS = 100, 32, 7
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dml.datasets import Split
+from dml.data import Split
 
 torch.set_num_threads(1)  # on tensors this small a second thread only waits for the first
 

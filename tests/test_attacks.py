@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dml.attacks import L2, Linf, falling_steps, pgd
-from dml.attacks.objectives import margin_objective, nearest_wrong_classes, targeted_objective
-from dml.retrieval import Gallery, Queries
+from dml.attacks.objectives.queries import margin_objective, nearest_wrong_classes, targeted_objective
+from dml.retrieval.index import Gallery, Queries
 
 BALLS = {"linf": Linf, "l2": L2}
 

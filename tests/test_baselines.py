@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from dml.baselines import SoftHistogram, attacked_histogram, baselines, colour_histogram, pixels
-from dml.datasets import Split
-from dml.suites import Auto
+from dml.data import Split
+from dml.evaluation.controls import SoftHistogram, attacked_histogram, baselines, colour_histogram, pixels
+from dml.evaluation.suites import Auto
 
 
 def test_pixels_are_the_small_picture_less_its_mean() -> None:

@@ -17,24 +17,24 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from dml import params
 from dml.attacks import Linf
-from dml.datasets import DatasetError, Source, load, prepare
-from dml.datasets import __main__ as command
-from dml.datasets.benchmark import Benchmark, Remote
-from dml.datasets.cars196 import CARS196, read_cars196
-from dml.datasets.cub200 import CUB200, read_cub200
-from dml.datasets.sop import SOP, read_sop
+from dml.config import params
+from dml.data import DatasetError, Source, load, prepare
+from dml.data import __main__ as command
+from dml.data.sources.benchmark import Benchmark, Remote
+from dml.data.sources.cars196 import CARS196, read_cars196
+from dml.data.sources.cub200 import CUB200, read_cub200
+from dml.data.sources.sop import SOP, read_sop
 from dml.defenses import Standard
+from dml.evaluation.engine import attack
+from dml.evaluation.suites import Auto
 from dml.losses import Triplet, TupleLoss
-from dml.models import build
-from dml.retrieval import Search
-from dml.robustness import attack
-from dml.schedule import Schedule
-from dml.suites import Auto
-from dml.training import fit
-from dml.tuples import distance_weighted
-from dml.validation import validator
+from dml.losses.mining import distance_weighted
+from dml.models.embedder import build
+from dml.retrieval.index import Search
+from dml.training.loop import fit
+from dml.training.schedule import Schedule
+from dml.training.selection import validator
 
 COUNTS = (4, 16, 4, 16)  # classes and images of both halves
 Files = dict[str, bytes]
@@ -363,8 +363,8 @@ def test_a_class_in_both_halves_is_refused(tmp_path: Path) -> None:
 def test_a_killed_preparation_goes_on_where_it_was(
     parallel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 5)
-    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "WAITING", 0)  # written as soon as it is read
+    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 5)
+    monkeypatch.setattr(sys.modules["dml.data.prepare"], "WAITING", 0)  # written as soon as it is read
     source = place_cub(tmp_path)
     expected = prepared(source, tmp_path / "whole")
     read: list[int] = []
@@ -393,7 +393,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
 
 def test_a_preparation_that_lost_pictures_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file shorter than was noted, as a machine that lost its power may leave it."""
-    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 1)
+    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 1)
     source = place_cub(tmp_path)
     expected = (prepared(source, tmp_path / "whole") / "images.bin").read_bytes()
 
@@ -412,7 +412,7 @@ def test_a_preparation_that_lost_pictures_begins_anew(tmp_path: Path, monkeypatc
 def test_a_source_that_changed_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["dml.datasets.prepare"], "NOTED", 1)
+    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 1)
     source = place_cub(tmp_path)
 
     def cut(rows: np.ndarray) -> Iterator:

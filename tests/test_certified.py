@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dml.datasets import Split
-from dml.models import build
-from dml.retrieval import Gallery, Queries, Search
-from dml.suites import Certified
-from dml.suites.certified import certified_radius, class_votes
+from dml.data import Split
+from dml.evaluation.suites import Certified
+from dml.evaluation.suites.certified import certified_radius, class_votes
+from dml.models.embedder import build
+from dml.retrieval.index import Gallery, Queries, Search
 
 
 class Line(nn.Module):

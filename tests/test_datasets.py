@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml.datasets import DatasetError, Split, load, prepare, unpack
-from dml.datasets.base import split_classes
-from dml.datasets.folder import read_folder
-from dml.datasets.glyphs import choose_symbols, read_glyphs
-from dml.paths import ROOT
+from dml.common.files import ROOT
+from dml.data import DatasetError, Split, load, prepare, unpack
+from dml.data.base import split_classes
+from dml.data.sources.folder import read_folder
+from dml.data.sources.glyphs import choose_symbols, read_glyphs
 
 BILINEAR = Image.Resampling.BILINEAR
 RAW_GLYPHS = ROOT / "data" / "glyphs" / "glyphs.json"

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dml.datasets import Split
+from dml.data import Split
 from dml.defenses import DEFENSES, Robust, SingleStep, Standard
 from dml.defenses.robust import role_objective
 from dml.losses import Triplet, TupleLoss, distance
-from dml.models import build
-from dml.schedule import Schedule
-from dml.training import fit
-from dml.tuples import Tuples, random_tuples
+from dml.losses.mining import Tuples, random_tuples
+from dml.models.embedder import build
+from dml.training.loop import fit
+from dml.training.schedule import Schedule
 
 EPS = 0.1
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dml import gates
-from dml.datasets import Split
-from dml.models import Embedder, build
-from dml.retrieval import Search
-from dml.statistics import standard_error
-from dml.suites import Auto
+from dml.data import Split
+from dml.evaluation import gates
+from dml.evaluation.statistics import standard_error
+from dml.evaluation.suites import Auto
+from dml.models.embedder import Embedder, build
+from dml.retrieval.index import Search
 
 EPS = 0.06
 SUITE = Auto(

@@ -11,7 +11,7 @@ import torchvision
 from matplotlib import cbook
 from PIL import Image
 
-from dml.models import (
+from dml.models.embedder import (
     BACKBONES,
     Embedder,
     Palette,

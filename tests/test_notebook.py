@@ -5,8 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dml import notebook
-from dml.paths import ROOT, atomic, find, output
+from dml.common.files import ROOT, atomic
+from dml.pipeline import notebook
+from dml.pipeline.paths import find, output
 
 
 def write(file: Path, *sources: str, parameters: str = "word = 'here'") -> Path:
@@ -110,7 +111,7 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
 
 
 def test_own_results_are_found_before_the_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dml.paths.ROOT", tmp_path)
+    monkeypatch.setattr("dml.pipeline.paths.ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="run notebook 01_data or `make repro` first"):
         find("scratch", Path("x"), "01_data")
     (tmp_path / "x").mkdir()

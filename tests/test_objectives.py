@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dml.attacks import Linf, apgd
-from dml.attacks.objectives import (
+from dml.attacks.objectives.queries import (
     FOOLS,
     TEMPERATURE,
     class_logits,
@@ -22,7 +22,7 @@ from dml.attacks.objectives import (
     metric_loss_objective,
     rank_objective,
 )
-from dml.retrieval import Gallery, Queries, margin, per_query
+from dml.retrieval.index import Gallery, Queries, margin, per_query
 
 
 class Sphere(nn.Module):

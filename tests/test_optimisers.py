@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dml.attacks import L2, Linf, apgd, carlini_wagner, falling_steps, fgsm, nes, pgd, r_fgsm, square
-from dml.attacks.apgd import checkpoint_steps
-from dml.attacks.pgd import Objective
-from dml.attacks.square import side_length
+from dml.attacks.optimisers.apgd import checkpoint_steps
+from dml.attacks.optimisers.pgd import Objective
+from dml.attacks.optimisers.square import side_length
 
 Optimiser = Callable[[Tensor, Objective, Linf, torch.Generator], Tensor]
 OPTIMISERS: dict[str, Optimiser] = {

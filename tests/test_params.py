@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from dml import params
 from dml.attacks import Linf
+from dml.config import params
+from dml.config.params import ParamsError, load
 from dml.defenses import DEFENSES, Robust
+from dml.evaluation.suites import Auto
 from dml.losses import LOSSES, Triplet
-from dml.params import ParamsError, load
-from dml.paths import PARAMS
-from dml.suites import Auto
-from dml.tuples import distance_weighted
+from dml.losses.mining import distance_weighted
+from dml.pipeline.paths import PARAMS
 
 
 def test_the_committed_file_becomes_the_objects_that_run() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dml.paths import ROOT
+from dml.common.files import ROOT
 
 SKIPPED = shutil.ignore_patterns(
     ".git", ".venv", "artifacts", "scratch", ".notebooks", ".checkpoints", "cache", "tmp", "*_cache", ".hypothesis"

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_objectives import problem
 
-from dml.attacks import ranking
-from dml.datasets import Split
-from dml.models import build
-from dml.retrieval import Search
-from dml.suites import Ranking
+from dml.attacks.objectives import ranking
+from dml.data import Split
+from dml.evaluation.suites import Ranking
+from dml.models.embedder import build
+from dml.retrieval.index import Search
 
 NAMES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 # Zhou and Patel (CVPR 2022), their own table: ten scores, and the ERS they report.

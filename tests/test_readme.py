@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dml import params, report
 from dml.attacks.balls import radius_text
-from dml.paths import RECORDS, ROOT
+from dml.common.files import ROOT
+from dml.config import params
+from dml.pipeline.paths import RECORDS
+from dml.reporting import report
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dml import plots, report
-from dml.statistics import ratio_interval, wilson
+from dml.evaluation.statistics import ratio_interval, wilson
+from dml.reporting import plots, report
 
 
 def record(loss: str, defense: str, natural: float, left: int, suite: str = "quick", **changes: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dml import retrieval
-from dml.retrieval import Gallery, Queries, at_once, margin, per_query, ranking, recall_at
+from dml.retrieval import index as retrieval
+from dml.retrieval.index import Gallery, Queries, at_once, margin, per_query, ranking, recall_at
 
 
 def brute_force(similarity: np.ndarray, labels: np.ndarray, query_labels: np.ndarray, own: np.ndarray) -> np.ndarray:

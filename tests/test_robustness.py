@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from dml.attacks import Linf
-from dml.datasets import Split
-from dml.models import build
-from dml.retrieval import Search
-from dml.robustness import (
+from dml.data import Split
+from dml.evaluation.engine import (
     Examples,
     attack,
     example_rows,
@@ -23,8 +21,10 @@ from dml.robustness import (
     summarise,
     telling_examples,
 )
-from dml.statistics import wilson
-from dml.suites import Auto
+from dml.evaluation.statistics import wilson
+from dml.evaluation.suites import Auto
+from dml.models.embedder import build
+from dml.retrieval.index import Search
 
 SUITE = Auto(
     queries=12,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dml.statistics import (
+from dml.evaluation.statistics import (
     clopper_pearson,
     over_seeds,
     paired_test,

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dml import comparison
 from dml.attacks.peer import INSTALLED
-from dml.collapse import diagnostics
-from dml.datasets import Split
-from dml.models import build
-from dml.retrieval import Gallery, Search
-from dml.suites import SUITES, Auto, Paper, Poisoning
-from dml.suites.poisoning import nearest_items
+from dml.data import Split
+from dml.evaluation import comparison
+from dml.evaluation.collapse import diagnostics
+from dml.evaluation.suites import SUITES, Auto, Paper, Poisoning
+from dml.evaluation.suites.poisoning import nearest_items
+from dml.models.embedder import build
+from dml.retrieval.index import Gallery, Search
 
 
 @pytest.fixture

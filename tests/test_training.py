@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from dml import training
-from dml.datasets import DatasetError, Pictures, Split
+from dml.data import DatasetError, Pictures, Split
+from dml.data.loading import ahead, training_batches
+from dml.data.sampling import augment, balanced_batches, evenly, random_part, sample_rows, to_float
 from dml.defenses import Robust, Standard
-from dml.loading import ahead, training_batches
 from dml.losses import Triplet, TupleLoss
-from dml.models import Embedder, build
-from dml.sampling import augment, balanced_batches, evenly, random_part, sample_rows, to_float
-from dml.schedule import Schedule
-from dml.training import fit, read_history, save
-from dml.tuples import distance_weighted
-from dml.validation import validator
+from dml.losses.mining import distance_weighted
+from dml.models.embedder import Embedder, build
+from dml.training import loop as training
+from dml.training.loop import fit, read_history, save
+from dml.training.schedule import Schedule
+from dml.training.selection import validator
 
 SCHEDULE = Schedule(epochs=3, batches=4, classes=4, images_per_class=3, learning_rate=1e-2, averaging=0.5, shift=1)
 LOSS = TupleLoss(distance_weighted, Triplet(0.2))

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from dml import datasets, paths, tuning
-from dml.datasets import Split
-from dml.datasets.folder import read_folder
-from dml.datasets.prepare import prepare
-from dml.models import build
-from dml.retrieval import Search
-from dml.suites import Auto
+from dml import data as datasets
+from dml.data import Split
+from dml.data.prepare import prepare
+from dml.data.sources.folder import read_folder
+from dml.evaluation.suites import Auto
+from dml.models.embedder import build
+from dml.pipeline import paths, tuning
+from dml.retrieval.index import Search
 
 TINY = {
     "schedule.epochs": 2,

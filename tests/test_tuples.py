@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dml.tuples import MINERS, distance_weighted, pairwise_distance, semi_hard
+from dml.losses.mining import MINERS, distance_weighted, pairwise_distance, semi_hard
 
 
 def batch(seed: int, labels: list[int], dimension: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

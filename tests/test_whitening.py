@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dml.datasets import Split
-from dml.models import build
-from dml.params import Model
-from dml.retrieval import Search
-from dml.sampling import to_float
-from dml.whitening import whiten
+from dml.config.params import Model
+from dml.data import Split
+from dml.data.sampling import to_float
+from dml.models.embedder import build
+from dml.models.whitening import whiten
+from dml.retrieval.index import Search
 
 
 @pytest.fixture

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dml.attacks.apgd import apgd
 from dml.attacks.balls import Ball
-from dml.attacks.carlini_wagner import carlini_wagner
-from dml.attacks.fgsm import fgsm, r_fgsm
-from dml.attacks.nes import nes
-from dml.attacks.objectives import (
+from dml.attacks.objectives.queries import (
     cross_entropy_objective,
     dlr_objective,
     embedding_shift_objective,
@@ -26,9 +22,13 @@ from dml.attacks.objectives import (
     rank_objective,
     targeted_objective,
 )
-from dml.attacks.pgd import Objective, better, falling_steps, pgd
-from dml.attacks.square import square
-from dml.retrieval import Gallery, Queries
+from dml.attacks.optimisers.apgd import apgd
+from dml.attacks.optimisers.carlini_wagner import carlini_wagner
+from dml.attacks.optimisers.fgsm import fgsm, r_fgsm
+from dml.attacks.optimisers.nes import nes
+from dml.attacks.optimisers.pgd import Objective, better, falling_steps, pgd
+from dml.attacks.optimisers.square import square
+from dml.retrieval.index import Gallery, Queries
 
 Attack = Callable[[Tensor, Queries, Ball, torch.Generator], Tensor]
 Aim = Callable[[Tensor, Queries], Objective]
@@ -50,7 +50,7 @@ class Aims:
     gallery: Gallery
 
     def margin(self, images: Tensor, queries: Queries) -> Objective:
-        """See :func:`dml.attacks.objectives.margin_objective`; so the others."""
+        """See :func:`dml.attacks.objectives.queries.margin_objective`; so the others."""
         return margin_objective(self.model, queries, self.gallery)
 
     def targeted(self, rank: int) -> Aim:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dml.attacks.balls import Ball
 from dml.attacks.methods import Attack
-from dml.attacks.objectives import TEMPERATURE, class_logits
-from dml.randomness import seeded_global
-from dml.retrieval import Gallery, Queries
+from dml.attacks.objectives.queries import TEMPERATURE, class_logits
+from dml.common.randomness import seeded_global
+from dml.retrieval.index import Gallery, Queries
 
 INSTALLED = importlib.util.find_spec("adv_lib") is not None
 

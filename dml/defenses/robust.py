@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dml.attacks import Linf, Objective, pgd
-from dml.checks import at_least, linf_radius
+from dml.common.checks import at_least, linf_radius
 from dml.losses import TupleLoss, distance
-from dml.models import Embedder, evaluating
+from dml.models.embedder import Embedder, evaluating
 
 
 def role_objective(model: Embedder, target: str, anchor: Tensor, positive: Tensor, negative: Tensor) -> Objective:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dml.attacks import Linf, pgd
-from dml.checks import linf_radius
+from dml.common.checks import linf_radius
 from dml.losses import TupleLoss
-from dml.models import Embedder, evaluating
+from dml.models.embedder import Embedder, evaluating
 
 
 @dataclass(frozen=True)

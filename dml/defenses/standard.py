@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dml.losses import TupleLoss
-from dml.models import Embedder
+from dml.models.embedder import Embedder
 
 
 @dataclass(frozen=True)

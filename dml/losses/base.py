@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dml.tuples import Miner
+from dml.losses.mining import Miner
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -1,0 +1,98 @@
+"""Your own images: one folder a class, or a ``labels.csv`` that lists ``path,label[,class_name]``."""
+
+import functools
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dml.data.base import DatasetError, Source
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+def read_folder(folder: Path) -> Source:
+    """A dataset from ``folder/labels.csv`` if there is one, else from one sub-folder a class.
+
+    Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names;
+    with a labels.csv the label decides the order, so it may be written to place chosen classes in the test half.
+    Pictures are turned as their EXIF orientation says.
+
+    Raises:
+        DatasetError: the folder is missing or empty, or a file is missing, is no image or cannot be read.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; put the images there, one sub-folder a class")
+    table = _from_csv(folder) if (folder / "labels.csv").exists() else _from_folders(folder)
+    if table.empty:
+        raise DatasetError(f"{folder} holds no image; put one sub-folder a class there, or a labels.csv")
+    names = table.groupby("label")["class_name"].first()
+    table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
+    labels = np.searchsorted(names.index.to_numpy(), table["label"].to_numpy())
+    paths = [folder / path for path in table["path"]]
+    return Source(
+        class_names=[str(name) for name in names],
+        labels=labels.astype(np.int64),
+        tasks=lambda rows: ((row, functools.partial(_open, paths[row])) for row in rows.tolist()),
+        digest=_digest(table, paths),
+        parallel=True,
+    )
+
+
+def _from_folders(folder: Path) -> pd.DataFrame:
+    rows = []
+    classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    for label, child in enumerate(classes):
+        for file in sorted(child.rglob("*")):
+            if not file.is_file() or file.name.startswith("."):
+                continue
+            if file.suffix.lower() not in ENDINGS:
+                raise DatasetError(f"{file} is no image; a class folder may hold image files only")
+            rows.append((file.relative_to(folder).as_posix(), label, child.name))
+    return pd.DataFrame(rows, columns=["path", "label", "class_name"])
+
+
+def _from_csv(folder: Path) -> pd.DataFrame:
+    file = folder / "labels.csv"
+    try:
+        table = pd.read_csv(file, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} is no table of comma-separated values: {error}") from error
+    missing = {"path", "label"} - set(table.columns)
+    if missing:
+        raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; it should start path,label[,class_name]")
+    if table.empty:
+        raise DatasetError(f"{file} lists no image; give it a line for each, path,label[,class_name]")
+    if not pd.api.types.is_integer_dtype(table["label"]):
+        raise DatasetError(f"{file} has a label that is no whole number; labels count classes from 0")
+    if table["path"].duplicated().any():
+        raise DatasetError(f"{file} lists {table.loc[table['path'].duplicated(), 'path'].iloc[0]} twice")
+    if "class_name" not in table.columns:
+        table["class_name"] = table["label"].astype(str)
+    for path in table["path"]:
+        target = (folder / path).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise DatasetError(f"{file} lists {path}, which lies outside {folder}")
+        if not target.is_file():
+            raise DatasetError(f"{file} lists {path}, which does not exist")
+    return table[["path", "label", "class_name"]]
+
+
+def _open(file: Path, wanted: int) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            picture.draft(None, (2 * wanted, 2 * wanted))  # a JPEG is decoded at a part of its size if that is enough
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{file} is no readable image; replace it or leave it out") from error
+
+
+def _digest(table: pd.DataFrame, paths: list[Path]) -> str:
+    digest = hashlib.sha256(table.to_csv(index=False).encode())
+    with ThreadPoolExecutor() as pool:  # reading and hashing both run without holding the interpreter
+        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
+            digest.update(part)
+    return digest.hexdigest()

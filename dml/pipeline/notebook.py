@@ -1,0 +1,132 @@
+"""Strip notebooks for the pipeline and run them with parameters.
+
+    python -m dml.pipeline.notebook strip notebooks .notebooks
+    python -m dml.pipeline.notebook run .notebooks/03_robust_training.ipynb artifacts/notebooks/03.ipynb -p loss triplet
+
+Stages of the pipeline depend on stripped copies, so that outputs and counters which JupyterLab leaves in a
+notebook rerun nothing.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# JupyterLab brings a checker of internationalised addresses that takes two seconds to import; notebooks hold none, and
+# the schema library goes on without it where it is missing.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+import nbformat  # noqa: E402
+import yaml  # noqa: E402
+
+from dml.common.files import ROOT, atomic  # noqa: E402
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same notebook without outputs, counters or any metadata but tags, and with cell ids by position."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return _plain(notebook)
+
+
+def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what differs between runs of the same notebook: times, paths, random cell ids."""
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{place:02d}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def strip_folder(source: Path, target: Path) -> None:
+    """Write a stripped copy of every notebook of a folder to another, or in place if they are the same."""
+    for file in sorted(source.glob("*.ipynb")):
+        with atomic(target / file.name) as partial:
+            nbformat.write(strip(nbformat.read(file, as_version=4)), partial)
+
+
+def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook from the project root with some of its parameters replaced; its output is passed through.
+
+    Raises:
+        ValueError: the notebook declares no such parameter.
+        papermill.PapermillExecutionError: a cell failed; the notebook as far as it came is at ``failed(target)``.
+    """
+    papermill = _papermill()
+    known = papermill.inspect_notebook(str(source))
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"{source.name} has no parameter {name!r}; it has {', '.join(sorted(known))}")
+    unfinished = failed(target)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    papermill.execute_notebook(
+        str(source),
+        str(unfinished),
+        parameters=parameters,
+        kernel_name=KERNEL["name"],
+        cwd=str(ROOT),
+        progress_bar=False,
+        log_output=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+        shutdown_kernel="immediate",  # a kernel that has run its last cell has nothing left to save
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel on this machine warns of its own sockets
+    )
+    with atomic(target) as partial:
+        nbformat.write(_plain(nbformat.read(unfinished, as_version=4)), partial)
+    unfinished.unlink()
+
+
+def _papermill() -> ModuleType:
+    """papermill, imported when it is needed: `strip` need not wait for it."""
+    import papermill
+
+    return papermill
+
+
+def failed(target: Path) -> Path:
+    """Where a notebook lies while it runs, and stays when it fails."""
+    return ROOT / "artifacts" / "failed" / target.name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dml.pipeline.notebook", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    stripping = commands.add_parser("strip", help="copy notebooks without outputs")
+    stripping.add_argument("source", type=Path)
+    stripping.add_argument("target", type=Path)
+    running = commands.add_parser("run", help="execute a notebook")
+    running.add_argument("source", type=Path)
+    running.add_argument("target", type=Path)
+    running.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="YAML value"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "strip":
+        strip_folder(chosen.source, chosen.target)
+        return 0
+    try:
+        run(chosen.source, chosen.target, {name: yaml.safe_load(value) for name, value in chosen.parameters})
+    except _papermill().PapermillExecutionError as error:
+        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"the notebook as far as it came: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:  # RuntimeError: the kernel died
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""How long and how fast to train, and on what parts of the pictures."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dml.common.checks import at_least
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: passes of ``batches`` batches each.
+        batches: gradient steps an epoch; 0 for as many as the training images fill.
+        classes: classes in a batch.
+        images_per_class: images of each of them.
+        learning_rate: peak of the one-cycle schedule, or the constant rate.
+        weight_decay: of the optimiser.
+        optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
+        rate: ``one_cycle``, or ``constant``.
+        precision: that layers compute in, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
+        averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last.
+        shift: pixels that a training picture may move by.
+        flip: mirror half of the training pictures.
+        crop: side of the random part of a picture that is trained on, 0 for the whole picture.
+        crop_scale: least and greatest share of the picture's area in that part.
+        freeze_batchnorm: keep BatchNorm at its running statistics, as is usual for pretrained backbones.
+    """
+
+    epochs: int
+    batches: int
+    classes: int
+    images_per_class: int
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    rate: Literal["one_cycle", "constant"] = "one_cycle"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    averaging: float = 0.0
+    shift: int = 0
+    flip: bool = False
+    crop: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    freeze_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("epochs", self.epochs, 1)
+        for name in ("classes", "images_per_class"):  # a tuple needs a positive and a negative
+            at_least(name, getattr(self, name), 2)
+        for name in ("weight_decay", "averaging", "shift", "crop", "batches"):
+            at_least(name, getattr(self, name), 0)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it should be above 0")
+        if not self.averaging < 1:
+            raise ValueError(f"averaging is {self.averaging}; it should be below 1")
+        if self.crop and self.shift:
+            raise ValueError(f"shift is {self.shift}; with a random crop it should be 0")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {list(self.crop_scale)}; it should be two shares of 1, the smaller first")
