@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: repro test lab bench env
 repro: env
 	@echo "Running the pipeline: data, standard training, robust training, attacks, figures"
-	python -m dml.config.params
+	python -m dml check
 	dvc repro
 	@echo "Done: open results/README.md"
 
@@ -36,12 +36,10 @@ env: $(READY)
 	@# DVC expects a git repository; a downloaded archive has none.
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml tests/visdom/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 	  { echo "$(PYTHON) is older than Python 3.11.4; set PYTHON to a newer one" >&2; exit 1; }
-	@echo "Making the environment in $(VENV): about 6 GB and 3 to 6 minutes, once"
+	@echo "Making the environment in $(VENV): about 6 GB and 2 to 6 minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
-	@# A peer that attacks are compared with. Its own dependency visdom, for plots, does not build any more.
-	$(VENV)/bin/python -m pip install --quiet --no-deps 'adv-lib~=0.2.8'
+	$(VENV)/bin/python -m pip install --quiet ./tests/visdom --editable '.[test]'
 	@touch $(READY)

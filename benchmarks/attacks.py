@@ -1,8 +1,8 @@
-"""What an attack step costs beside a bare loop, and what memory it takes as the gallery grows.
+"""The cost of an attack step relative to a bare loop, and the memory an attack takes as the gallery grows.
 
-The bare loop does the same forward and backward to the pictures and nothing else. All are timed in this run, in
-turns, so that only ratios matter. Memory is the peak of a process of its own for each size of gallery, less what that
-process held before the attack: the gallery's embeddings, the model and the libraries.
+The bare loop does the same forward and backward pass to the images and nothing else. All are timed in turns in this
+run, so only ratios matter. Memory is the peak of a separate process for each gallery, less what that process held
+before the attack: the gallery's embeddings, the model and the libraries.
 """
 
 import argparse
@@ -15,38 +15,40 @@ from collections.abc import Callable
 
 import torch
 
-from dml.attacks import Linf, apgd, pgd
-from dml.attacks.objectives.queries import margin_objective
+from dml.attacks.balls import Linf
+from dml.attacks.objectives.margin import margin_objective
+from dml.attacks.optimisers.apgd import apgd
+from dml.attacks.optimisers.pgd import pgd
 from dml.models.embedder import build
-from dml.retrieval.index import Gallery, Queries, at_once
+from dml.retrieval.gallery import Gallery, Queries, at_once
 
 QUERIES, SIDE, STEPS, ROUNDS = 100, 32, 10, 9
 GALLERIES = (2_000, 10_000, 60_000)
 
 
 def problem(items: int, dimension: int = 128) -> tuple[torch.nn.Module, torch.Tensor, Queries, Gallery]:
-    """A model, pictures, and a gallery of random embeddings."""
+    """Return a model, images, their queries, and a gallery of random embeddings."""
     draw = torch.Generator().manual_seed(0)
     count = at_once(Gallery(torch.empty(items, 0), torch.empty(items)), QUERIES)
     images = torch.rand(count, 3, SIDE, SIDE, generator=draw).contiguous(memory_format=torch.channels_last)
     embeddings = torch.nn.functional.normalize(torch.randn(items, dimension, generator=draw), dim=1)
     gallery = Gallery(embeddings, torch.arange(items) % (items // 20))
-    queries = Queries(gallery.labels[:count], torch.arange(count))
+    queries = Queries(gallery.labels[:count], torch.arange(count), torch.arange(count))
     return build("conv4", dimension, seed=0).eval(), images, queries, gallery
 
 
 def speed() -> None:
-    """Print milliseconds a step, and the ratio to the bare loop."""
+    """Print milliseconds per step, and the ratio to the bare loop."""
     model, images, queries, gallery = problem(GALLERIES[0])
     objective = margin_objective(model, queries, gallery)
     draw = torch.Generator().manual_seed(1)
 
     def bare() -> None:
-        pictures = images.clone()
+        perturbed = images.clone()
         for _ in range(STEPS):
-            pictures.requires_grad_(True)
-            torch.autograd.grad(objective(pictures).sum(), pictures)
-            pictures = pictures.detach()
+            perturbed.requires_grad_(True)
+            torch.autograd.grad(objective(perturbed).sum(), perturbed)
+            perturbed = perturbed.detach()
 
     work: dict[str, Callable[[], object]] = {
         "bare loop": bare,
@@ -64,14 +66,14 @@ def speed() -> None:
             if round_ >= 2:  # the first two warm up
                 seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) / STEPS * 1e3 for name, values in seconds.items()}
-    print(f"{QUERIES} pictures of {SIDE} px, gallery of {GALLERIES[0]}, {torch.get_num_threads()} threads")
-    print(f"{'':18}{'ms a step':>10}{'/ bare loop':>13}")
+    print(f"{QUERIES} images of {SIDE} px, gallery of {GALLERIES[0]}, {torch.get_num_threads()} threads")
+    print(f"{'':18}{'ms/step':>10}{'/ bare loop':>13}")
     for name, value in median.items():
         print(f"{name:18}{value:10.1f}{value / median['bare loop']:13.2f}")
 
 
 def memory(items: int) -> None:
-    """Print the megabytes that an attack adds in this process to those it held before."""
+    """Print the megabytes that an attack adds to those this process held before."""
     model, images, queries, gallery = problem(items)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     apgd(

@@ -1,4 +1,4 @@
-"""Two gradient steps of the presets `paper` and `field` at their full batch: seconds a step and peak memory.
+"""Two gradient steps of the presets `paper` and `field` at their full batch: seconds per step and peak memory.
 
 A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
 Random weights stand in for those of ImageNet, and nothing is validated; all else is as in a real run. Each training has
@@ -17,8 +17,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dml.config import params
-from dml.data import load, prepare
+from dml.config.build import training as build
+from dml.config.build.model import start
+from dml.config.load import load as params
+from dml.config.load import preset as load_preset
+from dml.data.base import load
+from dml.data.prepare import prepare
 from dml.data.sources.cub200 import CUB200, read_cub200
 from dml.models.embedder import best_device
 from dml.training.loop import fit
@@ -50,34 +54,34 @@ def draw(folder: Path) -> None:
 
 def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     """Two steps, and a line of what they took."""
-    changes = params.preset(preset, "cub200") | {
+    changes = load_preset(preset, "cub200") | {
         "recipes.cub200.model.weights": "random",
         "recipes.cub200.schedule.epochs": 1,
         "recipes.cub200.schedule.batches": 2,
     }
-    recipe = params.load(changes).recipe("cub200")
+    recipe = params(changes).recipe("cub200")
     schedule = recipe.schedules[defense]
     data, device = load(folder / "prepared"), best_device()
-    model = recipe.model.start(data.train, seed=0).to(device)
-    start = time.perf_counter()
+    model = start(recipe.model, data.train, seed=0).to(device)
+    metric = build.loss(loss, recipe.losses[loss], classes=len(data.train.classes), dimension=recipe.model.dimension)
+    began = time.perf_counter()
     history = fit(
         model,
         data.train,
-        recipe.losses[loss],
-        recipe.defenses[defense],
+        metric,
+        build.defense(defense, recipe.defenses[defense]),
         schedule,
         seed=0,
-        validate=lambda model: {"natural": 0.0},
-        select="natural",
-        checkpoint=folder / "state.pt",
+        validate=lambda model: {"natural": 0.0, "adversarial": 0.0},
         report=lambda line: None,
+        timing=lambda line: None,
     )
-    seconds = (time.perf_counter() - start) / 2
+    seconds = (time.perf_counter() - began) / 2
     batch = schedule.classes * schedule.images_per_class
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {schedule.crop:4} px  {device}"
-        f"  loss {history.epochs[0]['loss']:.3f}  {seconds:6.1f} s a step  {memory:5.1f} GB",
+        f"  loss {history.epochs[0]['loss']:.3f}  {seconds:6.1f} s per step  {memory:5.1f} GB",
         flush=True,
     )
 

@@ -1,6 +1,6 @@
-"""How long a training step waits for its batch: random-resized crops of memory-mapped pictures, ResNet-18 at 128 px.
+"""How long a training step waits for its batch: random-resized crops of memory-mapped images, ResNet-18 at 128 pixels.
 
-Beside it stands what the making of a batch takes by itself, which is what a step would wait without other threads.
+The time to make a batch in the same thread is what a step would wait without loading in the background.
 """
 
 import tempfile
@@ -12,40 +12,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.data import Pictures, Split
+from dml.data.base import Pictures, Split
 from dml.data.loading import training_batches
-from dml.defenses import Standard
-from dml.losses import Triplet, TupleLoss
-from dml.losses.mining import distance_weighted
+from dml.data.transforms import Augmentation
+from dml.defenses.standard import Standard
+from dml.losses.triplet import Triplet
 from dml.models.embedder import best_device, build
-from dml.training.schedule import Schedule
 
-CLASSES, IMAGES, HEIGHT, WIDTH, CROP, STEPS = 112, 10, 146, 195, 128, 6
-SCHEDULE = Schedule(epochs=1, batches=STEPS, classes=56, images_per_class=2, crop=CROP, flip=True)
+STORED, IMAGES, HEIGHT, WIDTH = 112, 10, 146, 195  # classes, images per class, pixels
+CLASSES, IMAGES_PER_CLASS, CROP, STEPS = 56, 2, 128, 6  # of a batch, and batches
 
 
-def pictures(folder: Path) -> Split:
-    """Noise in a file, of the shape of photographs."""
-    count, size = CLASSES * IMAGES, HEIGHT * WIDTH * 3
+def noise(folder: Path) -> Split:
+    """Noise in a file, in the shape of photographs."""
+    count, size = STORED * IMAGES, HEIGHT * WIDTH * 3
     np.random.default_rng(0).integers(0, 256, count * size, dtype=np.uint8).tofile(folder / "images.bin")
     index = np.stack([np.arange(count) * size, np.full(count, HEIGHT), np.full(count, WIDTH)], axis=1)
     stored = Pictures(np.memmap(folder / "images.bin", np.uint8, "r"), index, CROP)
-    return Split(stored, np.repeat(np.arange(CLASSES), IMAGES), [str(label) for label in range(CLASSES)])
+    return Split(stored, np.repeat(np.arange(STORED), IMAGES), [str(label) for label in range(STORED)])
 
 
 def batches(split: Split, device: torch.device, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """As training draws them."""
-    return training_batches(split, SCHEDULE, count, device, np.random.default_rng(0))
+    """The batches that training draws."""
+    return training_batches(
+        split,
+        classes=CLASSES,
+        images_per_class=IMAGES_PER_CLASS,
+        batches=count,
+        augmentation=Augmentation(flip=True, crop=CROP),
+        device=device,
+        generator=np.random.default_rng(0),
+    )
 
 
 def main() -> None:
-    """Print seconds a batch and a step, and the share of the step that waits."""
+    """Print the time of a batch and of a step, and the share of the step that waits."""
     device = best_device()
     model = build("resnet18", 512, seed=0).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
-    loss, generator = TupleLoss(distance_weighted, Triplet()), torch.Generator().manual_seed(0)
+    loss, generator = Triplet(STORED, 512, miner="distance_weighted"), torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
-        split = pictures(Path(place))
+        split = noise(Path(place))
         for _ in batches(split, device, 2):  # imports, and pages of the file
             pass
         start = time.perf_counter()
@@ -64,10 +71,11 @@ def main() -> None:
             waited.append(begun - before)
             steps.append(ended - before)
             before = ended
-    wait, step = sum(waited[1:]), sum(steps[1:])  # the first batch has nothing to hide behind
-    print(f"ResNet-18, {SCHEDULE.classes * SCHEDULE.images_per_class} pictures of {CROP} px, on {device}")
-    print(f"a batch by itself {making * 1e3:9.1f} ms")
-    print(f"a standard step   {step / (STEPS - 1) * 1e3:9.1f} ms, of which {100 * wait / step:.2f}% wait for the batch")
+    wait, step = sum(waited[1:]) / (STEPS - 1), sum(steps[1:]) / (STEPS - 1)  # nothing hides the first batch
+    print(f"ResNet-18, {CLASSES * IMAGES_PER_CLASS} images of {CROP} pixels, on {device}")
+    print(f"making a batch  {making * 1e3:9.1f} ms")
+    print(f"a standard step {step * 1e3:9.1f} ms, of which it waits {wait * 1e3:.1f} ms")
+    print(f"wait / making: {wait / making:.4f}   wait / step: {wait / step:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a robust training step costs over a standard one, beside the least that it could cost.
+"""What a robust training step costs relative to a standard one, beside the least that it could cost.
 
-The floor of k PGD steps is k * (F + B_in) + 2 * (F + B): k forwards with a backward to the pictures alone, then
-forward and full backward of the clean and of the perturbed batch. All are timed in this run, in turns, so that only
-ratios matter.
+The floor of k PGD steps is k * (F + B_in) + 2 * (F + B): k forward passes with a backward pass to the images alone,
+then a forward and a full backward pass of the clean and of the perturbed batch. All are timed in turns in this run, so
+that only ratios matter.
 """
 
 import statistics
@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import torch
 
-from dml.attacks import Linf, pgd
-from dml.defenses import Robust, Standard
-from dml.losses import Triplet, TupleLoss
-from dml.losses.mining import distance_weighted
+from dml.attacks.balls import Linf
+from dml.attacks.optimisers.pgd import pgd
+from dml.defenses.base import Defense
+from dml.defenses.robust import Robust
+from dml.defenses.standard import Standard
+from dml.losses.triplet import Triplet
 from dml.models.embedder import build
 
 BATCH, SIDE, ROUNDS = 100, 32, 7
@@ -26,15 +28,15 @@ def main() -> None:
     images = torch.rand(BATCH, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(BATCH) // 4
     model = build("conv4", 128, seed=0).train()
-    loss = TupleLoss(distance_weighted, Triplet())
+    loss = Triplet(BATCH // 4, 128, miner="distance_weighted")
 
-    def train_step(defense: Standard | Robust) -> None:
+    def train_step(defense: Defense) -> None:
         model.zero_grad(set_to_none=True)
         defense(model, images, labels, loss, generator).mean().backward()
 
     def bare_input_step() -> None:
-        pictures = images.clone().requires_grad_(True)
-        torch.autograd.grad(model(pictures).sum(), pictures)
+        changed = images.clone().requires_grad_(True)
+        torch.autograd.grad(model(changed).sum(), changed)
 
     def bare_full_step() -> None:
         model.zero_grad(set_to_none=True)
@@ -43,7 +45,7 @@ def main() -> None:
     def attack(steps: int) -> None:
         pgd(
             images,
-            lambda pictures: model(pictures).sum(1),
+            lambda changed: model(changed).sum(1),
             Linf(8 / 255),
             steps=steps,
             step_size=0.01,
@@ -66,7 +68,7 @@ def main() -> None:
             if round_ >= 2:  # the first two warm up
                 seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"conv4, {BATCH} pictures of {SIDE} px, {torch.get_num_threads()} threads, median of {ROUNDS}")
+    print(f"conv4, {BATCH} images of {SIDE} px, {torch.get_num_threads()} threads, median of {ROUNDS}")
     print(f"{'':16}{'ms':>8}{'/ standard':>12}{'/ floor':>9}")
     for name, value in median.items():
         floor = ""

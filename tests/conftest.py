@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dml.data import Split
+from dml.data.base import Split
 
 torch.set_num_threads(1)  # on tensors this small a second thread only waits for the first
 
 
 class LinearEmbedder(nn.Module):
-    """Pictures -> a fixed linear map of their pixels: attacks on it have optima in closed form."""
+    """Images -> a fixed linear map of their pixels: attacks on it have optima in closed form."""
 
     def __init__(self, pixels: int, dimension: int, seed: int = 0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def toy_split() -> Split:
-    """Six classes of six 16x16 pictures, each class a noisy colour pattern."""
+    """Six classes of six 16x16 images, each class a noisy colour pattern."""
     draw = np.random.default_rng(0)
     patterns = draw.integers(40, 215, (6, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
     images = np.repeat(patterns, 6, axis=0) + draw.normal(0, 12, (36, 16, 16, 3))
@@ -42,7 +42,7 @@ def toy_split() -> Split:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Callable[..., Path]:
-    """A function that fills a folder with one sub-folder of PNG files a class."""
+    """A function that fills a folder with PNG files, one sub-folder per class."""
 
     def fill(classes: int = 8, images: int = 4, size: int = 16, name: str = "pictures") -> Path:
         draw = np.random.default_rng(1)

@@ -1,8 +1,9 @@
-"""Attacks: optima in closed form on a linear embedding, and what must hold for every attack."""
+"""Attacks: optima in closed form on a linear embedding, and properties of every named attack."""
 
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import LinearEmbedder
@@ -10,11 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dml.attacks import L2, Linf, falling_steps, pgd
-from dml.attacks.objectives.queries import margin_objective, nearest_wrong_classes, targeted_objective
-from dml.retrieval.index import Gallery, Queries
+from dml.attacks import ATTACKS
+from dml.attacks.balls import L2, Linf
+from dml.attacks.base import Attack
+from dml.attacks.objectives.margin import margin_objective, nearest_wrong_classes, targeted_objective
+from dml.attacks.optimisers.pgd import falling_steps, pgd
+from dml.attacks.queries.map import MAP
+from dml.attacks.queries.margin import Margin
+from dml.attacks.queries.peer import INSTALLED
+from dml.attacks.queries.targeted import Targeted
+from dml.common.table import find
+from dml.data.base import Split
+from dml.models.embedder import build
+from dml.retrieval.gallery import Gallery, Queries
+from dml.retrieval.index import Search
+from dml.retrieval.metrics import per_query
 
 BALLS = {"linf": Linf, "l2": L2}
+
+
+def outside(labels: Tensor) -> Queries:
+    """Queries that are not in the gallery."""
+    return Queries(labels, torch.full_like(labels, -1), torch.full_like(labels, -1))
 
 
 def grey(count: int, side: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -27,8 +45,8 @@ def test_pgd_reaches_the_optimum_of_a_linear_objective(norm: str, dual: int, gen
     images = grey(8)
     weight = torch.randn(8, images[0].numel(), generator=generator, dtype=torch.float64)
 
-    def objective(pictures: Tensor) -> Tensor:
-        return (pictures.flatten(1) * weight).sum(1)
+    def objective(images: Tensor) -> Tensor:
+        return (images.flatten(1) * weight).sum(1)
 
     eps = 0.1
     found = pgd(images, objective, BALLS[norm](eps), steps=30, step_size=falling_steps(eps, 30), generator=generator)
@@ -42,18 +60,18 @@ def test_margin_attack_on_a_linear_embedding_reaches_the_optimum(generator: torc
     model = LinearEmbedder(images[0].numel(), 6)
     items = torch.randn(2, 6, generator=generator, dtype=torch.float64)
     gallery = Gallery(items, torch.tensor([0, 1]))
-    queries = Queries(torch.zeros(5, dtype=torch.long), torch.full((5,), -1))
+    queries = outside(torch.zeros(5, dtype=torch.long))
     objective = margin_objective(model, queries, gallery)
     found = pgd(images, objective, Linf(0.05), steps=20, step_size=0.01, generator=generator)
-    slope = (model.weight.T @ (items[1] - items[0])).abs().sum()
-    torch.testing.assert_close(objective(found), objective(images) + 0.05 * slope, atol=1e-5, rtol=0)
+    gain = 0.05 * (model.weight.T @ (items[1] - items[0])).abs().sum()
+    torch.testing.assert_close(objective(found), objective(images) + gain, atol=1e-5, rtol=0)
 
 
 def test_targeted_attack_moves_towards_the_class_it_is_told(generator: torch.Generator) -> None:
     images = grey(4)
     model = LinearEmbedder(images[0].numel(), 6)
     gallery = Gallery(torch.eye(6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2]))
-    queries = Queries(torch.zeros(4, dtype=torch.long), torch.full((4,), -1))
+    queries = outside(torch.zeros(4, dtype=torch.long))
     for target in (1, 2):
         objective = targeted_objective(model, queries, gallery, torch.full((4,), target))
         found = pgd(images, objective, Linf(0.3), steps=20, step_size=0.1, generator=generator)
@@ -67,7 +85,8 @@ def test_nearest_wrong_classes_are_the_nearest(seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     items = torch.randn(12, 4, generator=draw)
     gallery = Gallery(items, torch.tensor([2, 2, 5, 5, 5, 7, 7, 9, 9, 9, 9, 2]))
-    queries = Queries(torch.tensor([2, 9, 4]), torch.tensor([0, 8, -1]))  # the last query's class is not there
+    own = torch.tensor([0, 8, -1])
+    queries = Queries(torch.tensor([2, 9, 4]), own, own)  # the last query's class is not there
     points = torch.randn(3, 4, generator=draw)
     found = nearest_wrong_classes(points, queries, gallery, 3)
     for row, (point, label) in enumerate(zip(points, [2, 9, 4], strict=True)):
@@ -90,7 +109,7 @@ def test_pgd_stays_in_the_ball_and_in_range(norm: str, eps: float, seed: int, be
     target = torch.rand(3, 3, 5, 5, generator=draw)
     found = pgd(
         images,
-        lambda pictures: -(pictures - target).abs().flatten(1).sum(1),
+        lambda images: -(images - target).abs().flatten(1).sum(1),
         BALLS[norm](eps),
         steps=4,
         step_size=eps,
@@ -108,7 +127,7 @@ def test_pgd_stays_in_the_ball_and_in_range(norm: str, eps: float, seed: int, be
 
 
 @pytest.mark.parametrize("norm", sorted(BALLS))
-def test_radius_may_differ_between_pictures(norm: str, generator: torch.Generator) -> None:
+def test_radius_may_differ_between_images(norm: str, generator: torch.Generator) -> None:
     images = torch.rand(3, 3, 4, 4, generator=generator)
     radii = torch.tensor([0.0, 0.1, 0.3])
     found = pgd(images, lambda x: x.flatten(1).sum(1), BALLS[norm](radii), steps=3, step_size=0.3, generator=generator)
@@ -134,7 +153,7 @@ def test_attack_leaves_no_trace(generator: torch.Generator) -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_same_generator_same_pictures() -> None:
+def test_same_generator_same_images() -> None:
     images = torch.rand(2, 3, 6, 6)
     runs = [
         pgd(
@@ -155,8 +174,8 @@ def test_best_iterate_and_restarts_never_lose(generator: torch.Generator) -> Non
     """On a bumpy objective with steps far too large, the last point is bad but the best one is kept."""
     images = grey(20, dtype=torch.float32)
 
-    def objective(pictures: Tensor) -> Tensor:
-        return (40 * pictures).sin().flatten(1).sum(1)
+    def objective(images: Tensor) -> Tensor:
+        return (40 * images).sin().flatten(1).sum(1)
 
     def run(restarts: int, best: bool) -> Tensor:
         draw = torch.Generator().manual_seed(1)
@@ -177,9 +196,9 @@ def test_negative_radius_is_refused(norm: str) -> None:
 
 def test_wrong_arguments_are_refused(generator: torch.Generator) -> None:
     images = grey(1)
-    with pytest.raises(ValueError, match="2 step sizes were given for 3 steps"):
+    with pytest.raises(ValueError, match="step_size lists 2 sizes for 3 steps"):
         pgd(images, lambda x: x.sum((1, 2, 3)), Linf(0.1), steps=3, step_size=[0.1, 0.1], generator=generator)
-    with pytest.raises(ValueError, match="restarts need best=True"):
+    with pytest.raises(ValueError, match="restarts is 2 with best=False"):
         pgd(
             images,
             lambda x: x.sum((1, 2, 3)),
@@ -197,3 +216,122 @@ def test_falling_steps_fall() -> None:
     assert sizes[0] == 0.5
     assert all(a > b > 0 for a, b in itertools.pairwise(sizes))
     assert math.isclose(sizes[5], 0.25)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_wrong_classes_do_not_count_items_of_the_querys_group(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    items = torch.randn(12, 4, generator=draw)
+    gallery = Gallery(items, torch.arange(12) % 4, torch.arange(12) // 4)
+    queries = Queries(gallery.labels[:5], gallery.groups[:5], torch.arange(5))
+    found = nearest_wrong_classes(items[:5], queries, gallery, 2)
+    for row in range(5):
+        counted = [i for i in range(12) if i // 4 != row // 4]
+        best = {c: max(float(items[i] @ items[row]) for i in counted if i % 4 == c) for c in range(4) if c != row % 4}
+        assert found[row].tolist() == sorted(best, key=best.get, reverse=True)[:2]
+
+
+def test_an_output_that_is_no_number_is_the_worst_point(generator: torch.Generator) -> None:
+    """A model that breaks down has failed; the attack keeps such an image, and the image itself is a real one."""
+    images = grey(3)
+
+    def objective(images: Tensor) -> Tensor:
+        value = images.flatten(1).mean(1)
+        return torch.where(value > 0.55, torch.log(0.55 - value), value)  # not a number, nor is its gradient
+
+    found = pgd(images, objective, Linf(0.1), steps=5, step_size=0.03, generator=generator)
+    assert objective(found).isnan().all()
+    assert not found.isnan().any()
+    assert (found - images).abs().max() <= 0.1
+
+
+CHEAP = {"tries": 4, "draws": 2, "steps": 3}
+NAMES = [name for name in ATTACKS if name != "peer" or INSTALLED]
+
+
+def cheap(name: str) -> Attack:
+    kind = find(ATTACKS, name, "attack")
+    return kind(**{key: value for key, value in CHEAP.items() if key in kind.__dataclass_fields__})
+
+
+@pytest.fixture(scope="module")
+def searches() -> dict[str, Search]:
+    """An untrained model that searches plain images, images with groups, and with queries apart from the gallery."""
+    draw = np.random.default_rng(0)
+    patterns = draw.integers(40, 215, (6, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.repeat(patterns, 6, axis=0) + draw.normal(0, 12, (36, 16, 16, 3))
+    images, labels = np.clip(pixels, 0, 255).astype(np.uint8), np.repeat(np.arange(6), 6)
+    names = [f"class {label}" for label in range(6)]
+    model = build("conv4", 8, seed=0)
+    halves = [Split(images[part::2], labels[part::2], names) for part in (0, 1)]
+    return {
+        "plain": Search.over(model, Split(images, labels, names)),
+        "groups": Search.over(model, Split(images, labels, names, np.arange(36) // 2)),
+        "apart": Search.over(model, *halves),
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "groups", "apart"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_named_attack_moves_queries_inside_the_ball_and_leaves_no_trace(
+    name: str, kind: str, searches: dict[str, Search]
+) -> None:
+    search, rows = searches[kind], np.array([7, 2, 11])
+    images, queries = search.images(rows), search.queries(rows)
+    state = {key: value.clone() for key, value in search.model.state_dict().items()}
+    before, modes = torch.get_rng_state(), [module.training for module in search.model.modules()]
+    runs = cheap(name).runs(search)
+    assert runs
+    for run in runs:
+        for eps in (0.0, 0.05):
+            found = run(images, queries, Linf(eps), torch.Generator().manual_seed(1))
+            again = run(images, queries, Linf(eps), torch.Generator().manual_seed(1))
+            assert torch.equal(found, again)
+            assert (found.double() - images.double()).abs().max() <= eps
+            assert found.min() >= 0
+            assert found.max() <= 1
+            assert not found.requires_grad
+            assert torch.equal(found, images) == (eps == 0) or name in ("carlini_wagner", "nes")
+    assert torch.equal(torch.get_rng_state(), before), "the global generator is not used"
+    assert modes == [module.training for module in search.model.modules()]
+    assert all(parameter.grad is None for parameter in search.model.parameters())
+    assert all(torch.equal(value, state[key]) for key, value in search.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_doubled_attack_takes_twice_the_steps(name: str) -> None:
+    attack = cheap(name)
+    doubled = attack.doubled()
+    if not hasattr(attack, "steps") or name == "nes":
+        assert doubled is None, "black-box attacks and single steps have no doubled form"
+    else:
+        assert (doubled.steps, type(doubled)) == (2 * attack.steps, type(attack))
+
+
+def test_restarts_and_targets_are_runs_of_their_own(searches: dict[str, Search]) -> None:
+    search = searches["plain"]
+    assert len(Margin(steps=20, restarts=3).runs(search)) == 4, "a short run goes first"
+    assert len(Margin(steps=20, restarts=3, first=0).runs(search)) == 3
+    assert len(Targeted(steps=5, classes=3, restarts=2).runs(search)) == 6
+    assert len(Targeted(steps=5, classes=9).runs(search)) == 5, "there are five wrong classes"
+
+
+def test_the_attack_on_map_lowers_map(searches: dict[str, Search]) -> None:
+    search, rows = searches["plain"], np.arange(36)
+    images, queries = search.images(rows), search.queries(rows)
+    (run,) = MAP(steps=10).runs(search)
+    found = run(images, queries, Linf(0.02), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        left = per_query(search.model(found), queries, search.gallery).map_r
+    assert left.mean() < 0.5 * search.natural().map_r.mean()
+    assert MAP.lowers == "map_r"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_that_make_no_sense_are_refused(name: str) -> None:
+    kind = find(ATTACKS, name, "attack")
+    for key in CHEAP:
+        if key in kind.__dataclass_fields__:
+            with pytest.raises(ValueError, match=f"{key} is 0; it must be at least 1"):
+                kind(**{key: 0})

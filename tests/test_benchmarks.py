@@ -1,10 +1,9 @@
-"""The three benchmarks: miniature archives in the official layouts, whole and broken, from fetching to attacking."""
+"""The benchmarks: miniature archives in the official layouts, complete and broken, from fetching to attacking."""
 
 import hashlib
 import http.server
 import io
 import shutil
-import sys
 import tarfile
 import threading
 import zipfile
@@ -17,23 +16,23 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from dml.attacks import Linf
-from dml.config import params
-from dml.data import DatasetError, Source, load, prepare
-from dml.data import __main__ as command
+from dml.config.build import training
+from dml.config.build.model import start
+from dml.config.load import load as load_params
+from dml.config.load import preset as preset_changes
+from dml.config.schema import Recipe
+from dml.data import commands
+from dml.data.base import DatasetError, Source, load
+from dml.data.benchmarks import BENCHMARKS
+from dml.data.prepare import prepare
+from dml.data.sources import SOURCES
 from dml.data.sources.benchmark import Benchmark, Remote
 from dml.data.sources.cars196 import CARS196, read_cars196
 from dml.data.sources.cub200 import CUB200, read_cub200
 from dml.data.sources.sop import SOP, read_sop
-from dml.defenses import Standard
-from dml.evaluation.engine import attack
-from dml.evaluation.suites import Auto
-from dml.losses import Triplet, TupleLoss
-from dml.losses.mining import distance_weighted
-from dml.models.embedder import build
+from dml.evaluation.suites.attacks import AttackSuite
 from dml.retrieval.index import Search
 from dml.training.loop import fit
-from dml.training.schedule import Schedule
 from dml.training.selection import validator
 
 COUNTS = (4, 16, 4, 16)  # classes and images of both halves
@@ -41,7 +40,7 @@ Files = dict[str, bytes]
 
 
 def jpeg(label: int, copy: int, mode: str = "RGB", **options: object) -> bytes:
-    """A picture whose colour tells its class."""
+    """An image whose colour identifies its class."""
     draw = np.random.default_rng(100 * label + copy)
     pixels = np.clip(np.array([30 * label, 255 - 30 * label, 90]) + draw.normal(0, 8, (24, 30, 3)), 0, 255)
     stream = io.BytesIO()
@@ -92,7 +91,7 @@ def cars_whole() -> tuple[dict[str, Files], Files]:
 
 
 def cars_halves() -> tuple[dict[str, Files], Files]:
-    """Even copies in one half, odd ones in the other: both halves hold images of all classes."""
+    """Even copies in one archive, odd ones in the other: both hold images of all classes."""
     archives: dict[str, Files] = {"cars_train.tgz": {}, "cars_test.tgz": {}}
     listed: dict[str, list] = {"train": [], "test": []}
     for place in range(32):
@@ -111,7 +110,7 @@ def cars_halves() -> tuple[dict[str, Files], Files]:
 
 
 def pack(file: Path, files: Files) -> None:
-    """Write files as the archive that the name's ending says, or as a folder."""
+    """Write files as an archive of the kind that the ending names, or as a folder."""
     if file.suffix == ".zip":
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in files.items():
@@ -167,7 +166,7 @@ def prepared(source: Source, target: Path, size: int = 16) -> Path:
 
 
 @pytest.mark.parametrize("layout", sorted(PLACES))
-def test_every_layout_gives_the_same_pictures(layout: str, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_images(layout: str, tmp_path: Path) -> None:
     data = load(prepared(PLACES[layout](tmp_path), tmp_path / "out"))
     assert data.test.labels.tolist() == sorted([*range(4, 8)] * 4)
     assert len(data.train) + len(data.validation) == 16
@@ -176,70 +175,59 @@ def test_every_layout_gives_the_same_pictures(layout: str, tmp_path: Path) -> No
         np.testing.assert_allclose(own, [30 * label, 255 - 30 * label, 90], atol=6)
 
 
-@pytest.mark.parametrize("layout", ["cub tgz", "sop zip", "cars halves"])
-def test_from_the_archive_to_an_attacked_model(layout: str, tmp_path: Path) -> None:
-    data = load(prepared(PLACES[layout](tmp_path), tmp_path / "out"))
-    model = build("conv4", 8, seed=0, **data.train.statistics())
-    fit(
-        model,
-        data.train,
-        TupleLoss(distance_weighted, Triplet()),
-        Standard(),
-        Schedule(epochs=1, batches=2, classes=2, images_per_class=4),
-        seed=0,
-        validate=lambda model: {"natural": 0.0},
-        select="natural",
-        checkpoint=tmp_path / "state.pt",
-        report=lambda line: None,
-    )
-    search = Search.over(model, data.test)
-    suite = Auto(queries=8, eps=(0.1,), margin_steps=2, targets=1, targeted_steps=2)
-    table = attack(search, np.arange(8), suite.groups(search)[:2], [Linf(0.1)], seed=0, report=lambda line: None)
-    assert set(table["attack"]) == {"none", "margin", "worst"}
-
-
-@pytest.mark.parametrize(("preset", "dataset", "layout"), [("paper", "cub200", "cub tgz"), ("field", "sop", "sop zip")])
-def test_two_steps_of_each_preset(preset: str, dataset: str, layout: str, tmp_path: Path) -> None:
-    """What runs on the day that the real archive lies there, but for random weights, few classes and two steps."""
-    changes = params.preset(preset, dataset) | {
+def settings(preset: str, dataset: str) -> Recipe:
+    """A preset as published, but for random weights, few classes and two steps."""
+    changes = preset_changes(preset, dataset) | {
         f"recipes.{dataset}.model.weights": "random",
         f"recipes.{dataset}.schedule.epochs": 1,
         f"recipes.{dataset}.schedule.batches": 2,
         f"recipes.{dataset}.schedule.classes": 2,
     }
-    recipe = params.load(changes).recipe(dataset)
+    return load_params(changes).recipe(dataset)
+
+
+@pytest.mark.parametrize(
+    ("preset", "dataset", "layout"),
+    [("paper", "cub200", "cub tgz"), ("field", "sop", "sop zip"), ("field", "cars196", "cars halves")],
+)
+def test_two_steps_from_the_archive_to_an_attacked_model(
+    preset: str, dataset: str, layout: str, tmp_path: Path
+) -> None:
+    """What runs on the day that the real archive is there."""
+    recipe = settings(preset, dataset)
+    prepare(PLACES[layout](tmp_path), tmp_path / "out", name=dataset, size=256, crop=recipe.data.crop, **HALVES)
+    data = load(tmp_path / "out")
     assert recipe.schedules["robust"].optimizer == "adam"
     assert recipe.schedules["robust"].crop == recipe.data.crop == 224
-    prepare(PLACES[layout](tmp_path), tmp_path / "out", name=dataset, size=256, crop=224, **HALVES)
-    data = load(tmp_path / "out")
-    for loss, defense in (("contrastive", "standard"), ("triplet", "robust"), ("triplet", "single_step")):
-        model = recipe.model.start(data.train, seed=0)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        history = fit(
-            model,
-            data.train,
-            recipe.losses[loss],
-            recipe.defenses[defense],
-            recipe.schedules[defense],
-            seed=0,
-            validate=validator(data.validation, queries=2, eps=recipe.validation.eps, steps=1, seed=0),
-            select="adversarial",
-            checkpoint=tmp_path / "state.pt",
-            report=lambda line: None,
-        )
-        assert np.isfinite(history.epochs[0]["loss"])
-        after = model.state_dict()
-        assert not torch.equal(after["head.weight"], before["head.weight"])
-        frozen = [name for name in after if name.endswith("running_mean")]
-        assert frozen
-        assert all(torch.equal(after[name], before[name]) for name in frozen), "BatchNorm stays as it was"
-        search = Search.over(model, data.test)
-        suite = Auto(queries=2, eps=(0.1,), margin_steps=1, targets=1, targeted_steps=1)
-        found = attack(search, np.arange(2), suite.groups(search)[:2], [Linf(0.1)], seed=0, report=lambda line: None)
-        assert set(found["attack"]) == {"none", "margin", "worst"}
+    loss, defense = {"cub200": ("contrastive", "standard"), "sop": ("triplet", "robust")}.get(
+        dataset, ("triplet", "single_step")
+    )
+    model = start(recipe.model, data.train, seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    history = fit(
+        model,
+        data.train,
+        training.loss(loss, recipe.losses[loss], classes=4, dimension=recipe.model.dimension),
+        training.defense(defense, recipe.defenses[defense]),
+        recipe.schedules[defense],
+        seed=0,
+        validate=validator(data.validation, queries=2, eps=recipe.validation.eps, steps=1, seed=0),
+        report=lambda line: None,
+        timing=lambda line: None,
+    )
+    assert np.isfinite(history.epochs[0]["loss"])
+    after = model.state_dict()
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+    frozen = [name for name in after if name.endswith("running_mean")]
+    assert frozen
+    assert all(torch.equal(after[name], before[name]) for name in frozen), "BatchNorm stays as it was"
+    search = Search.over(model, data.test)
+    suite = AttackSuite(queries=2, eps=(0.1,), attacks={"margin": {"steps": 1}})
+    found = suite.evaluate(search, np.arange(2), seed=0, report=lambda line: None).outcomes
+    assert {"none", "margin", "worst"} <= set(found["attack"])
 
 
-def test_names_and_halves_are_the_published_ones(tmp_path: Path) -> None:
+def test_names_and_counts_are_the_published_ones(tmp_path: Path) -> None:
     assert place_cub(tmp_path).class_names[:2] == ["Bird 0", "Bird 1"]
     assert place_sop(tmp_path).class_names[:2] == ["bicycle 1", "coffee maker 2"]
     assert place_cars(tmp_path).class_names[7] == "Make Model 7"
@@ -250,7 +238,7 @@ def test_names_and_halves_are_the_published_ones(tmp_path: Path) -> None:
     )
 
 
-def test_grey_and_cmyk_pictures_become_colour_and_stay_unturned(tmp_path: Path) -> None:
+def test_grey_and_cmyk_images_become_colour_and_stay_unturned(tmp_path: Path) -> None:
     files = cub()
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -260,13 +248,13 @@ def test_grey_and_cmyk_pictures_become_colour_and_stay_unturned(tmp_path: Path) 
     assert source.read(2).size == (30, 24), "the published protocol does not apply EXIF rotation"
 
 
-def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path: Path) -> None:
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path: Path) -> None:
     files = cub()
     stream = io.BytesIO()
     Image.new("RGB", (800, 600), (200, 40, 40)).save(stream, "JPEG")
     files["CUB_200_2011/images/001.Bird_0/Bird_0_2.jpg"] = stream.getvalue()
     ((_, make),) = place_cub(tmp_path, files=files).tasks(np.array([2]))
-    assert make(64).size == (200, 150), "the smallest that still has 128 pixels on its shorter side"
+    assert make(64).size == (200, 150), "the smallest with at least 128 pixels on its shorter side"
     assert make(400).size == (800, 600)
 
 
@@ -287,7 +275,7 @@ def edited(files: Files, name: str, old: str, new: str) -> Files:
         (lambda files: without(files, "Bird_5_2.jpg"), "lacks CUB_200_2011/images/006.Bird_5/Bird_5_2.jpg"),
         (lambda files: without(files, "classes.txt"), "lacks CUB_200_2011/classes.txt"),
         (
-            lambda files: files | {"CUB_200_2011/images/003.Bird_2/Bird_2_1.jpg": b"no picture"},
+            lambda files: files | {"CUB_200_2011/images/003.Bird_2/Bird_2_1.jpg": b"no image"},
             "Bird_2_1.jpg is no readable image",
         ),
         (lambda files: {"../evil.txt": b"x", **files}, "has the path ../evil.txt, which leads out"),
@@ -314,7 +302,7 @@ def test_a_truncated_archive_is_one_sentence(place: Callable[[Path], Source], tm
     (archive,) = tmp_path.iterdir()
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 2 // 3])
     reader = read_cub200 if place is place_cub else read_sop
-    with pytest.raises(DatasetError, match=r"is damaged or cut short|is not whole"):
+    with pytest.raises(DatasetError, match=r"is damaged or cut short|is incomplete"):
         prepared(reader(tmp_path, counts=COUNTS), tmp_path / "out")
 
 
@@ -326,7 +314,7 @@ def test_other_counts_than_the_published_ones_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("reader", [read_cub200, read_cars196, read_sop])
 def test_an_empty_folder_says_what_to_do(reader: Callable[[Path], Source], tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"`python -m dml\.datasets fetch"):
+    with pytest.raises(DatasetError, match=r"`python -m dml datasets fetch (cub200|cars196|sop)`"):
         reader(tmp_path)
 
 
@@ -345,7 +333,7 @@ def test_each_part_of_cars_is_missed_by_name(lost: str, words: str, tmp_path: Pa
         read_cars196(tmp_path, counts=COUNTS)
 
 
-def test_annotations_that_are_none(tmp_path: Path) -> None:
+def test_annotations_in_another_format(tmp_path: Path) -> None:
     place_cars(tmp_path)
     (tmp_path / "cars_annos.mat").write_bytes(b"no matrix")
     with pytest.raises(DatasetError, match="no annotations in MATLAB's format"):
@@ -360,11 +348,11 @@ def test_a_class_in_both_halves_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_a_killed_preparation_goes_on_where_it_was(
+def test_a_killed_preparation_continues(
     parallel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 5)
-    monkeypatch.setattr(sys.modules["dml.data.prepare"], "WAITING", 0)  # written as soon as it is read
+    monkeypatch.setattr("dml.data.prepare.NOTED", 5)
+    monkeypatch.setattr("dml.data.prepare.WAITING", 0)  # images are written as soon as they are read
     source = place_cub(tmp_path)
     expected = prepared(source, tmp_path / "whole")
     read: list[int] = []
@@ -384,16 +372,16 @@ def test_a_killed_preparation_goes_on_where_it_was(
     assert not (tmp_path / "out").exists()
     read.clear()
     prepared(watched(None), tmp_path / "out")
-    assert len(read) == 32 - 15, "what was noted is not read again"
-    assert "going on after 15 of 32 images" in capsys.readouterr().out
+    assert len(read) == 32 - 15, "saved images are not read again"
+    assert "continues after 15 of 32 images" in capsys.readouterr().out
     for name in ("images.bin", "index.npy"):
         assert (tmp_path / "out" / name).read_bytes() == (expected / name).read_bytes()
     assert sorted(place.name for place in tmp_path.iterdir()) == ["CUB_200_2011.tgz", "out", "whole"]
 
 
-def test_a_preparation_that_lost_pictures_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file shorter than was noted, as a machine that lost its power may leave it."""
-    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 1)
+def test_a_preparation_that_lost_images_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file shorter than its index says, as a power failure may leave it."""
+    monkeypatch.setattr("dml.data.prepare.NOTED", 1)
     source = place_cub(tmp_path)
     expected = (prepared(source, tmp_path / "whole") / "images.bin").read_bytes()
 
@@ -412,7 +400,7 @@ def test_a_preparation_that_lost_pictures_begins_anew(tmp_path: Path, monkeypatc
 def test_a_source_that_changed_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["dml.data.prepare"], "NOTED", 1)
+    monkeypatch.setattr("dml.data.prepare.NOTED", 1)
     source = place_cub(tmp_path)
 
     def cut(rows: np.ndarray) -> Iterator:
@@ -459,47 +447,59 @@ def mini(url: str | None, content: bytes) -> Benchmark:
     return Benchmark("cub200", COUNTS, (remote,), "ask a friend", "For tests.")
 
 
-def test_fetch_goes_on_after_a_cut_and_keeps_no_wrong_file(
+def test_fetch_continues_after_a_cut_and_keeps_no_wrong_file(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(command, "BLOCK", 256)
+    monkeypatch.setattr(commands, "BLOCK", 256)
     pack(tmp_path / "source.tgz", cub())
     Handler.content = (tmp_path / "source.tgz").read_bytes()
     Handler.cut = len(Handler.content) // 2
     folder = tmp_path / "data"
-    with pytest.raises(DatasetError, match="try again, it goes on"):
-        command.fetch(mini(server, Handler.content), folder)
+    with pytest.raises(DatasetError, match="try again, the download continues"):
+        commands.fetch(mini(server, Handler.content), folder)
     (partial,) = folder.iterdir()
     assert partial.name.endswith(".partial")
     assert 0 < partial.stat().st_size < len(Handler.content)
-    assert command.fetch(mini(server, Handler.content), folder)
+    assert commands.fetch(mini(server, Handler.content), folder)
     assert [place.name for place in folder.iterdir()] == ["CUB_200_2011.tgz"]
     assert (folder / "CUB_200_2011.tgz").read_bytes() == Handler.content
-    assert command.fetch(mini(server, Handler.content), folder), "what is there is not fetched again"
-    assert "is there" in capsys.readouterr().out
+    assert commands.fetch(mini(server, Handler.content), folder), "a complete file is not fetched again"
+    assert "CUB_200_2011.tgz exists" in capsys.readouterr().out
     (folder / "CUB_200_2011.tgz").unlink()
     with pytest.raises(DatasetError, match="another file than the published one"):
-        command.fetch(mini(server, b"something else"), folder)
+        commands.fetch(mini(server, b"something else"), folder)
     assert list(folder.iterdir()) == []
 
 
-def test_fetch_says_where_to_get_what_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert not command.fetch(mini(None, b""), tmp_path / "data")
+def test_fetch_says_where_to_find_files_that_are_not_served(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not commands.fetch(mini(None, b""), tmp_path / "data")
     assert f"put CUB_200_2011.tgz into {tmp_path / 'data'}: ask a friend" in capsys.readouterr().out
 
 
-def test_check_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert not command.check("cub200", tmp_path)
+def test_check_says_what_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert not commands.check("cub200", tmp_path)
     assert "holds no CUB_200_2011.tgz" in capsys.readouterr().out
     place_cub(tmp_path)
-    assert command.check("cub200", tmp_path, counts=COUNTS)
-    assert "cub200: whole, 32 images of 8 classes (4 for training)" in capsys.readouterr().out
+    assert commands.check("cub200", tmp_path, counts=COUNTS)
+    assert "cub200: complete, 32 images of 8 classes (4 for training)" in capsys.readouterr().out
     pack(tmp_path / "CUB_200_2011.tgz", without(cub(), "Bird_7_3.jpg"))
-    assert not command.check("cub200", tmp_path, counts=COUNTS)
+    assert not commands.check("cub200", tmp_path, counts=COUNTS)
     assert "lacks CUB_200_2011/images/008.Bird_7/Bird_7_3.jpg" in capsys.readouterr().out
+
+
+def test_a_bad_archive_of_images_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    assert commands.main(["unpack", "nowhere.tar", "toy"]) == 1
+    assert (
+        capsys.readouterr().err == "DatasetError: nowhere.tar does not exist; give the path of a tar or zip archive\n"
+    )
+
+
+def test_each_benchmark_is_a_source_of_the_same_name() -> None:
+    assert set(BENCHMARKS) <= set(SOURCES)
+    assert list(BENCHMARKS) == ["cub200", "cars196", "sop"]
 
 
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        command.main(["fetch", "cub"])
+        commands.main(["fetch", "cub"])
     assert "'cub' is no benchmark; known: cub200, cars196, sop" in capsys.readouterr().err

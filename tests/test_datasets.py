@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from dml.common.files import ROOT
-from dml.data import DatasetError, Split, load, prepare, unpack
-from dml.data.base import split_classes
+from dml.data.base import Dataset, DatasetError, Source, Split, load, split_classes
+from dml.data.prepare import prepare
+from dml.data.sampling import attacked_rows, balanced_batches
 from dml.data.sources.folder import read_folder
 from dml.data.sources.glyphs import choose_symbols, read_glyphs
+from dml.data.unpack import unpack
 
 BILINEAR = Image.Resampling.BILINEAR
 RAW_GLYPHS = ROOT / "data" / "glyphs" / "glyphs.json"
@@ -29,10 +31,10 @@ def prepared(folder: Path, target: Path, size: int = 8) -> Path:
 def test_glyphs_are_the_same_for_the_same_seed() -> None:
     first, again, other = (read_glyphs(RAW_GLYPHS, images_per_class=2, size=32, seed=seed) for seed in (0, 0, 1))
     for row in (0, 1, 250, 399):
-        picture = np.asarray(first.read(row))
-        assert picture.shape == (32, 32, 3)
-        assert np.array_equal(picture, np.asarray(again.read(row)))
-        assert not np.array_equal(picture, np.asarray(other.read(row)))
+        image = np.asarray(first.read(row))
+        assert image.shape == (32, 32, 3)
+        assert np.array_equal(image, np.asarray(again.read(row)))
+        assert not np.array_equal(image, np.asarray(other.read(row)))
     assert first.digest == again.digest != other.digest
 
 
@@ -64,7 +66,7 @@ def test_folder_with_a_table(picture_folder: Callable[..., Path], tmp_path: Path
     assert np.array_equal(np.asarray(source.read(0)), np.asarray(Image.open(folder / "class_07" / "0.png")))
 
 
-def test_grey_and_transparent_pictures_become_colour(picture_folder: Callable[..., Path]) -> None:
+def test_grey_and_transparent_images_become_colour(picture_folder: Callable[..., Path]) -> None:
     folder = picture_folder()
     Image.new("L", (20, 20), 128).save(folder / "class_00" / "0.png")
     Image.new("RGBA", (20, 20), (10, 20, 30, 128)).save(folder / "class_00" / "1.png")
@@ -75,6 +77,7 @@ def test_grey_and_transparent_pictures_become_colour(picture_folder: Callable[..
 def test_preparing_twice_gives_the_same_bytes(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = picture_folder()
     first, second = prepared(folder, tmp_path / "a"), prepared(folder, tmp_path / "b")
+    assert not (first / "groups.npy").exists()
     for name in ("images.bin", "index.npy", "labels.npy", "about.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -129,11 +132,11 @@ def single_image(folder: Path) -> None:
 
 
 def text_file(folder: Path) -> None:
-    (folder / "class_02" / "notes.txt").write_text("no picture")
+    (folder / "class_02" / "notes.txt").write_text("no image")
 
 
 def text_called_jpg(folder: Path) -> None:
-    (folder / "class_02" / "0.jpg").write_text("no picture")
+    (folder / "class_02" / "0.jpg").write_text("no image")
 
 
 def truncated(folder: Path) -> None:
@@ -170,6 +173,10 @@ def empty_table(folder: Path) -> None:
     (folder / "labels.csv").write_text("")
 
 
+def table_with_a_query_that_is_neither(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label,query\nclass_00/0.png,0,1\nclass_00/1.png,0,2\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -177,16 +184,17 @@ def empty_table(folder: Path) -> None:
         (empty, "holds no image"),
         (one_class, "single class 'class_00'"),
         (single_image, "class 'class_03' of toy has 1 image"),
-        (text_file, r"notes\.txt is no image"),
+        (text_file, r"notes\.txt is not an image"),
         (text_called_jpg, r"0\.jpg is no readable image"),
         (truncated, r"0\.png is no readable image"),
         (table_without_label, "lacks the column 'label'"),
-        (table_with_words, "a label that is no whole number"),
+        (table_with_words, "a label that is not an integer"),
         (table_with_missing_file, r"none\.png, which does not exist"),
         (table_that_leaves_the_folder, "which lies outside"),
         (table_with_a_file_twice, "twice"),
-        (empty_table, "no table"),
+        (empty_table, "not a table"),
         (table_of_nothing, "lists no image"),
+        (table_with_a_query_that_is_neither, "has the query '2'; the column must hold 1 for queries"),
     ],
 )
 def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
@@ -205,14 +213,14 @@ def test_too_few_classes_for_three_splits(picture_folder: Callable[..., Path], t
         prepared(picture_folder(classes=4), tmp_path / "out")
 
 
-def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+def test_a_recipe_without_symbols(tmp_path: Path) -> None:
     (tmp_path / "glyphs.json").write_text("[]")
     with pytest.raises(DatasetError, match="a list named `symbols`"):
         read_glyphs(tmp_path / "glyphs.json", images_per_class=2, size=32, seed=0)
 
 
 def test_only_the_centre_is_searched_and_all_is_trained_on(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """The toy's pictures are 24 by 20 pixels; the shorter side becomes 10, and the middle 6 by 6 are searched."""
+    """The images are 24 by 20 pixels; the shorter side becomes 10, and the middle 6 by 6 are searched."""
     source = read_folder(picture_folder(size=20))
     prepare(source, tmp_path / "out", name="toy", size=10, crop=6, train_fraction=0.5, validation_fraction=0.4)
     data = load(tmp_path / "out")
@@ -224,7 +232,7 @@ def test_only_the_centre_is_searched_and_all_is_trained_on(picture_folder: Calla
     assert np.array_equal(data.test.whole(0), np.asarray(resized))
 
 
-def test_pictures_are_chosen_as_rows_of_an_array_are(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_images_are_chosen_like_rows_of_an_array(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     images = load(prepared(picture_folder(), tmp_path / "out")).train.images
     array = np.stack([images[row] for row in range(len(images))])
     mask = np.arange(len(images)) % 3 == 0
@@ -295,3 +303,129 @@ def test_statistics_are_those_of_the_pixels(toy_split: Split) -> None:
     pixels = np.asarray(toy_split.images).reshape(-1, 3) / 255
     np.testing.assert_allclose(found["mean"], pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found["std"], pixels.std(0), rtol=1e-9)
+
+
+def write_table(folder: Path, columns: str, cells: Callable[[int, int], str], classes: int, images: int) -> Path:
+    """A labels.csv of ``path,label`` and further columns, filled by (class, number of the image) -> text."""
+    rows = [f"class_{c:02d}/{i}.png,{c},{cells(c, i)}" for c in range(classes) for i in range(images)]
+    (folder / "labels.csv").write_text(f"path,label,{columns}\n" + "\n".join(rows))
+    return folder
+
+
+def test_groups_of_a_table_are_images_of_one_class_with_one_value(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Camera 01 of one class is no group with camera 01 of another; an empty value makes a group of one image."""
+    folder = write_table(picture_folder(), "group", lambda c, i: ["01", "01", "1", ""][i], classes=8, images=4)
+    source = read_folder(folder)
+    assert source.groups.dtype == np.int64
+    groups = source.groups.reshape(8, 4)
+    assert (groups[:, 0] == groups[:, 1]).all()
+    assert len(np.unique(groups)) == 8 * 3
+    data = load(prepared(folder, tmp_path / "out"))
+    assert data.queries is None
+    for split in (data.train, data.validation, data.test):
+        assert np.array_equal(split.groups, source.groups[np.isin(source.labels, split.classes)])
+
+
+def test_a_class_of_one_group_is_trained_on_and_not_validated_on(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A query of such a class could find nothing."""
+    folder = write_table(
+        picture_folder(classes=12), "group", lambda c, i: "one" if c in (0, 4) else str(i // 2), classes=12, images=4
+    )
+    source = read_folder(folder)
+    prepare(source, tmp_path / "out", name="toy", size=8, train_fraction=0.5, validation_fraction=0.5)
+    data = load(tmp_path / "out")
+    assert data.train.classes.tolist() == [0, 1, 2]
+    assert data.validation.classes.tolist() == [3, 5]
+    assert data.validation.groups.tolist() == [g for c in (3, 5) for g in source.groups[4 * c : 4 * c + 4]]
+    with pytest.raises(DatasetError, match="toy: validation has 1 classes of two or more groups; it needs two"):
+        load(tmp_path / "out", validation_fraction=0.4)
+
+
+def apart(folder: Path, target: Path, cells: Callable[[int, int], str]) -> Dataset:
+    write_table(folder, "query,group", cells, classes=8, images=4)
+    return load(prepared(folder, target))
+
+
+def test_queries_of_a_table_are_apart_from_the_gallery(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Training classes keep their images, whatever the column says of them."""
+    folder = picture_folder()
+    data = apart(folder, tmp_path / "out", lambda c, i: f"{int(i == 1)},{i}")
+    assert data.queries.labels.tolist() == [4, 5, 6, 7]
+    assert data.test.labels.tolist() == sorted([4, 5, 6, 7] * 3)
+    assert len(data.train) + len(data.validation) == 16
+    first = Image.open(folder / "class_04" / "1.png").crop((2, 0, 18, 16)).resize((8, 8), BILINEAR)
+    np.testing.assert_allclose(data.queries.images[0], np.asarray(first), atol=12)
+    whole = load(prepared(picture_folder(name="other"), tmp_path / "other"))
+    assert np.array_equal(data.queries.images[:], whole.test.images[1::4])
+    assert np.array_equal(data.test.images[:3], whole.test.images[[0, 2, 3]])
+    assert not set(data.queries.groups) & set(data.test.groups), "each image forms its own group here"
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (lambda c, i: f"1,{i}", "a query of class '4' of toy has no image of its class in the gallery outside"),
+        (lambda c, i: f"{int(i == 0)},{'g' if c == 6 else i}", "query of class '6' of toy .* outside its group"),
+        (lambda c, i: f"0,{i}", "toy has no query among its test classes"),
+    ],
+)
+def test_a_query_that_could_find_nothing_is_refused_before_anything_is_written(
+    cells: Callable[[int, int], str], words: str, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=words) as caught:
+        apart(picture_folder(), tmp_path / "out", cells)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_class_of_the_gallery_alone_may_have_one_image(tmp_path: Path) -> None:
+    """Distractors: items that are never right."""
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6])
+    image = Image.new("RGB", (8, 8))
+
+    def source(queries: np.ndarray | None) -> Source:
+        names = [str(label) for label in range(7)]
+        return Source(
+            names, labels, lambda rows: ((row, lambda size: image) for row in rows.tolist()), "x", 4, queries=queries
+        )
+
+    asked = np.isin(np.arange(14), [8, 11])
+    options = {"name": "toy", "size": 8, "train_fraction": 0.5, "validation_fraction": 0.5}
+    prepare(source(asked), tmp_path / "out", **options)
+    data = load(tmp_path / "out")
+    assert data.queries.labels.tolist() == [4, 5]
+    assert data.test.labels.tolist() == [4, 4, 5, 6]
+    with pytest.raises(DatasetError, match="class '6' of toy has 1 image"):
+        prepare(source(None), tmp_path / "both", **options)
+
+
+def test_a_larger_suite_attacks_the_queries_of_a_smaller_one_first() -> None:
+    few, many = attacked_rows(20, 500, 3), attacked_rows(300, 500, 3)
+    assert np.array_equal(few, many[:20])
+    assert len(set(many)) == 300
+    assert few.tolist() != sorted(few), "a prefix of a sorted draw would hold low rows only"
+    assert not np.array_equal(few, attacked_rows(20, 500, 4))
+    assert sorted(attacked_rows(500, 500, 3)) == list(range(500))
+    with pytest.raises(ValueError, match="501 queries are to be attacked; the test classes have 500"):
+        attacked_rows(501, 500, 3)
+
+
+def test_batches_are_balanced_and_hold_no_image_twice() -> None:
+    labels = np.repeat(np.arange(7), 5)
+    drawn = list(
+        balanced_batches(labels, classes=3, images_per_class=4, batches=21, generator=np.random.default_rng(0))
+    )
+    seen = np.zeros(7, int)
+    for rows in drawn:
+        assert len(set(rows)) == 12
+        classes, counts = np.unique(labels[rows], return_counts=True)
+        assert counts.tolist() == [4] * 3
+        seen[classes] += 1
+    assert seen.tolist() == [9] * 7
+    for few, words in ((8, "cannot be filled from 7 training classes"), (2, "training class 0 has 5")):
+        with pytest.raises(DatasetError, match=words):
+            next(balanced_batches(labels, classes=few, images_per_class=6, batches=1, generator=None))

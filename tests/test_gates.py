@@ -1,21 +1,28 @@
 """Gates: models that only seem robust are caught, an honest one passes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dml.data import Split
+from dml.data.base import Split
 from dml.evaluation import gates
 from dml.evaluation.statistics import standard_error
-from dml.evaluation.suites import Auto
+from dml.evaluation.suites.attacks import AttackSuite
 from dml.models.embedder import Embedder, build
 from dml.retrieval.index import Search
 
 EPS = 0.06
-SUITE = Auto(
-    queries=36, eps=(EPS,), margin_steps=20, targets=3, targeted_steps=10, cross_entropy_steps=0, square_tries=0
+SUITE = AttackSuite(
+    queries=36,
+    eps=(EPS,),
+    attacks={"margin": {"steps": 20}, "targeted": {"steps": 10, "classes": 3}},
+    claims=True,
+    gate_tries=100,
 )
 
 
@@ -50,31 +57,27 @@ def trained() -> tuple[Embedder, Split]:
     split = Split(
         np.clip(images, 0, 255).astype(np.uint8), np.repeat(np.arange(6), 6), [f"class {i}" for i in range(6)]
     )
-    return build("conv4", 16, seed=0, **split.statistics()).eval(), split
+    return build("conv4", 16, seed=0, statistics=split.statistics()).eval(), split
+
+
+def silent(line: str) -> None:
+    """Progress is not looked at here."""
 
 
 def run(model: nn.Module, split: Split, surrogates: dict[str, Search] | None = None) -> tuple[pd.DataFrame, float]:
     search = Search.over(model, split)
-    outcomes = SUITE.evaluate(search, np.arange(36), seed=0, report=lambda line: None).outcomes
-    table = gates.check(
-        search,
-        SUITE.groups(search),
-        SUITE.doubled().groups(search),
-        outcomes,
-        seed=0,
-        surrogates=surrogates or {},
-        square_tries=100,
-        report=lambda line: None,
-    )
+    outcomes = SUITE.evaluate(search, np.roll(np.arange(36), 5), seed=0, report=silent).outcomes
+    table = gates.check(search, SUITE, outcomes, seed=0, surrogates=surrogates or {}, report=silent)
     return table.set_index("gate"), outcomes[outcomes["attack"] == "worst"]["r1"].mean()
 
 
 def test_an_honest_model_passes(trained: tuple[Embedder, Split]) -> None:
     table, _ = run(*trained, surrogates={"another": Search.over(build("conv4", 16, seed=3).eval(), trained[1])})
     assert table["passed"].all(), table
-    assert table.loc["pictures changed at eps 0", "measured"] == 0
-    assert "fall to pictures that fool another" in table.index
-    assert len(table) == 8
+    assert table.loc["images changed at eps 0", "measured"] == 0
+    assert "broken by images that fool another" in table.index
+    assert "certified queries that the attack broke" not in table.index
+    assert len(table) == 9
 
 
 def test_a_model_that_quantises_its_input_is_caught(trained: tuple[Embedder, Split]) -> None:
@@ -84,7 +87,7 @@ def test_a_model_that_quantises_its_input_is_caught(trained: tuple[Embedder, Spl
     assert left > honest_left, "it looks more robust"
     assert not table.loc["queries without a gradient", "passed"]
     assert table.loc["queries without a gradient", "measured"] == 1
-    assert not table.loc["fall to pictures that fool another", "passed"], "its answers are still fragile"
+    assert not table.loc["broken by images that fool another", "passed"], "its answers are still fragile"
 
 
 def test_a_saturated_model_is_caught(trained: tuple[Embedder, Split]) -> None:
@@ -93,45 +96,94 @@ def test_a_saturated_model_is_caught(trained: tuple[Embedder, Split]) -> None:
     assert not table.loc["queries without a gradient", "passed"]
 
 
-def standing(attack: str, eps: float, left: int) -> pd.DataFrame:
-    r1 = (np.arange(100) < left).astype(int)
-    return pd.DataFrame({"query": np.arange(100), "attack": attack, "eps": eps, "r1": r1})
+def outcome(attack: str, eps: float, r1: np.ndarray, disagree: np.ndarray | int = 0) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"query": np.arange(len(r1)), "attack": attack, "eps": eps, "r1": r1.astype(int), "disagree": disagree}
+    )
 
 
-def test_the_gates_look_at_every_radius_and_at_queries_that_stand(trained: tuple[Embedder, Split]) -> None:
-    """Queries that are marked as standing, though nothing was run on them, fall to anything: the share of all."""
+def test_the_gates_look_at_every_radius_and_at_survivors(trained: tuple[Embedder, Split], tmp_path: Path) -> None:
+    """Queries that are marked as survivors, though nothing was run on them, break under anything: the share of all."""
     search = Search.over(*trained)
-    fooled = np.arange(36) < 27
-    outcomes = pd.concat(
-        [pd.DataFrame({"query": np.arange(36), "attack": "none", "eps": 0.0, "r1": 1})]
-        + [
-            pd.DataFrame({"query": np.arange(36), "attack": "worst", "eps": eps, "r1": 1 - fooled.astype(int)})
-            for eps in (EPS, 0.5)
-        ]
-    )
-    table = gates.check(
-        search,
-        SUITE.groups(search),
-        SUITE.groups(search),
-        outcomes,
-        seed=0,
-        surrogates={},
-        square_tries=1,
-        report=lambda line: None,
-    )
+    survives = np.arange(36) >= 27
+    outcomes = pd.concat([outcome("none", 0.0, np.ones(36)), *(outcome("worst", e, survives) for e in (EPS, 0.5))])
+    settings = {"seed": 0, "surrogates": {}, "folder": tmp_path, "report": silent}
+    weak = replace(SUITE, gate_tries=1)
+    table = gates.check(search, weak, outcomes, **settings)
     found = table.set_index(["gate", "eps"])
-    twice = found.loc["fall to twice the steps"]
+    twice = found.loc["broken by twice the steps"]
     assert list(twice.index) == [EPS, 0.5]
-    assert twice.loc[0.5, "measured"] == pytest.approx(9 / 36), "each of the nine that stand falls"
+    assert twice.loc[0.5, "measured"] == pytest.approx(9 / 36), "each of the nine that survive breaks"
     assert twice.loc[0.5, "limit"] == pytest.approx(standard_error(9, 36))
     assert not twice.loc[0.5, "passed"]
 
+    def unexpected(*arguments: object) -> int:
+        raise AssertionError("measured twice")
+
+    with pytest.MonkeyPatch.context() as patch:  # a killed check continues
+        patch.setattr(gates, "_broken", unexpected)
+        pd.testing.assert_frame_equal(gates.check(search, weak, outcomes, **settings), table)
+        next(file for file in tmp_path.iterdir() if "twice" in file.name).unlink()
+        with pytest.raises(AssertionError, match="measured twice"):
+            gates.check(search, weak, outcomes, **settings)
+
+
+def test_a_query_breaks_in_a_gate_where_the_model_gives_no_number(trained: tuple[Embedder, Split]) -> None:
+    """The old gate counted margins of at least 0, which no number is."""
+
+    class Overflow(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.bound = inner, 0.0
+
+        def forward(self, images: Tensor) -> Tensor:
+            rough = images.diff(dim=3).abs().mean((1, 2, 3))[:, None] > self.bound
+            return torch.where(rough, torch.nan, self.inner(images))
+
+    model = Overflow(trained[0])
+    smooth = np.full((36, 16, 16, 3), 100, np.uint8) + np.repeat(np.arange(6, dtype=np.uint8), 6)[:, None, None, None]
+    search = Search.over(model, replace(trained[1], images=smooth))
+    outcomes = pd.concat([outcome("none", 0.0, np.ones(36)), outcome("worst", EPS, np.ones(36))])
+    table = gates.check(search, SUITE, outcomes, seed=0, surrogates={}, report=silent).set_index("gate")
+    assert table.loc["broken by random noise", "measured"] == 1
+
+
+def test_a_suite_that_cannot_be_doubled_has_no_such_gate(trained: tuple[Embedder, Split]) -> None:
+    suite = AttackSuite(36, (EPS,), {"square": {"tries": 5}}, gate_tries=1)
+    outcomes = pd.concat([outcome("none", 0.0, np.ones(36)), outcome("worst", EPS, np.zeros(36))])
+    table = gates.check(Search.over(*trained), suite, outcomes, seed=0, surrogates={}, report=silent)
+    assert "broken by twice the steps" not in set(table["gate"])
+
 
 def test_a_rise_with_eps_is_caught() -> None:
-    falling = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 60), standing("worst", 0.2, 30)])
-    rising = pd.concat([standing("none", 0.0, 90), standing("worst", 0.1, 30), standing("worst", 0.2, 60)])
-    assert [gate.passed for gate in gates._falls(falling)] == [True]
-    (found,) = gates._falls(rising)
+    def surviving(attack: str, eps: float, left: int) -> pd.DataFrame:
+        return outcome(attack, eps, np.arange(100) < left)
+
+    falling = pd.concat([surviving("none", 0.0, 90), surviving("worst", 0.1, 60), surviving("worst", 0.2, 30)])
+    rising = pd.concat([surviving("none", 0.0, 90), surviving("worst", 0.1, 30), surviving("worst", 0.2, 60)])
+    assert [gate.passed for gate in gates._rise(falling)] == [True]
+    (found,) = gates._rise(rising)
     assert not found.passed
     assert (found.measured, found.eps) == (pytest.approx(0.3), 0.2)
-    assert gates._falls(falling[falling["eps"] < 0.2]) == [], "a gate that cannot fail is none"
+    assert gates._rise(falling[falling["eps"] < 0.2]) == [], "no gate where none can fail"
+
+
+def test_too_coarse_arithmetic_and_broken_certificates_are_caught() -> None:
+    places = np.arange(100)
+    outcomes = pd.concat(
+        [
+            outcome("none", 0.0, np.ones(100), (places < 10).astype(int)),
+            outcome("worst", 0.1, places >= 50, ((places >= 5) & (places < 20)).astype(int)),
+            outcome("certified", 0.1, places >= 47),
+        ]
+    )
+    precision, certificate = gates._from_outcomes(outcomes, 0.1, 50)
+    assert precision.gate == "float32 and exact ranking disagree"
+    assert precision.measured == pytest.approx(0.2), "in one of the two images"
+    assert (precision.limit, precision.passed) == (standard_error(50, 100), False)
+    assert certificate.gate == "certified queries that the attack broke"
+    assert certificate.measured == pytest.approx(0.03)
+    assert (certificate.limit, certificate.passed) == (0.0, False)
+    honest = outcomes[(outcomes["attack"] != "certified")].assign(disagree=0)
+    (precision,) = gates._from_outcomes(honest, 0.1, 50)
+    assert precision.passed

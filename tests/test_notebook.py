@@ -1,13 +1,13 @@
 """Stripping and running notebooks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from dml.common.files import ROOT, atomic
+from dml.common.files import ROOT, atomic, remove
 from dml.pipeline import notebook
-from dml.pipeline.paths import find, output
 
 
 def write(file: Path, *sources: str, parameters: str = "word = 'here'") -> Path:
@@ -20,11 +20,11 @@ def write(file: Path, *sources: str, parameters: str = "word = 'here'") -> Path:
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest) -> Path:
+def target(tmp_path: Path) -> Iterator[Path]:
     """Where a run's notebook goes; what a failure leaves in the project is removed."""
-    file = Path(f"{request.node.name}.ipynb")
+    file = tmp_path / "out.ipynb"
     yield file
-    notebook.failed(file).unlink(missing_ok=True)
+    remove(notebook.failed(file))
 
 
 def test_committed_notebooks_hold_no_outputs() -> None:
@@ -50,38 +50,38 @@ def test_stripping_forgets_what_running_left(tmp_path: Path) -> None:
 
 def test_running_passes_output_through(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
     source = write(tmp_path / "a.ipynb", "import os, sys\nprint(word, os.getcwd())\nprint('aside', file=sys.stderr)")
-    arguments = ["run", str(source), str(tmp_path / target), "-p", "word", "there"]
+    arguments = ["run", str(source), str(target), "-p", "word", "there"]
     assert notebook.main(arguments) == 0
     printed = capfd.readouterr()
     assert printed.out.strip() == f"there {ROOT}"
     assert printed.err.strip() == "aside", "nothing but what the notebook says"
-    first = (tmp_path / target).read_bytes()
+    first = target.read_bytes()
     assert notebook.main(arguments) == 0
-    assert (tmp_path / target).read_bytes() == first, "the same run gives the same bytes"
+    assert target.read_bytes() == first, "the same run gives the same bytes"
     assert not notebook.failed(target).exists()
 
 
 def test_a_failure_is_two_lines(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
     source = write(tmp_path / "a.ipynb", "raise ValueError('the folder is empty')")
-    assert notebook.main(["run", str(source), str(tmp_path / target)]) == 1
+    assert notebook.main(["run", str(source), str(target)]) == 1
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines == [
         "ValueError: the folder is empty",
-        f"the notebook as far as it came: artifacts/failed/{target.name}",
+        f"the notebook up to the failed cell: {notebook.failed(target).relative_to(ROOT)}",
     ]
     assert notebook.failed(target).exists()
-    assert not (tmp_path / target).exists()
+    assert not target.exists()
 
 
 def test_an_unknown_parameter_is_named(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
     source = write(tmp_path / "a.ipynb", "print(word)")
-    assert notebook.main(["run", str(source), str(tmp_path / target), "-p", "wort", "x"]) == 1
+    assert notebook.main(["run", str(source), str(target), "-p", "wort", "x"]) == 1
     assert "a.ipynb has no parameter 'wort'; it has word" in capfd.readouterr().err
-    assert not (tmp_path / target).exists()
+    assert not target.exists()
 
 
 def test_a_notebook_that_is_not_there(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
-    assert notebook.main(["run", str(tmp_path / "none.ipynb"), str(tmp_path / target)]) == 1
+    assert notebook.main(["run", str(tmp_path / "none.ipynb"), str(target)]) == 1
     assert "none.ipynb" in capfd.readouterr().err
 
 
@@ -110,11 +110,17 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "whole"]
 
 
-def test_own_results_are_found_before_the_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dml.pipeline.paths.ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match="run notebook 01_data or `make repro` first"):
-        find("scratch", Path("x"), "01_data")
-    (tmp_path / "x").mkdir()
-    assert find("scratch", Path("x"), "01_data") == tmp_path / "x"
-    output("scratch", Path("x")).mkdir(parents=True)
-    assert find("scratch", Path("x"), "01_data") == tmp_path / "scratch" / "x"
+def test_notebooks_of_the_same_name_fail_in_places_of_their_own() -> None:
+    folders = ("artifacts/02", "artifacts/03", "scratch", "/tmp")
+    places = {notebook.failed(Path(folder) / "a.ipynb") for folder in folders}
+    assert len(places) == 4
+    assert all(place.is_relative_to(ROOT / "artifacts" / "failed") for place in places)
+
+
+def test_progress_is_shown_and_not_kept(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "a.ipynb", "import sys\nprint('done')\nprint('3 s left', file=sys.stderr)")
+    assert notebook.main(["run", str(source), str(target)]) == 0
+    assert "3 s left" in capfd.readouterr().err
+    text = target.read_text()
+    assert "done" in text
+    assert "3 s left" not in text.replace("print('3 s left'", "")

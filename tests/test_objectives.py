@@ -1,4 +1,4 @@
-"""What attacks aim at, against brute force."""
+"""Objectives of attacks, against brute force."""
 
 import math
 
@@ -9,20 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dml.attacks import Linf, apgd
-from dml.attacks.objectives.queries import (
-    FOOLS,
-    TEMPERATURE,
-    class_logits,
-    cross_entropy_objective,
-    dlr_objective,
-    embedding_shift_objective,
-    map_objective,
-    margin_objective,
-    metric_loss_objective,
-    rank_objective,
-)
-from dml.retrieval.index import Gallery, Queries, margin, per_query
+from dml.attacks.balls import Linf
+from dml.attacks.objectives.base import FOOLS, TEMPERATURE
+from dml.attacks.objectives.logits import class_logits, cross_entropy_objective, dlr_objective
+from dml.attacks.objectives.margin import margin_objective, targeted_objective
+from dml.attacks.objectives.ranks import map_objective, rank_objective
+from dml.attacks.objectives.tuples import embedding_shift_objective, metric_loss_objective, role_objective
+from dml.attacks.optimisers.apgd import apgd
+from dml.retrieval.gallery import Gallery, Queries
+from dml.retrieval.metrics import margin, per_query
 
 
 class Sphere(nn.Module):
@@ -44,7 +39,7 @@ def problem(seed: int, count: int = 5) -> tuple[Sphere, Tensor, Queries, Gallery
     labels = torch.randperm(20, generator=draw) % 5 * 3  # labels need not be 0, 1, 2
     gallery = Gallery(model(images).detach(), labels)
     rows = torch.arange(count)
-    return model, images[:count], Queries(labels[:count], rows), gallery
+    return model, images[:count], Queries(labels[:count], rows, rows), gallery
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,7 +61,7 @@ def test_the_bridge_is_exact(seed: int) -> None:
 def test_the_bridge_needs_the_class_in_the_gallery() -> None:
     model, images, _, gallery = problem(0)
     with pytest.raises(ValueError, match="no item of a query's class"):
-        class_logits(model(images), Queries(torch.full((5,), 7), torch.full((5,), -1)), gallery)
+        class_logits(model(images), Queries(torch.full((5,), 7), torch.full((5,), -1), torch.full((5,), -1)), gallery)
 
 
 def test_cross_entropy_and_dlr_by_hand() -> None:
@@ -84,7 +79,7 @@ def test_cross_entropy_and_dlr_by_hand() -> None:
         assert ratio[row].item() == pytest.approx((wrong - right) / (first - third))
     two = Gallery(gallery.embeddings[:4], torch.tensor([0, 0, 1, 1]))
     with pytest.raises(ValueError, match="three classes"):
-        dlr_objective(model, Queries(torch.tensor([0]), torch.tensor([0])), two)
+        dlr_objective(model, Queries(torch.tensor([0]), torch.tensor([0]), torch.tensor([0])), two)
 
 
 @settings(max_examples=20, deadline=None)
@@ -93,10 +88,10 @@ def test_the_soft_rank_has_the_exact_value_and_a_gradient_that_lowers_it(seed: i
     model, images, queries, gallery = problem(seed)
     objective = map_objective(model, queries, gallery)
     exact = per_query(model(images), queries, gallery).map_r
-    torch.testing.assert_close(objective(images).float(), -exact)
+    torch.testing.assert_close(objective(images), -exact.double())
     found = apgd(images, objective, Linf(0.3), steps=20, generator=torch.Generator().manual_seed(0))
     after = per_query(model(found), queries, gallery).map_r
-    torch.testing.assert_close(objective(found).float(), -after)
+    torch.testing.assert_close(objective(found), -after.double())
     assert after.mean() < 0.5 * exact.mean() or exact.mean() == 0
 
 
@@ -104,7 +99,7 @@ def test_items_of_different_classes_have_different_numbers_of_matches() -> None:
     """The soft rank pads: a query of a small class must not feel the places of a large one."""
     model, images, _, gallery = problem(5)
     gallery = Gallery(gallery.embeddings, torch.tensor([0, 0, 1, 1, 1] + [2] * 15))
-    queries = Queries(gallery.labels[:5], torch.arange(5))
+    queries = Queries(gallery.labels[:5], torch.arange(5), torch.arange(5))
     both = map_objective(model, queries, gallery)
     values = images.clone().requires_grad_(True)
     (together,) = torch.autograd.grad(both(values).sum(), values)
@@ -130,9 +125,9 @@ def test_the_rank_objective_sees_the_ranking_alone(seed: int) -> None:
 def test_embedding_shift_and_metric_loss_by_hand() -> None:
     model, images, queries, gallery = problem(2)
     moved = (images + 0.05).clamp(0, 1)
-    embeddings, home = model(moved), model(images)
+    embeddings, home = model(moved).detach(), model(images).detach()
     torch.testing.assert_close(embedding_shift_objective(model, images)(moved), (embeddings - home).norm(dim=1))
-    loss = metric_loss_objective(model, images, queries, gallery)(moved)
+    loss = metric_loss_objective(model, images, queries, gallery)(moved).detach()
     for row in range(5):
         apart = (home[row] - gallery.embeddings).norm(dim=1)
         same = gallery.labels == queries.labels[row]
@@ -160,14 +155,52 @@ def test_few_wrong_items_are_not_filled_up_with_right_ones() -> None:
     """More right items than wrong ones: the gradient is that of the true wrong items alone."""
     model, images, _, gallery = problem(4)
     few = Gallery(gallery.embeddings[:10], torch.tensor([0] * 8 + [1, 1]))
-    queries = Queries(few.labels[:1], torch.arange(1))
-    picture = images[:1].clone().requires_grad_(True)
-    (found,) = torch.autograd.grad(map_objective(model, queries, few)(picture).sum(), picture)
-    embedding = model(picture)[0]
+    queries = Queries(few.labels[:1], torch.arange(1), torch.arange(1))
+    image = images[:1].clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(map_objective(model, queries, few)(image).sum(), image)
+    embedding = model(image)[0]
     right, wrong = embedding @ few.embeddings[1:8].T, embedding @ few.embeddings[8:].T
     soft = 0.0
     for mine in right:
         ahead = torch.sigmoid((right - mine) / 0.01).sum() + 0.5
         soft = soft + ahead / (ahead + torch.sigmoid((wrong - mine) / 0.01).sum())
-    (expected,) = torch.autograd.grad(-soft / 7, picture)
+    (expected,) = torch.autograd.grad(-soft / 7, image)
     torch.testing.assert_close(found, expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_items_of_the_querys_group_enter_no_objective(seed: int) -> None:
+    """Whatever is embedded in place of an ignored item, nothing changes."""
+    model, images, queries, gallery = problem(seed)
+    groups = torch.arange(20) // 2
+    queries = Queries(queries.labels, groups[:5], torch.arange(5))
+    moved = gallery.embeddings.clone()
+    moved[1] = model(images)[0].detach()  # row 1 is in the group of query 0, and would be its nearest
+    plain, changed = (Gallery(items, gallery.labels, groups) for items in (gallery.embeddings, moved))
+    first = queries.take(torch.tensor([0]))
+    if not bool(((gallery.labels == first.labels) & (groups != 0)).any()):
+        return  # all right items are ignored
+    for build in (margin_objective, cross_entropy_objective, dlr_objective, map_objective, rank_objective):
+        assert torch.equal(build(model, first, plain)(images[:1]), build(model, first, changed)(images[:1]))
+    found = [metric_loss_objective(model, images[:1], first, gallery)(images[:1] * 0.9) for gallery in (plain, changed)]
+    assert torch.equal(*found)
+    target = gallery.labels[1:2]
+    if int(target) != int(first.labels):
+        found = [targeted_objective(model, first, gallery, target)(images[:1]) for gallery in (plain, changed)]
+        assert torch.equal(*found)
+
+
+def test_role_objectives_by_hand() -> None:
+    model, images, *_ = problem(1)
+    anchor, positive, negative = (model(images.roll(shift, 0)).detach() for shift in (1, 2, 3))
+    found = {
+        role: role_objective(model, role, anchor, positive, negative)(images)
+        for role in ("anchor", "positive", "negative")
+    }
+    for row, embedding in enumerate(model(images)):
+        to = {"a": anchor[row], "p": positive[row], "n": negative[row]}
+        apart = {name: float((embedding - other).norm()) for name, other in to.items()}
+        assert float(found["positive"][row]) == pytest.approx(apart["a"])
+        assert float(found["negative"][row]) == pytest.approx(-apart["a"])
+        assert float(found["anchor"][row]) == pytest.approx(apart["p"] - apart["n"])

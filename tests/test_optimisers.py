@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dml.attacks import L2, Linf, apgd, carlini_wagner, falling_steps, fgsm, nes, pgd, r_fgsm, square
-from dml.attacks.optimisers.apgd import checkpoint_steps
-from dml.attacks.optimisers.pgd import Objective
-from dml.attacks.optimisers.square import side_length
+from dml.attacks.balls import L2, Linf
+from dml.attacks.objectives.base import Objective
+from dml.attacks.optimisers.apgd import apgd, checkpoint_steps
+from dml.attacks.optimisers.carlini_wagner import carlini_wagner
+from dml.attacks.optimisers.fgsm import fgsm, r_fgsm
+from dml.attacks.optimisers.nes import nes
+from dml.attacks.optimisers.pgd import falling_steps, pgd
+from dml.attacks.optimisers.square import side_length, square
 
 Optimiser = Callable[[Tensor, Objective, Linf, torch.Generator], Tensor]
 OPTIMISERS: dict[str, Optimiser] = {
@@ -65,7 +69,7 @@ def test_square_finds_the_sign_that_a_flat_objective_wants(generator: torch.Gene
     assert (gained > 0.7).all()
 
 
-def test_squares_shrink_from_most_of_the_picture_to_a_pixel() -> None:
+def test_squares_shrink_from_most_of_the_image_to_a_pixel() -> None:
     sides = [side_length(step / 1000, 32, 32) for step in range(1000)]
     assert sides[0] == 29
     assert sides[-1] == 1
@@ -76,9 +80,9 @@ def test_nes_climbs_without_a_gradient(generator: torch.Generator) -> None:
     images = torch.full((4, 3, 4, 4), 0.5)
     weight = torch.randn(4, 48, generator=generator)
 
-    def objective(pictures: Tensor) -> Tensor:
+    def objective(images: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
-        return linear(weight)(pictures)
+        return linear(weight)(images)
 
     found = nes(images, objective, Linf(0.1), steps=10, step_size=0.05, samples=30, generator=generator)
     gained = (linear(weight)(found) - linear(weight)(images)) / (0.1 * weight.abs().sum(1))
@@ -122,7 +126,7 @@ def test_every_optimiser_stays_in_the_ball_and_leaves_no_trace(name: str, eps: f
 
 
 @pytest.mark.parametrize("name", ["apgd", "square", "pgd", "fgsm"])
-def test_radius_may_differ_between_pictures(name: str, generator: torch.Generator) -> None:
+def test_radius_may_differ_between_images(name: str, generator: torch.Generator) -> None:
     images = torch.full((3, 3, 6, 6), 0.5)
     weight = torch.ones(3, 108)
     found = OPTIMISERS[name](images, linear(weight), Linf(torch.tensor([0.0, 0.1, 0.3])), generator)
@@ -131,11 +135,11 @@ def test_radius_may_differ_between_pictures(name: str, generator: torch.Generato
 
 
 def bumpy(seed: int) -> tuple[Tensor, Objective]:
-    """A picture and a small random network's output: many local maxima, all gradients exact."""
+    """An image and a small random network's output: many local maxima, all gradients exact."""
     draw = torch.Generator().manual_seed(seed)
     images = torch.rand(1, 3, 4, 4, generator=draw)
     first, second = torch.randn(48, 24, generator=draw), torch.randn(24, generator=draw)
-    return images, lambda pictures: torch.tanh(3 * (pictures - 0.5).flatten(1) @ first / 4).mul(second).sum(1)
+    return images, lambda images: torch.tanh(3 * (images - 0.5).flatten(1) @ first / 4).mul(second).sum(1)
 
 
 def test_apgd_is_at_least_as_good_as_pgd_at_equal_steps() -> None:
@@ -148,8 +152,8 @@ def test_apgd_is_at_least_as_good_as_pgd_at_equal_steps() -> None:
         for name, sizes in (("usual", [2.5 * 0.2 / steps] * steps), ("falling", falling_steps(0.2, steps))):
             draw = torch.Generator().manual_seed(seed)
             found[name] = pgd(images, objective, ball, steps=steps, step_size=sizes, generator=draw)
-        for name, pictures in found.items():
-            values[name].append(float(objective(pictures)))
+        for name, images in found.items():
+            values[name].append(float(objective(images)))
     ours = torch.tensor(values.pop("apgd"))
     for theirs in map(torch.tensor, values.values()):
         assert ours.mean() >= theirs.mean()
@@ -174,3 +178,31 @@ def test_the_search_stops_when_all_have_reached_the_goal(name: str, generator: t
     effort = {"apgd": {"steps": 50}, "square": {"tries": 50}}[name]
     {"apgd": apgd, "square": square}[name](images, objective, Linf(0.1), goal=0.0, generator=generator, **effort)
     assert calls <= 2
+
+
+@pytest.mark.parametrize("name", ["apgd", "square", "pgd"])
+def test_a_value_that_is_no_number_is_kept_as_the_worst(name: str, generator: torch.Generator) -> None:
+    """Where the mean exceeds .505 the objective breaks down; every optimiser that meets such a point keeps it."""
+    images = torch.full((3, 3, 6, 6), 0.5)
+
+    def objective(images: Tensor) -> Tensor:
+        value = images.flatten(1).mean(1)
+        return torch.where(value > 0.505, torch.sqrt(0.505 - value), value)
+
+    found = OPTIMISERS[name](images, objective, Linf(0.1), generator)
+    assert objective(found).isnan().all()
+    assert (found - images).abs().max() <= 0.1, "pixels are numbers"
+
+
+def test_nes_ignores_directions_without_a_value(generator: torch.Generator) -> None:
+    images = torch.full((2, 3, 4, 4), 0.5)
+    found = nes(
+        images,
+        lambda images: torch.full((2,), torch.nan),
+        Linf(0.1),
+        steps=2,
+        step_size=0.05,
+        samples=2,
+        generator=generator,
+    )
+    assert not found.isnan().any()

@@ -83,7 +83,7 @@ def test_interval_over_seeds() -> None:
     mean, low, high = over_seeds([0.4, 0.5, 0.6])
     assert mean == pytest.approx(0.5)
     assert (mean - low, high - mean) == pytest.approx((4.302653 * 0.1 / 3**0.5,) * 2, rel=1e-6)
-    with pytest.raises(ValueError, match="two trainings or more; there is 1"):
+    with pytest.raises(ValueError, match="two or more trainings; there is 1"):
         over_seeds([0.4])
 
 

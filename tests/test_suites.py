@@ -1,72 +1,155 @@
-"""Suites: what each kind attacks, and that the strong one is at least as strong as its parts."""
+"""Suites: what each kind attacks, and that a strong list of attacks is at least as strong as its parts."""
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from dml.attacks.peer import INSTALLED
-from dml.data import Split
-from dml.evaluation import comparison
+from dml.attacks.queries.margin import Margin
+from dml.attacks.queries.peer import INSTALLED
+from dml.common.table import find
+from dml.data.base import Split
 from dml.evaluation.collapse import diagnostics
-from dml.evaluation.suites import SUITES, Auto, Paper, Poisoning
-from dml.evaluation.suites.poisoning import nearest_items
+from dml.evaluation.suites import SUITES
+from dml.evaluation.suites.attacks import AttackSuite
+from dml.evaluation.suites.base import Suite
+from dml.evaluation.suites.poisoning import Poisoning, nearest_items
 from dml.models.embedder import build
-from dml.retrieval.index import Gallery, Search
+from dml.retrieval.gallery import Gallery, Queries
+from dml.retrieval.index import Search
+
+STRONG = {
+    "margin": {"steps": 10},
+    "targeted": {"steps": 10, "classes": 3},
+    "cross_entropy": {"steps": 10},
+    "square": {"tries": 30},
+}
+SINGLE = {
+    "noise": {},
+    "nes": {"steps": 2},
+    "fgsm on margin": {"attack": "fgsm", "objective": "margin"},
+    "embedding_shift": {"steps": 10},
+    "metric_loss": {"steps": 10},
+    "margin_pgd": {"steps": 10},
+    "dlr": {"steps": 10},
+    **({"peer": {"steps": 10}} if INSTALLED else {}),
+    "margin": {"steps": 10, "first": 0},
+}
 
 
 @pytest.fixture
 def search(toy_split: Split) -> Search:
-    return Search.over(build("conv4", 8, seed=0, **toy_split.statistics()), toy_split)
+    return Search.over(build("conv4", 8, seed=0, statistics=toy_split.statistics()), toy_split)
 
 
 def silent(line: str) -> None:
     """Progress is not looked at here."""
 
 
+def suite_of(kind: str, **settings: object) -> Suite:
+    return find(SUITES, kind, "suite")(**settings, **({"attacks": {"fgsm": {}}} if kind == "attacks" else {}))
+
+
 @pytest.mark.parametrize("kind", sorted(SUITES))
 def test_every_kind_refuses_settings_that_make_no_sense(kind: str) -> None:
-    with pytest.raises(ValueError, match=r"eps is -0\.1; it should be at least 0"):
-        SUITES[kind](queries=3, eps=(-0.1,))
+    with pytest.raises(ValueError, match=r"eps is -0\.1; it must be at least 0"):
+        suite_of(kind, queries=3, eps=(-0.1,))
     with pytest.raises(ValueError, match="queries is 0"):
-        SUITES[kind](queries=0, eps=(0.1,))
+        suite_of(kind, queries=0, eps=(0.1,))
     with pytest.raises(ValueError, match="eps is empty"):
-        SUITES[kind](queries=1, eps=())
+        suite_of(kind, queries=1, eps=())
+    suite = suite_of(kind, queries=1, eps=(0.1,))
+    assert not suite.claims
+    assert (suite.doubled() is None) or kind == "attacks"
 
 
-def test_auto_leaves_at_most_what_any_of_its_parts_leaves(search: Search) -> None:
-    rows, eps = np.arange(36), (0.01,)
-    effort = {"margin_steps": 10, "targeted_steps": 10, "cross_entropy_steps": 10, "square_tries": 30, "targets": 3}
-    auto = Auto(queries=36, eps=eps, **effort).evaluate(search, rows, seed=0, report=silent).outcomes
-    worst = auto[auto["attack"] == "worst"].set_index("query")["r1"]
-    table = comparison.compare(search, rows, 0.01, steps=10, seed=0).set_index("attack")
-    assert worst.mean() <= table.loc[table.index != "worst", "r1"].min() + 0.06
-    assert table.loc["none", "r1"] >= table["r1"].max()
-    assert table.loc["worst", "r1"] <= table.drop("worst")["r1"].min()
-    names = list(table.index)
-    assert names[0] == "none"
-    assert ("adversarial-library APGD on CE" in names) == INSTALLED
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        ({}, "attacks is empty"),
+        ({"margn": {}}, "attacks.margn: attack 'margn' is unknown; did you mean 'margin'"),
+        ({"mine": {"attack": "pdg"}}, "attacks.mine: attack 'pdg' is unknown; did you mean 'pgd'"),
+        ({"margin": {"step": 3}}, "attacks.margin key 'step' is unknown; did you mean 'steps'"),
+        ({"margin": {"steps": "many"}}, "attacks.margin.steps is 'many'"),
+        ({"margin": {"steps": 0}}, "attacks.margin: steps is 0; it must be at least 1"),
+        ({"fgsm": {"objective": "margins"}}, "attacks.fgsm.objective is 'margins'"),
+        ({"worst": {"attack": "pgd"}}, "attacks.worst is a name that the outcomes use"),
+    ],
+)
+def test_a_wrong_list_of_attacks_is_refused(attacks: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AttackSuite(1, (0.1,), attacks)
 
 
-def test_more_steps_leave_less(search: Search) -> None:
-    curve = comparison.by_steps(search, np.arange(36), 0.01, [1, 20], seed=0)
-    assert curve["r1"].iloc[1] <= curve["r1"].iloc[0]
-    assert (curve["r1_low"] <= curve["r1"]).all()
+def test_a_strong_list_leaves_at_most_what_any_single_attack_leaves(search: Search) -> None:
+    rows, eps = np.arange(36), (0.003,)
+    strong = AttackSuite(36, eps, STRONG).evaluate(search, rows, seed=0, report=silent).outcomes
+    single = AttackSuite(36, eps, SINGLE, alone=True).evaluate(search, rows, seed=0, report=silent).outcomes
+    left = single.groupby("attack")["r1"].mean()
+    assert set(left.index) == {"none", "worst", *SINGLE}
+    worst = strong[strong["attack"] == "worst"]["r1"].mean()
+    assert worst <= left.drop("worst").min() + 0.06
+    assert 0 < worst < left["none"]
+    assert left["none"] >= left.max()
+    assert left["worst"] <= left.drop("worst").min()
+    assert left["margin"] < left["noise"]
 
 
-def test_a_larger_radius_leaves_less(search: Search) -> None:
-    curve = comparison.by_eps(search, np.arange(36), [0.0, 0.01, 0.5], steps=20, seed=0)
+def test_more_steps_and_larger_radii_leave_less(search: Search) -> None:
+    attacks = {f"{steps} steps": {"attack": "margin", "steps": steps, "first": 0} for steps in (1, 20)}
+    suite = AttackSuite(36, (0.0, 0.003, 0.5), attacks, alone=True)
+    left = suite.evaluate(search, np.arange(36), seed=0, report=silent).outcomes
+    left = left.pivot_table(index="attack", columns="eps", values="r1")
+    assert left.loc["20 steps", 0.003] < left.loc["1 steps", 0.003]
     natural = search.natural().r1.double().mean().item()
-    assert curve["r1"].iloc[0] == pytest.approx(natural), "nothing moves in a ball of radius 0"
-    assert curve["r1"].is_monotonic_decreasing
-    assert curve["r1"].iloc[-1] == 0
+    assert left.loc["worst", 0.0] == pytest.approx(natural), "nothing moves in a ball of radius 0"
+    assert left.loc["worst"].is_monotonic_decreasing
+    assert left.loc["worst", 0.5] == 0
 
 
-def test_the_papers_attacks_each_meet_all_queries(search: Search) -> None:
-    suite = Paper(queries=12, eps=(0.02,), carlini_wagner_steps=10)
-    outcomes = suite.evaluate(search, np.arange(12), seed=0, report=silent).outcomes
-    left = outcomes.pivot_table(index="query", columns="attack", values="r1")
-    assert set(left) == {"none", "fgsm", "r_fgsm", "pgd", "carlini_wagner", "worst"}
-    assert (left["worst"] == left.drop(columns="worst").min(axis=1)).all()
+def test_the_doubled_suite_has_twice_the_steps_and_no_black_box() -> None:
+    attacks = {"mine": {"attack": "margin", "steps": 7}, "square": {"tries": 5}, "fgsm": {}}
+    suite = AttackSuite(3, (0.1,), attacks, claims=True)
+    doubled = suite.doubled()
+    assert doubled.named == {"mine": Margin(steps=14)}
+    assert (doubled.eps, doubled.queries) == (suite.eps, suite.queries)
+    assert AttackSuite(3, (0.1,), {"square": {}}).doubled() is None
+
+
+def test_an_attack_keeps_its_random_starts_whatever_comes_before_it(search: Search) -> None:
+    """Groups are named, so the generators do not depend on the list."""
+    both = AttackSuite(12, (0.003,), {"fgsm": {}, "pgd": {}}, alone=True)
+    one = AttackSuite(12, (0.003,), {"pgd": {}}, alone=True)
+    found = [suite.evaluate(search, np.arange(12), seed=0, report=silent).outcomes for suite in (both, one)]
+    first, second = (table[table["attack"] == "pgd"].reset_index(drop=True) for table in found)
+    assert first.equals(second)
+
+
+class Sure(nn.Module):
+    """Claims a certificate for even queries."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images)
+
+    def certify(self, search: Search, rows: np.ndarray, norm: str, eps: float) -> Tensor:
+        assert norm == "linf"
+        return torch.from_numpy(rows % 2 == 0) & (eps < 0.1)
+
+
+def test_a_model_with_certificates_gets_rows_for_them(search: Search) -> None:
+    sure = Search(Sure(search.model), search.split, search.gallery, search.query_split)
+    suite = AttackSuite(4, (0.05, 0.2), {"fgsm": {}})
+    outcomes = suite.evaluate(sure, np.array([4, 1, 2, 3]), seed=0, report=silent).outcomes
+    found = outcomes[outcomes["attack"] == "certified"]
+    assert found["query"].tolist() == [4, 1, 2, 3] * 2
+    assert found["r1"].tolist() == [1, 0, 1, 0] + [0] * 4
+    assert found["eps"].tolist() == [0.05] * 4 + [0.2] * 4
+    plain = suite.evaluate(search, np.arange(2), seed=0, report=silent).outcomes
+    assert "certified" not in set(plain["attack"])
 
 
 def test_poisoning_perturbs_the_item_and_not_the_query(search: Search) -> None:
@@ -81,15 +164,32 @@ def test_poisoning_perturbs_the_item_and_not_the_query(search: Search) -> None:
     assert left[0.5].mean() < 0.2, "an item that may change at will is found first"
 
 
-def test_the_poisoned_item_is_the_nearest_of_its_class() -> None:
+def test_poisoning_works_with_queries_apart_from_the_gallery(toy_split: Split) -> None:
+    halves = [
+        Split(toy_split.images[part::2], toy_split.labels[part::2], toy_split.class_names, np.arange(18) // 2)
+        for part in (0, 1)
+    ]
+    search = Search.over(build("conv4", 8, seed=0, statistics=toy_split.statistics()), *halves)
+    suite = Poisoning(queries=18, eps=(0.0, 0.5), items=2, steps=40)
+    outcomes = suite.evaluate(search, np.arange(18), seed=0, report=silent).outcomes
+    natural = outcomes[outcomes["attack"] == "none"]
+    np.testing.assert_array_equal(natural["r1"], search.natural().r1.numpy())
+    left = outcomes[outcomes["attack"] == "worst"].groupby("eps")["r1"].mean()
+    assert left[0.0] == natural["r1"].mean()
+    assert left[0.5] < 0.3
+
+
+def test_the_poisoned_item_is_the_nearest_of_its_class_outside_the_querys_group() -> None:
     draw = torch.Generator().manual_seed(0)
-    gallery = Gallery(torch.randn(12, 4, generator=draw), torch.arange(12) % 3)
+    gallery = Gallery(torch.randn(12, 4, generator=draw), torch.arange(12) % 3, torch.arange(12) // 2)
+    queries = Queries(torch.tensor([0, 1, 2, 0, 2]), torch.tensor([0, 1, 2, -1, -1]), torch.tensor([0, 2, 4, -1, -1]))
     points = torch.randn(5, 4, generator=draw)
     classes = torch.tensor([[1, 2], [0, 2], [0, 1], [2, 1], [1, 0]])
-    found = nearest_items(points, classes, gallery)
+    found = nearest_items(points, classes, queries, gallery)
     for row in range(5):
         for rank in range(2):
-            items = (gallery.labels == classes[row, rank]).nonzero().flatten()
+            counted = (gallery.labels == classes[row, rank]) & (gallery.groups != queries.groups[row])
+            items = counted.nonzero().flatten()
             assert found[row, rank] == items[(gallery.embeddings[items] @ points[row]).argmax()]
 
 
@@ -118,9 +218,3 @@ def test_a_few_large_classes_are_told_apart() -> None:
     gallery = Gallery(torch.eye(3)[torch.arange(9000) // 4500], torch.arange(9000) // 4500)
     assert diagnostics(gallery)["inter"] == pytest.approx(2**0.5)
     assert diagnostics(gallery)["ratio"] == 0
-
-
-def test_map_left_is_at_most_natural(search: Search) -> None:
-    natural, left = comparison.map_left(search, np.arange(36), 0.02, steps=5, seed=0)
-    assert natural == pytest.approx(float(search.natural().map_r.mean()), abs=1e-6)
-    assert left < natural

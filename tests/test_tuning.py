@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from dml import data as datasets
-from dml.data import Split
+from dml.common.files import write_json
+from dml.config.load import load
+from dml.data import base
+from dml.data.base import Split
 from dml.data.prepare import prepare
 from dml.data.sources.folder import read_folder
-from dml.evaluation.suites import Auto
+from dml.evaluation.suites.attacks import AttackSuite
 from dml.models.embedder import build
 from dml.pipeline import paths, tuning
+from dml.pipeline.digest import data_settings
 from dml.retrieval.index import Search
 
 TINY = {
@@ -31,7 +34,7 @@ def row(defense: str, settings: str = "{}", seed: int = 0, **scores: float) -> d
     found = {"R@1": 0.9, "MAP@R": 0.5, "R@1 at 0.01": 0.4, "R@1 at 8/255": 0.2} | scores
     key = {"dataset": "d", "loss": "l", "defense": defense, "settings": settings, "seed": seed}
     made = {**key, "epoch_kept": 1, **found}
-    return made | {"score": tuning.score(made)}
+    return made | {"score": tuning.score(made, "standard")}
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def workspace(tmp_path: Path, picture_folder: Callable[..., Path]) -> Path:
     """Eight classes of pictures, prepared as those of glyphs."""
     source, target = read_folder(picture_folder(classes=8, images=6)), tmp_path / paths.data_dir("glyphs")
     prepare(source, target, name="glyphs", size=16, train_fraction=0.75, validation_fraction=0.34)
+    write_json(target / "settings.json", {"settings": data_settings(load().recipe("glyphs").data)})
     return tmp_path
 
 
@@ -67,7 +71,8 @@ def test_settings_are_one_text_in_any_order() -> None:
 
 def test_held_out_scores_are_those_of_the_search(toy_split: Split) -> None:
     model = build("conv4", 8, seed=0).eval()
-    suite = Auto(queries=1, eps=(0.0, 0.5), margin_steps=5, targets=1, cross_entropy_steps=0, square_tries=0)
+    attacks = {"margin": {"steps": 5}, "targeted": {"classes": 1, "steps": 10}}
+    suite = AttackSuite(queries=1, eps=(0.0, 0.5), attacks=attacks)
     found = tuning.held_out_scores(model, toy_split, suite)
     natural = Search.over(model, toy_split).natural()
     assert found["R@1"] == pytest.approx(float(natural.r1.float().mean()))
@@ -78,8 +83,8 @@ def test_held_out_scores_are_those_of_the_search(toy_split: Split) -> None:
 
 @pytest.mark.parametrize("defense", ["standard", "robust"])
 def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda *place, **share: replace(whole(*place, **share), test=None))
+    whole = base.load
+    monkeypatch.setattr(base, "load", lambda *place, **share: replace(whole(*place, **share), test=None))
     made = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
     assert yaml.safe_load(made["settings"]) == TINY
     assert made["epoch_kept"] in (1, 2)

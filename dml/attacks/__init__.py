@@ -1,24 +1,23 @@
-"""Attacks: balls (how far), optimisers (how), objectives (towards what), methods (the two together, on queries)."""
+"""Attacks: balls (how far), objectives (towards what), optimisers (how), and named attacks on queries.
 
-from dml.attacks.balls import L2, Ball, Linf
-from dml.attacks.optimisers.apgd import apgd
-from dml.attacks.optimisers.carlini_wagner import carlini_wagner
-from dml.attacks.optimisers.fgsm import fgsm, r_fgsm
-from dml.attacks.optimisers.nes import nes
-from dml.attacks.optimisers.pgd import Objective, falling_steps, pgd
-from dml.attacks.optimisers.square import square
+A new attack is one file with a subclass of :class:`dml.attacks.base.Attack`, and one line here.
+"""
 
-__all__ = [
-    "L2",
-    "Ball",
-    "Linf",
-    "Objective",
-    "apgd",
-    "carlini_wagner",
-    "falling_steps",
-    "fgsm",
-    "nes",
-    "pgd",
-    "r_fgsm",
-    "square",
-]
+ATTACKS: dict[str, str] = {
+    "margin": "dml.attacks.queries.margin:Margin",
+    "targeted": "dml.attacks.queries.targeted:Targeted",
+    "cross_entropy": "dml.attacks.queries.cross_entropy:CrossEntropy",
+    "dlr": "dml.attacks.queries.dlr:DLR",
+    "map": "dml.attacks.queries.map:MAP",
+    "square": "dml.attacks.queries.square:Square",
+    "nes": "dml.attacks.queries.nes:NES",
+    "noise": "dml.attacks.queries.noise:Noise",
+    "fgsm": "dml.attacks.queries.fgsm:FGSM",
+    "r_fgsm": "dml.attacks.queries.r_fgsm:RandomFGSM",
+    "pgd": "dml.attacks.queries.pgd:PGD",
+    "carlini_wagner": "dml.attacks.queries.carlini_wagner:CarliniWagner",
+    "margin_pgd": "dml.attacks.queries.margin_pgd:MarginPGD",
+    "metric_loss": "dml.attacks.queries.metric_loss:MetricLoss",
+    "embedding_shift": "dml.attacks.queries.embedding_shift:EmbeddingShift",
+    "peer": "dml.attacks.queries.peer:Peer",
+}

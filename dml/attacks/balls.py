@@ -1,4 +1,4 @@
-"""The sets that a perturbed picture must stay in: within eps of the original and within [0, 1]."""
+"""The sets that a perturbed image must stay in: within eps of the original and within [0, 1]."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -8,33 +8,39 @@ from torch import Tensor
 
 
 class Ball(Protocol):
-    """How an attack starts, moves and stays inside; pictures are (B, 3, H, W), eps is in pixel units.
+    """How an attack starts, moves and stays inside.
 
-    Radii and step sizes are one number, or one a picture (B,).
+    Images are (B, 3, H, W); eps is in pixel units. Radii and step sizes are one number, or one per image (B,).
     """
 
     norm: ClassVar[str]
     eps: float | Tensor
 
-    def start(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+    def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a random point of the ball."""
+        ...
 
-    def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor: ...
+    def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """Return the point a step of steepest ascent away, not yet projected."""
+        ...
 
-    def project(self, perturbed: Tensor, images: Tensor) -> Tensor: ...
+    def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
+        """Return the points moved back into the ball about ``images`` and into [0, 1]."""
+        ...
 
 
 def radius_text(eps: float) -> str:
-    """A radius as people write it: 8/255 or 0.01."""
+    """Return a radius as people write it: 8/255 or 0.01."""
     return f"{eps * 255:.0f}/255" if abs(eps * 255 - round(eps * 255)) < 1e-6 else f"{eps:g}"
 
 
-def _checked(eps: float | Tensor) -> None:
-    if bool((torch.as_tensor(eps) < 0).any()):
-        raise ValueError(f"eps is {eps}; a radius is 0 or more")
-
-
 def spread(values: float | Tensor, images: Tensor | None = None) -> Tensor:
-    """One number, or one a picture (B,), as a tensor that broadcasts over pictures, of the kind of ``images``."""
+    """Return one number, or one per image (B,), as a tensor that broadcasts over images.
+
+    Args:
+        values: to spread.
+        images: whose dtype and device the result takes, if given.
+    """
     if images is not None:
         values = torch.as_tensor(values, dtype=images.dtype, device=images.device)
     return values.view(-1, 1, 1, 1) if values.ndim else values
@@ -45,7 +51,7 @@ class Linf:
     """Every pixel value may change by at most eps.
 
     Attributes:
-        eps: one radius, or one a picture (B,).
+        eps: one radius, or one per image (B,).
 
     Raises:
         ValueError: eps is negative.
@@ -58,16 +64,16 @@ class Linf:
         _checked(self.eps)
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A uniform draw from the ball."""
+        """Return a uniform draw from the ball."""
         noise = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
         return self.project(images + noise * spread(self.eps, images), images)
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        """Steepest ascent in this norm: ``size`` along the sign of the gradient."""
+        """Move by ``size`` along the sign of the gradient: steepest ascent in this norm."""
         return perturbed + spread(size, perturbed) * gradient.sign()
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
-        """The nearest point of the ball and of [0, 1]."""
+        """Return the nearest point of the ball and of [0, 1]."""
         # Rounding of images + eps may exceed eps by half a unit in the last place of 1; the radius gives it up.
         radius = (spread(self.eps, images) - torch.finfo(images.dtype).eps).clamp_min(0)
         return perturbed.clamp(images - radius, images + radius).clamp_(0, 1)
@@ -75,10 +81,10 @@ class Linf:
 
 @dataclass(frozen=True)
 class L2:
-    """The Euclidean length of a picture's whole perturbation is at most eps.
+    """The Euclidean length of an image's whole perturbation is at most eps.
 
     Attributes:
-        eps: one radius, or one a picture (B,).
+        eps: one radius, or one per image (B,).
 
     Raises:
         ValueError: eps is negative.
@@ -91,18 +97,18 @@ class L2:
         _checked(self.eps)
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A uniform draw from the ball (before [0, 1] cuts it)."""
+        """Return a uniform draw from the ball, cut to [0, 1]."""
         direction = torch.randn(images.shape, generator=generator).to(images)
         length = torch.rand(len(images), generator=generator).to(images) ** (1 / images[0].numel())
         offset = direction / _norm(direction) * length.view(-1, 1, 1, 1) * spread(self.eps, images)
         return self.project(images + offset, images)
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        """Steepest ascent in this norm: ``size`` along the gradient's own direction."""
+        """Move by ``size`` along the gradient's own direction: steepest ascent in this norm."""
         return perturbed + spread(size, perturbed) * gradient / _norm(gradient)
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
-        """Scaled back onto the ball, then cut to [0, 1], which only shortens the perturbation."""
+        """Scale back onto the ball, then cut to [0, 1], which only shortens the perturbation."""
         offset = perturbed - images
         # As for Linf, the radius gives up what rounding could add: a few units in the last place of each pixel.
         slack = torch.finfo(images.dtype).eps * images[0].numel() ** 0.5
@@ -110,6 +116,11 @@ class L2:
         return (images + offset * (radius / _norm(offset)).clamp(max=1)).clamp(0, 1)
 
 
+def _checked(eps: float | Tensor) -> None:
+    if bool((torch.as_tensor(eps) < 0).any()):
+        raise ValueError(f"eps is {eps}; it must be 0 or more")
+
+
 def _norm(batch: Tensor) -> Tensor:
-    """Euclidean length of each picture, (B, 1, 1, 1), never zero."""
+    """Euclidean length of each image, (B, 1, 1, 1), never zero."""
     return batch.flatten(1).norm(dim=1).clamp_min(torch.finfo(batch.dtype).tiny).view(-1, 1, 1, 1)

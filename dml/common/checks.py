@@ -7,14 +7,14 @@ from collections.abc import Iterable
 def at_least(name: str, value: float, least: float) -> None:
     """Raises ValueError if a number is too small."""
     if not value >= least:
-        raise ValueError(f"{name} is {value}; it should be at least {least}")
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 def linf_radius(name: str, value: float) -> None:
     """Raises ValueError if a number is no radius of an l-inf ball in [0, 1]."""
     at_least(name, value, 0)
     if value > 1:
-        raise ValueError(f"{name} is {value}; pixels lie in [0, 1], so it should be at most 1: perhaps {value:g}/255")
+        raise ValueError(f"{name} is {value}; pixels lie in [0, 1], so it must be at most 1: perhaps {value:g}/255")
 
 
 def known(what: str, word: object, words: Iterable[object]) -> None:

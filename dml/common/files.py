@@ -1,33 +1,64 @@
 """The project's root folder, and files that are written whole or not at all."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write a file or a folder to, put in place of ``path`` when all went well.
+    """Yield a temporary sibling of ``path`` to write a file or folder to, and rename it to ``path`` on success.
 
-    What a killed process left half-written is removed by the next one that writes the same path.
+    A leftover of a killed process is removed by the next one that writes the same path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
+    remove(partial)
     try:
         yield partial
         if partial.is_dir():
-            _remove(path)
+            remove(path)
         partial.replace(path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all it holds, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, one space of indent per level."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_columns(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of numbers and strings as ``.npz``, one array per column: reading it back runs no code."""
+    columns = {name: table[name].to_numpy() for name in table}
+    plain = {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in columns.items()}
+    with atomic(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, **plain)
+
+
+def read_columns(path: Path) -> pd.DataFrame:
+    """Read a table that :func:`write_columns` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        return pd.DataFrame({name: stored[name] for name in stored.files})

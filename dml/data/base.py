@@ -1,4 +1,4 @@
-"""What every dataset gives: a source to prepare once, and memory-mapped splits to read ever after."""
+"""What every dataset provides: a source to prepare once, and memory-mapped splits to read from then on."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +10,11 @@ from PIL import Image
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used, in one sentence that names the file or folder and what would be right."""
+    """A dataset that cannot be used; one sentence names the file or folder and what would be right."""
 
 
 Task = tuple[int, Callable[[int], Image.Image]]
-"""A row, and what makes its picture when told the size wanted: a larger file may be decoded at a part of its size."""
+"""A row, and a function that makes its image, given the size wanted: a large file may be decoded at reduced size."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,16 @@ class Source:
     """Raw images before preparation, in rows sorted by label.
 
     Attributes:
-        class_names: one name a class; the class order decides the split.
+        class_names: one name per class; the order of the classes decides the split.
         labels: (N,) int64, ascending, counted from 0.
-        tasks: row numbers -> a task for each, in the order in which they are quickest to read.
-        digest: over everything that the images depend on.
-        train_classes: how many of the classes are for training where a protocol says so, else None.
-        parallel: whether tasks may run in threads side by side.
+        tasks: row numbers -> one task per row, in the order in which they are quickest to read.
+        digest: of everything that the images, labels, groups and queries depend on.
+        train_classes: number of training classes where a protocol fixes it, else None.
+        parallel: whether tasks may run side by side in threads.
+        groups: (N,) int64 of at least 0: images of the same track, burst or camera. A query never counts items of its
+            group, right or wrong. None: each image forms its own group.
+        queries: (N,) bool, used for test classes only: True makes an image a query, False a gallery item. None: each
+            image is both.
     """
 
     class_names: list[str]
@@ -36,21 +40,23 @@ class Source:
     digest: str
     train_classes: int | None = None
     parallel: bool = False
+    groups: np.ndarray | None = None
+    queries: np.ndarray | None = None
 
     def read(self, row: int) -> Image.Image:
-        """One picture in its full size."""
+        """One image in its full size."""
         ((_, make),) = self.tasks(np.array([row]))
         return make(2**15)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that stay on disk until they are read. Used as an array (N, side, side, 3), it gives their centres.
+    """Images that stay on disk until they are read. Indexed like an array (N, side, side, 3), it gives their centres.
 
     Attributes:
-        pixels: (bytes,) uint8 of all pictures, memory-mapped, each of them (height, width, 3).
-        index: (N, 3), where each begins in ``pixels``, its height and its width.
-        side: of the central square that is seen, at most as long as any picture's shorter side.
+        pixels: (bytes,) uint8 of all images, memory-mapped, each of them (height, width, 3).
+        index: (N, 3): start in ``pixels``, height and width of each image.
+        side: of the central square that indexing gives, at most the shorter side of any image.
     """
 
     pixels: np.ndarray
@@ -58,41 +64,43 @@ class Pictures:
     side: int
 
     def whole(self, row: int) -> np.ndarray:
-        """A picture up to its edges, (height, width, 3)."""
+        """An image up to its edges, (height, width, 3)."""
         start, height, width = self.index[row]
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the array that this stands for."""
+        """Shape of the array that this stands for."""
         return len(self), self.side, self.side, 3
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """The centre of one picture, or of several, chosen as rows of an array are."""
+        """The centre of one image, or of several, chosen like rows of an array."""
         if isinstance(rows, int | np.integer):
-            picture = self.whole(int(rows))
-            top, left = ((length - self.side) // 2 for length in picture.shape[:2])
-            return picture[top : top + self.side, left : left + self.side]
+            image = self.whole(int(rows))
+            top, left = ((length - self.side) // 2 for length in image.shape[:2])
+            return image[top : top + self.side, left : left + self.side]
         numbers = np.arange(len(self))[rows]
         return np.stack([self[row] for row in numbers]) if len(numbers) else np.empty((0, *self.shape[1:]), np.uint8)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of a contiguous range of classes.
+    """The images of some classes.
 
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,) int64, ascending, counted from 0 over the whole dataset.
         class_names: label -> name, for the whole dataset.
+        groups: (N,) int64, numbered over the whole dataset, or None, see :class:`Source`.
     """
 
     images: np.ndarray | Pictures
     labels: np.ndarray
     class_names: list[str]
+    groups: np.ndarray | None = None
 
     @property
     def classes(self) -> np.ndarray:
@@ -100,14 +108,14 @@ class Split:
         return np.unique(self.labels)
 
     def whole(self, row: int) -> np.ndarray:
-        """A picture up to its edges, (height, width, 3): more than ``images`` gives where that is a central square."""
+        """An image up to its edges, (height, width, 3); ``images`` may hold only its central square."""
         return self.images.whole(row) if isinstance(self.images, Pictures) else self.images[row]
 
     def statistics(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images."""
+        """``mean`` and ``std`` of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images."""
         total, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
         for row in range(0, len(self), -(-len(self) // 2000)):
-            values = self.images[row].reshape(-1, 3).astype(np.int64)  # whole numbers: exact
+            values = self.images[row].reshape(-1, 3).astype(np.int64)  # integers: exact
             total += values.sum(0)
             squares += (values**2).sum(0)
             count += len(values)
@@ -121,23 +129,32 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three class-disjoint splits: test is the second half of the classes, validation comes out of the first."""
+    """Class-disjoint splits: test is the second part of the classes, validation comes out of the first.
+
+    Attributes:
+        train: to train on.
+        validation: held-out training classes, to select an epoch by.
+        test: the gallery of the test classes.
+        queries: the queries of the test classes where the dataset sets them apart from the gallery. None: each test
+            image is a query to all others.
+    """
 
     train: Split
     validation: Split
     test: Split
+    queries: Split | None = None
 
 
 def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[str, tuple[int, int]]:
     """Class ranges [first, last) of the three splits: first train, then validation, then test.
 
     Args:
-        classes: number of classes in all.
-        seen: how many of them are for training, one half in the field's protocol.
-        validation_fraction: share of the training classes that are held out to select a model with.
+        classes: number of all classes.
+        seen: number of training classes, one half in the field's protocol.
+        validation_fraction: share of the training classes that are held out to select a model.
 
     Raises:
-        DatasetError: a split would be left with fewer than two classes.
+        DatasetError: a split would have fewer than two classes.
     """
     held_out = max(2, round(seen * validation_fraction))
     splits = {"train": (0, seen - held_out), "validation": (seen - held_out, seen), "test": (seen, classes)}
@@ -150,22 +167,49 @@ def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[s
 def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
     """Open what :func:`dml.data.prepare.prepare` wrote; images stay on disk until they are read.
 
+    Where the dataset has groups, validation leaves out classes of a single group: a query of such a class could find
+    nothing.
+
     Args:
-        folder: that holds them.
-        validation_fraction: share of the training classes to hold out, if another than they were prepared with.
+        folder: of the prepared dataset.
+        validation_fraction: share of the training classes to hold out, if it differs from that of the preparation.
 
     Raises:
-        DatasetError: a split would be left with fewer than two classes.
+        DatasetError: a split would have fewer than two classes.
     """
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     pixels = np.memmap(folder / "images.bin", np.uint8, "r")
     index, labels = np.load(folder / "index.npy"), np.load(folder / "labels.npy")
+    groups, queries = (_optional(folder / f"{name}.npy") for name in ("groups", "queries"))
     ranges = about["splits"]
     if validation_fraction is not None:
         ranges = split_classes(len(about["class_names"]), ranges["test"][0], validation_fraction)
 
-    def split(name: str) -> Split:
-        rows = slice(*np.searchsorted(labels, ranges[name]))
-        return Split(Pictures(pixels, index[rows], about["side"]), labels[rows], about["class_names"])
+    def split(name: str, among: np.ndarray | None = None) -> Split:
+        rows: slice | np.ndarray = slice(*np.searchsorted(labels, ranges[name]))
+        if among is not None:
+            rows = np.arange(len(labels))[rows][among[rows]]
+        own = None if groups is None else groups[rows]
+        return Split(Pictures(pixels, index[rows], about["side"]), labels[rows], about["class_names"], own)
 
-    return Dataset(train=split("train"), validation=split("validation"), test=split("test"))
+    validation = split("validation", None if groups is None else _searchable(labels, groups))
+    if len(validation.classes) < 2:
+        raise DatasetError(
+            f"{about['dataset']}: validation has {len(validation.classes)} classes of two or more groups; it needs two"
+        )
+    return Dataset(
+        train=split("train"),
+        validation=validation,
+        test=split("test", None if queries is None else ~queries),
+        queries=None if queries is None else split("test", queries),
+    )
+
+
+def _optional(file: Path) -> np.ndarray | None:
+    return np.load(file) if file.exists() else None
+
+
+def _searchable(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether an image's class has at least two groups."""
+    pairs = np.unique(np.stack([labels, groups]), axis=1)
+    return np.bincount(pairs[0], minlength=labels.max() + 1)[labels] >= 2

@@ -1,4 +1,4 @@
-"""Batches to train on, made ready in other threads while the last one is trained on."""
+"""Training batches, made in other threads while the previous one is trained on."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,67 +10,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.data import Split
-from dml.data.sampling import augment, balanced_batches, random_part, resized_part, to_float
-from dml.training.schedule import Schedule
+from dml.data.base import Split
+from dml.data.sampling import balanced_batches
+from dml.data.transforms import Augmentation, cropped, shifted, to_float
 
-AHEAD = 2  # batches that lie ready
-WORKERS = 4  # threads that cut pictures; a step takes longer than they need for the next batch
+AHEAD = 2  # batches made in advance
+WORKERS = 4  # threads that crop images; a step takes longer than they need for the next batch
 
 Item = TypeVar("Item")
 
 
 def training_batches(
-    split: Split, schedule: Schedule, count: int, device: torch.device, generator: np.random.Generator
+    split: Split,
+    *,
+    classes: int,
+    images_per_class: int,
+    batches: int,
+    augmentation: Augmentation,
+    device: torch.device,
+    generator: np.random.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Class-balanced batches of pictures changed at random: images (B, 3, H, W) in [0, 1] and labels (B,).
+    """Class-balanced batches of randomly changed images: images (B, 3, H, W) in [0, 1] and labels (B,).
 
-    Pictures travel to the device as uint8. They are cut before that: training pictures of one batch may differ in
-    shape, and a GPU would be kept busy with a hundred small resizes.
+    Images travel to the device as uint8. They are cropped before: images of one batch may differ in shape, and a GPU
+    would spend its time on a hundred small resizes.
 
     Args:
         split: the training images.
-        schedule: classes and images in a batch, and how pictures are changed.
-        count: how many batches.
-        device: that they are wanted on.
-        generator: of every draw; the same one gives the same batches, however the threads run.
+        classes: in a batch.
+        images_per_class: in a batch.
+        batches: how many to make.
+        augmentation: how images are changed.
+        device: to put the batches on.
+        generator: of every draw; the same one gives the same batches, whatever the order of the threads.
+
+    Raises:
+        DatasetError: the images cannot fill a batch.
     """
 
     def made() -> Iterator[tuple[Tensor, Tensor]]:
+        drawn = balanced_batches(
+            split.labels,
+            classes=classes,
+            images_per_class=images_per_class,
+            batches=batches,
+            generator=generator,
+        )
         with ThreadPoolExecutor(WORKERS) as pool:
-            for rows in balanced_batches(
-                split.labels,
-                classes=schedule.classes,
-                images_per_class=schedule.images_per_class,
-                batches=count,
-                generator=generator,
-            ):
-                if schedule.crop:
-                    pictures = _cut(split, rows, schedule, generator, pool)
+            for rows in drawn:
+                if augmentation.crop:
+                    images = cropped([split.whole(row) for row in rows], augmentation, generator, pool.map)
                 else:
-                    pictures = augment(
-                        split.images[rows], shift=schedule.shift, flip=schedule.flip, generator=generator
-                    )
-                yield to_float(pictures, device), torch.from_numpy(split.labels[rows]).to(device)
+                    images = shifted(split.images[rows], augmentation, generator)
+                yield to_float(images, device), torch.from_numpy(split.labels[rows]).to(device)
 
     return ahead(made(), AHEAD)
 
 
-def _cut(
-    split: Split, rows: np.ndarray, schedule: Schedule, generator: np.random.Generator, pool: ThreadPoolExecutor
-) -> np.ndarray:
-    """Random parts (B, crop, crop, 3) of the whole pictures of some rows."""
-    pictures = [split.whole(row) for row in rows]
-    drawn = [
-        (random_part(*picture.shape[:2], schedule.crop_scale, generator), schedule.flip and generator.random() < 0.5)
-        for picture in pictures
-    ]
-    cut = pool.map(lambda picture, draw: resized_part(picture, draw[0], schedule.crop, draw[1]), pictures, drawn)
-    return torch.stack(list(cut)).permute(0, 2, 3, 1).numpy()
-
-
 def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
-    """The same items, the next ``count`` of them made in another thread while one is used."""
+    """The same items; another thread makes the next ``count`` of them while one is used."""
     with ThreadPoolExecutor(1) as maker:  # one thread: items are made in order
         fetch = partial(next, items, None)
         waiting = deque(maker.submit(fetch) for _ in range(count))

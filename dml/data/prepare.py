@@ -1,4 +1,4 @@
-"""Decode and resize a source once into a memory-mapped file of uint8 pixels, with a small JSON beside it."""
+"""Decodes and resizes a source once, into a file of uint8 pixels that is memory-mapped from then on."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from tqdm import tqdm
 from dml.common.files import atomic
 from dml.data.base import DatasetError, Source, split_classes
 
-WAITING = 8  # pictures a worker that may be decoded and not yet written: bounds memory
-NOTED = 1000  # pictures after which it is noted which are done, for a preparation that is killed
+WAITING = 8  # images per worker that may be decoded and not yet written: bounds memory
+NOTED = 1000  # images after which progress is saved, for a preparation that is killed
 
 
 def prepare(
@@ -32,24 +32,28 @@ def prepare(
 ) -> None:
     """Write ``images.bin``, ``index.npy``, ``labels.npy`` and ``about.json`` to ``folder``, all or nothing.
 
-    A picture is resized so that its shorter side is ``size`` pixels. With ``crop`` it is kept up to its edges, which
-    training may see, and its central ``crop`` pixels are searched; without, its central square is all that is kept.
-    A preparation that was killed goes on where it was, unless the source has changed. Memory does not grow with the
-    number of pictures.
+    ``groups.npy`` and ``queries.npy`` join them where the source has groups, or queries apart from the gallery. A
+    preparation that was killed continues, unless the source has changed. Memory does not grow with the dataset.
+
+    Args:
+        source: of the images.
+        folder: to write; an old one is replaced.
+        name: of the dataset.
+        size: of the shorter side of a prepared image, pixels.
+        crop: side of the central square that is searched; training may see the whole image. 0 keeps nothing but the
+            central square of ``size`` pixels.
+        train_fraction: share of the classes, from the first on, that are for training, unless the source fixes it.
+        validation_fraction: share of the training classes that are held out.
 
     Raises:
-        DatasetError: an image cannot be read, a class has fewer than two, or the classes do not fill three splits.
-        ValueError: the crop is larger than the picture.
+        DatasetError: an image cannot be read, a query has no image to retrieve, or a split would lack classes.
+        ValueError: the crop is larger than the image.
     """
     if crop > size:
-        raise ValueError(f"crop is {crop}; it should be at most size, {size}")
+        raise ValueError(f"crop is {crop}; it must be at most size, {size}")
     counts = np.bincount(source.labels, minlength=len(source.class_names))
-    if len(counts) < 2:
-        raise DatasetError(f"{name} holds the single class {source.class_names[0]!r}; at least two are needed")
-    if counts.min() < 2:  # a query needs another image to retrieve
-        few = source.class_names[counts.argmin()]
-        raise DatasetError(f"class {few!r} of {name} has {counts.min()} image; give it another or leave the class out")
     seen = source.train_classes or round(len(counts) * train_fraction)
+    _check(source, counts, seen, name)
     splits = split_classes(len(counts), seen, validation_fraction)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -57,7 +61,9 @@ def prepare(
     except DatasetError:
         shutil.rmtree(partial)
         raise
-    np.save(partial / "labels.npy", source.labels)
+    for key in ("labels", "groups", "queries"):
+        if (values := getattr(source, key)) is not None:
+            np.save(partial / f"{key}.npy", values)
     about = {
         "dataset": name,
         "images": len(source.labels),
@@ -74,32 +80,58 @@ def prepare(
     partial.rename(folder)
 
 
+def _check(source: Source, counts: np.ndarray, seen: int, name: str) -> None:
+    """Raises DatasetError if a class is too small to train on, or a test query has no image to retrieve."""
+    names, labels = source.class_names, source.labels
+    if len(counts) < 2:
+        raise DatasetError(f"{name} holds the single class {names[0]!r}; at least two are needed")
+    searched = counts if source.queries is None else counts[:seen]  # a class of the gallery alone may have one image
+    if searched.min(initial=2) < 2:
+        few = searched.argmin()
+        raise DatasetError(
+            f"class {names[few]!r} of {name} has {searched[few]} image; give it another or leave the class out"
+        )
+    test = labels >= seen
+    asked, found = (test, test) if source.queries is None else (test & source.queries, test & ~source.queries)
+    if test.any() and not asked.any():
+        raise DatasetError(f"{name} has no query among its test classes; mark some of their images as queries")
+    groups = np.arange(len(labels)) if source.groups is None else source.groups
+    pairs, number = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+    number = number.reshape(-1)  # numpy 2.0 gave it another shape
+    in_class = np.bincount(labels[found], minlength=len(counts))
+    in_group = np.bincount(number[found], minlength=pairs.shape[1])
+    alone = asked & (in_class[labels] == in_group[number])
+    if alone.any():
+        what = "image of its class in the gallery" + ("" if source.groups is None else " outside its group")
+        raise DatasetError(f"a query of class {names[labels[alone.argmax()]]!r} of {name} has no {what}; give it one")
+
+
 def _write_images(source: Source, partial: Path, *, name: str, size: int, edges: bool) -> None:
-    """Fill ``images.bin`` and ``index.npy`` of a folder that survives a kill, from where it was left."""
+    """Fill ``images.bin`` and ``index.npy`` of a folder that survives a kill, and continue where it stopped."""
     key = hashlib.sha256(f"{source.digest} {size} {edges}".encode()).hexdigest()
     file, noted = partial / "images.bin", partial / "index.npy"
     begun = (partial / "key").exists() and (partial / "key").read_text() == key
     if begun and _end(index := np.load(noted)) <= file.stat().st_size:
-        print(f"{name}: going on after {(index[:, 1] > 0).sum():,} of {len(index):,} images")
+        print(f"{name}: continues after {(index[:, 1] > 0).sum():,} of {len(index):,} images")
     else:
         if partial.exists():
-            print(f"{name}: the source or its size has changed since a preparation was cut off; beginning anew")
+            print(f"{name}: the source or its size has changed since a preparation was killed; starting over")
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         file.touch()
-        index = np.zeros((len(source.labels), 3), dtype=np.int64)  # height 0: not there yet
+        index = np.zeros((len(source.labels), 3), dtype=np.int64)  # height 0: not written yet
         np.save(noted, index)
         (partial / "key").write_text(key)
     waiting = np.flatnonzero(index[:, 1] == 0)
     bar = tqdm(
         total=len(index), initial=len(index) - len(waiting), desc=f"preparing {name}", unit="image", mininterval=5
     )
-    # Written to the file itself, not through a map of it, whose pages would count as memory of this process.
+    # Written to the file itself: the pages of a memory map would count as memory of this process.
     with bar, file.open("r+b") as stream:
         end = _end(index)
-        stream.truncate(end)  # what was written after the last note is written again
+        stream.truncate(end)  # images written after the last save are written again
         stream.seek(end)
-        for number, (row, shape, pixels) in enumerate(_pictures(source, waiting, size, edges), start=1):
+        for number, (row, shape, pixels) in enumerate(_images(source, waiting, size, edges), start=1):
             index[row] = (end, *shape)
             end += stream.write(pixels)
             bar.update()
@@ -110,16 +142,16 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
 
 
 def _end(index: np.ndarray) -> int:
-    """Where the pictures that are noted end in the file."""
+    """End of the images listed in an index, bytes."""
     return int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max())
 
 
-def _pictures(source: Source, rows: np.ndarray, size: int, edges: bool) -> Iterator[tuple[int, tuple[int, int], bytes]]:
-    """Rows with height, width and bytes of their pictures; decoded by all cores where the source allows it."""
+def _images(source: Source, rows: np.ndarray, size: int, edges: bool) -> Iterator[tuple[int, tuple[int, int], bytes]]:
+    """Rows with height, width and bytes of their images, decoded on all cores where the source allows it."""
 
     def fit(make: Callable[[int], Image.Image]) -> tuple[tuple[int, int], bytes]:
-        picture = _resized(make(size), size, edges)
-        return (picture.height, picture.width), picture.tobytes()
+        image = _resized(make(size), size, edges)
+        return (image.height, image.width), image.tobytes()
 
     if not source.parallel:
         for row, make in source.tasks(rows):
@@ -127,7 +159,7 @@ def _pictures(source: Source, rows: np.ndarray, size: int, edges: bool) -> Itera
         return
     workers = os.cpu_count() or 1
     waiting: deque[tuple[int, Future]] = deque()
-    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes and resizes without holding the interpreter
+    with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter's lock
         try:
             for row, make in source.tasks(rows):
                 waiting.append((row, pool.submit(fit, make)))
@@ -141,10 +173,10 @@ def _pictures(source: Source, rows: np.ndarray, size: int, edges: bool) -> Itera
                 future.cancel()
 
 
-def _resized(picture: Image.Image, size: int, edges: bool) -> Image.Image:
-    """The shorter side at ``size`` pixels, as torchvision's Resize does it; without its edges the central square."""
+def _resized(image: Image.Image, size: int, edges: bool) -> Image.Image:
+    """An image with a shorter side of ``size`` pixels, as torchvision's Resize; without edges its central square."""
     if not edges:
-        return ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    short, long = sorted(picture.size)
-    sides = tuple(size if side == short else size * long // short for side in picture.size)
-    return picture if picture.size == sides else picture.resize(sides, Image.Resampling.BILINEAR)
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    short, long = sorted(image.size)
+    sides = tuple(size if side == short else size * long // short for side in image.size)
+    return image if image.size == sides else image.resize(sides, Image.Resampling.BILINEAR)

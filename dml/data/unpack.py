@@ -1,4 +1,4 @@
-"""A set of photographs that comes as one archive with a labels.csv in it, made a folder that can be prepared."""
+"""Unpacks an archive of images with a labels.csv into a folder that the source ``folder`` reads."""
 
 import shutil
 import tarfile
@@ -13,30 +13,30 @@ from dml.data.sources.folder import read_folder
 def unpack(archive: Path, folder: Path) -> int:
     """Unpack the part of an archive (tar, compressed or not, or zip) that holds ``labels.csv`` as ``folder``.
 
-    All or nothing: the table, and that every file it lists is there, are looked at first.
+    All or nothing: the table is checked first, and that every file it lists is there.
 
     Returns:
         The number of images listed.
 
     Raises:
         DatasetError: the folder exists; the archive is damaged, or has a path that leads out of it; it holds no or
-            more than one labels.csv; or the table lists what is not there.
+            more than one labels.csv; or the table lists a file that it lacks.
     """
     if not archive.is_file():
-        raise DatasetError(f"{archive} is not there; give the path of a tar or zip archive")
+        raise DatasetError(f"{archive} does not exist; give the path of a tar or zip archive")
     if folder.exists():
         raise DatasetError(f"{folder} exists; remove it to unpack {archive.name} there")
     place = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(place, ignore_errors=True)  # what a killed run left
+    shutil.rmtree(place, ignore_errors=True)  # left by a killed run
     place.mkdir(parents=True)
     try:
         _extract(archive, place)
         tables = list(place.rglob("labels.csv"))
         if len(tables) != 1:
-            raise DatasetError(f"{archive} holds {len(tables)} files labels.csv; it should hold one, beside its images")
+            raise DatasetError(f"{archive} holds {len(tables)} files labels.csv; it must hold one, beside its images")
         try:
             images = len(read_folder(tables[0].parent).labels)
-        except DatasetError as error:  # in the words of the archive, since the folder will be gone
+        except DatasetError as error:  # name the archive, since the folder will be gone
             raise DatasetError(f"{archive}: {str(error).replace(f'{tables[0].parent}/', '')}") from error
         tables[0].parent.rename(folder)
     finally:
@@ -59,5 +59,5 @@ def _extract(archive: Path, place: Path) -> None:
         raise DatasetError(
             f"{archive} has the path {error.tarinfo.name}, which leads out of it or is no file; do not use it"
         ) from error
-    except (*DAMAGED, RuntimeError) as error:  # RuntimeError: a zip that asks for a password
+    except (*DAMAGED, RuntimeError) as error:  # RuntimeError: a zip with a password
         raise DatasetError(f"{archive} cannot be unpacked as a tar or zip archive ({error}); get it again") from error

@@ -1,35 +1,55 @@
-"""What every defence is: a way to turn a batch into the losses that training descends."""
+"""What every defence is: a way to turn a batch into the losses that training minimises."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dml.losses import TupleLoss
-from dml.models.embedder import Embedder
+from dml.losses.base import Loss
 
 
-class Defense(Protocol):
-    """Called once a step with the model in training mode.
+class Defense(nn.Module, ABC):
+    """A way to train. State that it keeps between steps lives in buffers, which checkpoints hold.
 
-    Args:
-        model: pictures -> unit embeddings.
-        images: the clean batch (B, 3, H, W) in [0, 1].
-        labels: (B,).
-        tuple_loss: miner and loss.
-        generator: of every random draw that the defence makes.
-        progress: share of the training that is done, from 0 to 1, for a defence that changes with it.
-
-    Returns:
-        (T,), one differentiable loss a tuple; the trainer takes their mean.
+    The arguments of the constructor are the settings that params.yaml may give.
     """
 
-    def __call__(
+    def __init__(self) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(
         self,
-        model: Embedder,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
-        tuple_loss: TupleLoss,
+        loss: Loss,
         generator: torch.Generator,
         progress: float = 1.0,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Return the losses of one training step; the training loop takes their mean.
+
+        The model and the loss come in training mode and are left in it.
+
+        Args:
+            model: images -> unit embeddings (B, D).
+            images: the clean batch (B, 3, H, W) in [0, 1].
+            labels: (B,), 0 to loss.classes - 1.
+            loss: selects tuples, or compares a batch with a reference set; its parameters are trained too.
+            generator: used for every random draw.
+            progress: share of the training that is done, from 0 to 1.
+
+        Returns:
+            Differentiable losses: one per tuple (T,) or one per query (B,).
+
+        Raises:
+            ValueError: the defence cannot work with this kind of loss.
+        """
+
+    def score(self, scores: dict[str, float]) -> float:
+        """Return what selects the epoch to keep, higher is better: natural R@1 unless a defence says otherwise.
+
+        Args:
+            scores: of the epoch on held-out training classes: ``natural`` and ``adversarial`` R@1.
+        """
+        return scores["natural"]

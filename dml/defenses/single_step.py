@@ -1,61 +1,79 @@
 """Single-step adversarial training of the anchor, as VisualPhishNet does it (Abdelnabi et al. 2020)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dml.attacks import Linf, pgd
+from dml.attacks.balls import Linf
+from dml.attacks.optimisers.fgsm import fgsm
 from dml.common.checks import linf_radius
-from dml.losses import TupleLoss
-from dml.models.embedder import Embedder, evaluating
+from dml.defenses.base import Defense
+from dml.losses.base import BatchLoss, Loss
+from dml.models.embedder import evaluating
 
 
-@dataclass(frozen=True)
-class SingleStep:
+class SingleStep(Defense):
     """FGSM on the metric loss itself, over the anchors of half of the tuples; the other half stays clean.
 
-    The radius is drawn once a batch from a normal distribution with standard deviation eps / 2, cut to [0, eps].
+    With a loss on the batch, half of the images are perturbed as queries to the clean batch. The radius is drawn once
+    per batch from a normal distribution with standard deviation eps / 2, cut to [0, eps].
 
-    Attributes:
-        eps: largest radius of the l-inf ball.
+    Args:
+        eps: largest radius of the l-inf ball, of pixels in [0, 1].
+
+    Raises:
+        ValueError: eps is out of range.
     """
 
-    eps: float = 8 / 255
+    def __init__(self, eps: float = 8 / 255) -> None:
+        super().__init__()
+        linf_radius("eps", eps)
+        self.eps = eps
 
-    def __post_init__(self) -> None:
-        linf_radius("eps", self.eps)
-
-    def __call__(
+    def forward(
         self,
-        model: Embedder,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
-        tuple_loss: TupleLoss,
+        loss: Loss,
         generator: torch.Generator,
         progress: float = 1.0,
     ) -> Tensor:
+        """Return the losses with half of the anchors perturbed; see :meth:`dml.defenses.base.Defense.forward`."""
         embeddings = model(images)
-        tuples = tuple_loss.mine(embeddings.detach(), labels, generator)
+        fixed = embeddings.detach()
+        if isinstance(loss, BatchLoss):
+            own = torch.arange(len(labels), device=labels.device)
+            radius, half = self._draw(len(labels), generator)
+            half = half.to(labels.device)
+
+            def objective(changed: Tensor) -> Tensor:
+                queries = fixed.index_copy(0, half, model(changed))
+                return loss(queries, labels, fixed, labels, own)[half]
+
+            with evaluating(model), evaluating(loss):
+                perturbed = fgsm(images[half], objective, Linf(radius))
+            return loss(embeddings.index_copy(0, half, model(perturbed)), labels, embeddings, labels, own)
+        tuples = loss.mine(fixed, labels, generator)
         anchor, positive, negative = tuples.pick(embeddings)
-        if self.eps > 0:
-            radius = float(
-                nn.init.trunc_normal_(torch.empty(()), 0.0, self.eps / 2, 0.0, self.eps, generator=generator)
-            )
-        else:
-            radius = 0.0
-        half = torch.randperm(len(tuples.anchor), generator=generator)[: len(tuples.anchor) // 2].to(labels.device)
+        radius, half = self._draw(len(anchor), generator)
+        half = half.to(labels.device)
         fixed_positive, fixed_negative = positive[half].detach(), negative[half].detach()
-        with evaluating(model):
-            perturbed = pgd(
+        with evaluating(model), evaluating(loss):
+            perturbed = fgsm(
                 images[tuples.anchor[half]],
-                lambda pictures: tuple_loss.cost(model(pictures), fixed_positive, fixed_negative),
+                lambda changed: loss(model(changed), fixed_positive, fixed_negative),
                 Linf(radius),
-                steps=1,
-                step_size=radius,
-                random_start=False,
-                best=False,
-                generator=generator,
             )
-        anchor = anchor.index_copy(0, half, model(perturbed))
-        return tuple_loss.cost(anchor, positive, negative)
+        return loss(anchor.index_copy(0, half, model(perturbed)), positive, negative)
+
+    def score(self, scores: dict[str, float]) -> float:
+        """Select the epoch by adversarial R@1."""
+        return scores["adversarial"]
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[float, Tensor]:
+        """Draw the radius, and which half of ``count`` rows is perturbed."""
+        radius = 0.0
+        if self.eps > 0:
+            drawn = nn.init.trunc_normal_(torch.empty(()), 0.0, self.eps / 2, 0.0, self.eps, generator=generator)
+            radius = float(drawn)
+        return radius, torch.randperm(count, generator=generator)[: count // 2]

@@ -1,27 +1,23 @@
-"""No defence: training on natural pictures."""
-
-from dataclasses import dataclass
+"""No defence: training on natural images."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dml.losses import TupleLoss
-from dml.models.embedder import Embedder
+from dml.defenses.base import Defense
+from dml.losses.base import Loss
 
 
-@dataclass(frozen=True)
-class Standard:
-    """The loss of tuples mined on, and made of, the clean batch."""
+class Standard(Defense):
+    """The loss of the clean batch."""
 
-    def __call__(
+    def forward(
         self,
-        model: Embedder,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
-        tuple_loss: TupleLoss,
+        loss: Loss,
         generator: torch.Generator,
         progress: float = 1.0,
     ) -> Tensor:
-        embeddings = model(images)
-        tuples = tuple_loss.mine(embeddings.detach(), labels, generator)
-        return tuple_loss.cost(*tuples.pick(embeddings))
+        """Return the losses of the clean batch; see :meth:`dml.defenses.base.Defense.forward`."""
+        return loss.natural(model(images), labels, generator)

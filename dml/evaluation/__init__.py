@@ -1,0 +1,8 @@
+"""Evaluation: attack queries, check the attacks, compare with untrained controls, and say how sure the figures are."""
+
+CONTROLS: dict[str, str] = {
+    "pixels_8": "dml.evaluation.controls:Pixels8",
+    "pixels_16": "dml.evaluation.controls:Pixels16",
+    "colour_histogram": "dml.evaluation.controls:ColourHistogram",
+    "soft_histogram": "dml.evaluation.controls:SoftHistogram",
+}

@@ -1,16 +1,16 @@
-"""How an embedding fills its sphere. A collapsed one is hard to move, and scores high on robustness by that alone."""
+"""How an embedding fills its sphere. A collapsed one is hard to move, and looks robust for that reason alone."""
 
 import torch
 
 from dml.data.sampling import evenly
-from dml.retrieval.index import Gallery
+from dml.retrieval.gallery import Gallery
 
-ITEMS = 2_000  # about so many gallery items have their distances to each other looked at
+ITEMS = 2_000  # about how many gallery items have their distances to each other measured
 
 
 @torch.no_grad()
 def diagnostics(gallery: Gallery) -> dict[str, float]:
-    """Figures that tell a collapsed embedding.
+    """Return figures that reveal a collapsed embedding.
 
     Returns:
         ``effective_rank``: exp of the entropy of the covariance spectrum (Roy and Vetterli 2007), from 1 (all on a
@@ -22,7 +22,7 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
     spectrum = torch.linalg.svdvals(points - points.mean(0)).square()
     shares = spectrum / spectrum.sum().clamp_min(torch.finfo(torch.float64).tiny)
     entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
-    # Whole classes, evenly spaced, so that pairs of one class are met however small classes are; two at least.
+    # Whole classes, evenly spaced, so that there are pairs of one class however small classes are; two at least.
     classes = gallery.labels.unique()
     chosen = classes[:: max(1, min(-(-len(points) // ITEMS), len(classes) - 1))]
     some = torch.isin(gallery.labels, chosen).nonzero().squeeze(1)

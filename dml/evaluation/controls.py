@@ -1,90 +1,159 @@
-"""Retrieval without learning: what a network has to be well above before its figures mean anything."""
+"""Controls: retrieval without learning, as embedders. A model that is not well above them has learned little.
 
+All compute in float64: their distances are small beside 1, where float32 would be too coarse.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dml.attacks.balls import radius_text
-from dml.data import Split
-from dml.data.sampling import evenly, sample_rows, to_float
-from dml.evaluation.suites import Suite
-from dml.models.embedder import Palette, best_device
-from dml.retrieval.index import Gallery, Queries, Search, per_query
+from dml.models.backbones.palette import Palette
+from dml.retrieval.gallery import Gallery, Matches
+from dml.retrieval.index import Search
 
-QUERIES = 2_000  # at most, evenly spaced; the gallery is the whole split
-CHUNK = 256  # pictures described at a time
-SIDE = 16  # of the picture that is compared by its pixels
-BINS = 8  # of the histogram, a channel
+CELLS = 2**22  # cells of a (right items, items) table held at a time
+SLACK = 1e-12  # similarity that a certificate gives up for rounding; near-ties of float64 are 1.8e-15
 
 
-def pixels(images: Tensor) -> Tensor:
-    """Unit vectors (B, 768): the pictures (B, 3, H, W) at 16 x 16, less their mean."""
-    small = F.adaptive_avg_pool2d(images, SIDE).flatten(1)
-    return F.normalize(small - small.mean(1, keepdim=True))
+class PooledPixels(nn.Module):
+    """The pixels of an image, averaged in boxes: images (B, 3, H, W) -> unit vectors (B, 3 * side**2 + 1).
 
+    A large constant is appended before the vectors are scaled to unit length, so that similarity ranks as the Euclidean
+    distance between pooled images does.
 
-def colour_histogram(images: Tensor) -> Tensor:
-    """Unit vectors (B, 512): roots of the shares of pixels in 8 x 8 x 8 cells of RGB, whose inner product is
-    Bhattacharyya's coefficient of the two histograms.
+    Args:
+        side: of the pooled image; it must divide the image's sides.
     """
-    level = (images * BINS).long().clamp_max(BINS - 1)
-    cell = ((level[:, 0] * BINS + level[:, 1]) * BINS + level[:, 2]).flatten(1)
-    counts = torch.zeros(len(images), BINS**3, device=images.device)
-    counts.scatter_add_(1, cell, torch.ones_like(cell, dtype=counts.dtype))
-    return F.normalize(counts.sqrt())
+
+    constant = 1e3
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the averages of the boxes, less .5: (B, 3 * side**2) float64.
+
+        Raises:
+            ValueError: the side does not divide those of the images.
+        """
+        height, width = images.shape[2:]
+        if height % self.side or width % self.side:
+            raise ValueError(f"side is {self.side}; it must divide the sides of the images, {height} and {width}")
+        return F.avg_pool2d(images.double(), (height // self.side, width // self.side)).flatten(1) - 0.5
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(F.pad(self.pooled(images), (0, 1), value=self.constant), dim=1)
+
+    def certify(self, search: Search, rows: np.ndarray, norm: Literal["linf", "l2"], eps: float) -> Tensor:
+        """Return (B,) bool, see :func:`certificate`."""
+        return certificate(search, rows, norm, eps)
 
 
-def baselines(split: Split) -> dict[str, dict[str, float]]:
-    """R@1 and MAP@R of a split whose images are described by pixels and by colours alone.
+@torch.no_grad()
+def certificate(search: Search, rows: np.ndarray, norm: Literal["linf", "l2"], eps: float) -> Tensor:
+    """Return (B,) bool: the queries that no perturbation in the ball breaks, by proof.
 
-    Returns:
-        ``{"pixels": {"r1", "map_r"}, "colour histogram": {"r1", "map_r"}}``.
+    Write a query as v = (q, C) with its pooled pixels q and the constant C, and items as unit vectors u. Scaling a
+    query does not change its ranking, so v is compared as it is, and v . (u_p - u_n) is linear in q. A perturbation
+    within eps changes each average by at most eps in l-inf (or their l2 length by at most eps / k, for boxes of k**2
+    pixels). A query survives if some right item p has, for all wrong items n,
+    ``v . (u_p - u_n) > eps * |u_p - u_n|`` without the last coordinate, in the l1 norm (for l2: over k, in the l2
+    norm). Up to terms of order 1 / C^2 this is ``|q - n|^2 - |q - p|^2 > 2 eps |n - p|``.
+
+    Args:
+        search: of a :class:`PooledPixels`.
+        rows: numbers of the B queries.
+        norm: of the ball.
+        eps: its radius, pixel units.
     """
-    labels = torch.from_numpy(split.labels.copy())
-    own = torch.from_numpy(evenly(QUERIES, len(split)))
-    found = {}
-    for name, describe in (("pixels", pixels), ("colour histogram", colour_histogram)):
-        parts = [describe(to_float(split.images[row : row + CHUNK])) for row in range(0, len(split), CHUNK)]
-        described = torch.cat(parts)
-        outcome = per_query(described[own], Queries(labels[own], own), Gallery(described, labels))
-        found[name] = {"r1": float(outcome.r1.float().mean()), "map_r": float(outcome.map_r.mean())}
-    return found
+    model, gallery = search.model, search.gallery
+    images, queries = search.images(rows), search.queries(rows)
+    vectors = F.pad(model.pooled(images), (0, 1), value=model.constant)
+    # The largest length that a perturbed query can have turns the slack of a similarity into one of these products.
+    slack = SLACK * (model.constant**2 + 0.25 * (vectors.shape[1] - 1)) ** 0.5
+    scale = eps if norm == "linf" else eps * model.side / (images.shape[2] * images.shape[3]) ** 0.5
+    safe = torch.zeros(len(queries), dtype=torch.bool, device=vectors.device)
+    for label in queries.labels.unique():
+        asked = (queries.labels == label).nonzero().squeeze(1)
+        matches = Matches.of(queries.take(asked), gallery)
+        for items, apart in _distances(gallery, label, 1.0 if norm == "linf" else 2.0):
+            right = matches.right[:, items]
+            for place, query in enumerate(asked):
+                similarity = gallery.embeddings @ vectors[query]
+                rival = (similarity + scale * apart)[:, matches.wrong[place]].amax(1)
+                safe[query] |= bool((similarity[items] > rival + slack)[right[place]].any())
+    return safe
+
+
+def _distances(gallery: Gallery, label: Tensor, norm: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows (R,) of the items of a class and their distances (R, N) to all items, a few at a time."""
+    points = gallery.embeddings[:, :-1].contiguous()
+    items = (gallery.labels == label).nonzero().squeeze(1)
+    for some in items.split(max(1, CELLS // len(gallery))):
+        yield some, torch.cdist(points[some], points, p=norm, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+class Pixels8(PooledPixels):
+    """Pixels of the image at 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+
+
+class Pixels16(PooledPixels):
+    """Pixels of the image at 16 x 16."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+
+
+class ColourHistogram(nn.Module):
+    """Square roots of the shares of pixels in 8 x 8 x 8 cells of RGB: images -> unit vectors (B, 512).
+
+    Their inner product is Bhattacharyya's coefficient of two histograms. The histogram is piecewise constant. Its
+    gradient is replaced by that of a histogram in which each pixel is shared among neighbouring cells (Athalye et al.
+    2018, BPDA), or attacks by gradients would see nothing.
+    """
+
+    bins = 8  # per channel
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.double()
+        hard = F.normalize(self._shares(images.detach()).sqrt(), dim=1)
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return hard
+        soft = F.normalize((self._soft_shares(images) + 1e-6).sqrt(), dim=1)  # bounds the gradient of an empty cell
+        return soft + (hard - soft).detach()
+
+    def _shares(self, images: Tensor) -> Tensor:
+        level = (images * self.bins).long().clamp(0, self.bins - 1)
+        cell = ((level[:, 0] * self.bins + level[:, 1]) * self.bins + level[:, 2]).flatten(1)
+        counts = torch.zeros(len(images), self.bins**3, dtype=images.dtype, device=images.device)
+        return counts.scatter_add_(1, cell, torch.ones_like(cell, dtype=counts.dtype)) / cell.shape[1]
+
+    def _soft_shares(self, images: Tensor) -> Tensor:
+        centres = torch.arange(self.bins, dtype=images.dtype, device=images.device) + 0.5
+        apart = images.flatten(2)[..., None] * self.bins - centres  # (B, 3, pixels, bins), in bins
+        weights = (-2 * apart.square()).softmax(-1)  # a Gaussian of half a bin
+        red, green, blue = weights.unbind(1)
+        both = (red[..., None] * green[..., None, :]).flatten(2)
+        return (both.transpose(1, 2) @ blue).flatten(1) / both.shape[1]
 
 
 class SoftHistogram(nn.Module):
-    """Pictures -> the colours of an untrained :class:`dml.models.embedder.Palette`, unit vectors (B, 216).
+    """The colours of an untrained :class:`dml.models.backbones.palette.Palette`: images -> unit vectors (B, 216).
 
-    A small perturbation moves it little, so it withstands some attacks though nothing was trained to. What a robust
-    model is worth is what it keeps beyond that.
+    A small perturbation moves it little, so it withstands some attacks without any training.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.palette = Palette()
+        self.palette = Palette().double()
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.palette.roots(2 * images - 1), dim=1)
-
-
-def attacked_histogram(split: Split, suite: Suite, *, seed: int) -> dict[str, float | dict[str, float]]:
-    """What :class:`SoftHistogram` retrieves, and what a suite leaves of it.
-
-    Args:
-        split: that is searched.
-        suite: of attacks in the l-inf ball; of a smaller split all pictures are attacked.
-        seed: of the choice of queries, the same as for trained models, and of the attacks.
-
-    Returns:
-        ``r1`` and ``map_r`` over all pictures, the number of attacked ``queries``, and ``left``: radius -> R@1.
-    """
-    search = Search.over(SoftHistogram().eval().to(best_device()), split)
-    natural = search.natural()
-    rows = sample_rows(min(suite.queries, len(split)), len(split), seed)
-    outcomes = suite.evaluate(search, rows, seed=seed, report=lambda line: None).outcomes
-    left = outcomes[outcomes["attack"] == "worst"].groupby("eps")["r1"].mean()
-    return {
-        "r1": float(natural.r1.float().mean()),
-        "map_r": float(natural.map_r.mean()),
-        "queries": len(rows),
-        "left": {radius_text(eps): float(share) for eps, share in left.items()},
-    }
+        return F.normalize(self.palette.roots(2 * images.double() - 1), dim=1)

@@ -1,34 +1,52 @@
 """Gates: what must hold before a measured robustness is believed (Athalye et al. 2018; Carlini et al. 2019).
 
-An attack that fails says nothing of a model; it may have been a bad attack. Each gate looks for a sign of that. Most
-of them run something else on the queries that the suite left standing, and count how many of those fall after all.
+A failed attack says nothing about a model; it may have been a bad attack. Each gate looks for a sign of that. Most of
+them run something else on the queries that survive the suite, and count how many of them break.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from dml.attacks.balls import Linf, radius_text
-from dml.attacks.methods import Aims, Attack, by_apgd, by_equal_steps, by_noise, by_square
-from dml.attacks.optimisers.pgd import slope
+from dml.attacks.base import Run
+from dml.attacks.objectives.margin import margin_objective
+from dml.attacks.optimisers.apgd import apgd
+from dml.attacks.optimisers.pgd import value_and_gradient
+from dml.attacks.queries.margin_pgd import MarginPGD
+from dml.attacks.queries.noise import Noise
+from dml.attacks.queries.square import Square
+from dml.common.files import write_json
 from dml.common.randomness import torch_generator
-from dml.data.sampling import evenly, to_float
+from dml.data.sampling import evenly
 from dml.evaluation.engine import Group, Worst, chunk_size_for
 from dml.evaluation.statistics import standard_error
-from dml.models.embedder import device_of
+from dml.evaluation.suites.base import Suite
 from dml.retrieval.index import Search
 
 QUERIES = 100  # at most, of each kind that the gates look at
-WHOLE_RANGE = 0.5  # radius at which every picture can be made plain grey: nothing can be left to retrieve by
+WHOLE_RANGE = 0.5  # radius at which every image can be made plain grey, so that no query may survive
 STEP_SIZES = (0.125, 0.5, 2.0)  # of equal steps, in units of eps
+STEPS = 20  # of the gates' own attacks
 FLAT = 0.05  # share of queries whose gradient may be exactly zero
 
 
 class Gate(NamedTuple):
-    """One check at a radius: what was measured, the most it may be, and whether it held."""
+    """One check at a radius.
+
+    Attributes:
+        gate: its name.
+        eps: the radius.
+        measured: a share of the attacked queries, or of those looked at.
+        limit: the most it may be.
+        passed: whether it holds.
+    """
 
     gate: str
     eps: float
@@ -37,97 +55,160 @@ class Gate(NamedTuple):
     passed: bool
 
 
+class Other(NamedTuple):
+    """Other attacks that must not break what survives a suite.
+
+    Attributes:
+        gate: its name.
+        words: of the random generators; other words would draw other starts and change published figures.
+        runs: tried in turn.
+    """
+
+    gate: str
+    words: str
+    runs: list[Run]
+
+
 def check(
     search: Search,
-    groups: list[Group],
-    stronger: list[Group],
+    suite: Suite,
     outcomes: pd.DataFrame,
     *,
     seed: int,
     surrogates: Mapping[str, Search],
-    square_tries: int,
+    folder: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Run all gates on one model, at every radius of the l-inf ball that a suite attacked.
 
-    What else fells the queries that the suite left standing is tried on a hundred of them, or on all if there are
-    fewer; the share that falls, times the R@1 that the suite left, is what that R@1 is too high by.
+    Other attacks are tried on a hundred of the surviving queries, or on all if there are fewer. The share that breaks,
+    times the suite's R@1, is what that R@1 is too high by.
 
     Args:
         search: the model and its gallery.
-        groups: the attacks of the suite.
-        stronger: the same with twice the steps.
-        outcomes: what the suite left, see :func:`dml.evaluation.engine.attack`.
+        suite: a list of attacks; its doubled form is one of the other attacks.
+        outcomes: what the suite found, see :func:`dml.evaluation.engine.attack`.
         seed: of the random starts.
-        surrogates: other models on the same images, by name, whose fooling pictures are tried on this one.
-        square_tries: of the black-box attack.
-        report: receives a line when done.
+        surrogates: other models of the same images, by name, whose adversarial images are tried on this one.
+        folder: keeps the gates that are finished, so that a killed check continues; None keeps nothing.
+        report: receives one line at the end.
 
     Returns:
-        ``gate, eps, measured, limit, passed``, a row a gate and radius. What is measured is a share of all attacked
-        queries; the limit of most is the standard error of the R@1 that the suite left.
+        ``gate, eps, measured, limit, passed``, one row per gate and radius. Most limits are the standard error of the
+        suite's R@1.
     """
-    attacked = outcomes[outcomes["attack"] == "worst"]
+    groups, attacked = suite.runs(search), outcomes[outcomes["attack"] == "worst"]
     queries = np.sort(attacked["query"].unique())
     some = queries[evenly(QUERIES, len(queries))]
-    whole = [method for _, methods in groups[:2] for method in methods]
-    share = 1 - len(_fooled(search, some, whole, WHOLE_RANGE, seed, "whole range")) / len(some)
+
     found = [
-        _zero_radius(search, groups, some, seed),
-        *_falls(outcomes),
-        Gate(f"R@1 left at eps {WHOLE_RANGE:g}", WHOLE_RANGE, share, 0.0, share <= 0),
+        _kept(folder, "eps 0", 0.0, _zero_radius, search, groups, some, seed),
+        *_rise(outcomes),
+        _kept(folder, "whole range", WHOLE_RANGE, _whole_range, search, groups[:2], some, seed),
     ]
-    aims = Aims(search.model, search.gallery)
-    more: dict[str, list[Attack]] = {
-        "fall to twice the steps": [method for _, methods in stronger for method in methods],
-        "fall to PGD with other step sizes": [by_equal_steps(aims.margin, steps=20, size=size) for size in STEP_SIZES],
-        "fall to random noise": [by_noise(aims.margin, draws=10)],
-        f"fall to Square, {square_tries} tries": [by_square(aims.margin, tries=square_tries)],
-    }
-    for name, surrogate in surrogates.items():
-        attack = by_apgd(Aims(surrogate.model, surrogate.gallery).margin, steps=20, goal=None)
-        more[f"fall to pictures that fool {name}"] = [attack]
-    for eps, left in attacked.groupby("eps"):
-        standing = np.sort(left.loc[left["r1"] == 1, "query"].to_numpy())
-        tried = standing[evenly(QUERIES, len(standing))]
-        error = standard_error(len(standing), len(left))
-        for gate, attacks in more.items():
-            fallen = len(_fooled(search, tried, attacks, float(eps), seed, gate)) / max(1, len(tried))
-            measured = fallen * len(standing) / len(left)
-            found.append(Gate(gate, float(eps), measured, error, measured <= error))
-        found.append(_zero_gradients(search, some, float(eps), seed))
+    others = _others(search, suite, surrogates)
+    for radius, left in attacked.groupby("eps"):
+        eps = float(radius)
+        survivors = np.sort(left.loc[left["r1"] == 1, "query"].to_numpy())
+        for other in others:
+            found.append(_kept(folder, other.gate, eps, _broken_by, search, other, eps, survivors, len(left), seed))
+        found.append(_kept(folder, "gradients", eps, _zero_gradients, search, some, eps, seed))
+        found.extend(_from_outcomes(outcomes, eps, len(survivors)))
     table = pd.DataFrame(found)
     failed = [f"{gate.gate}, eps {radius_text(gate.eps)}" for gate in found if not gate.passed]
-    report(f"{len(table)} gates: {'not held: ' + '; '.join(failed) if failed else 'all hold'}")
+    report(f"{len(table)} gates: {'failed: ' + '; '.join(failed) if failed else 'all hold'}")
     return table
 
 
-def _fooled(search: Search, rows: np.ndarray, attacks: list[Attack], eps: float, seed: int, name: str) -> np.ndarray:
-    """The rows that some of the attacks fool."""
-    fooled, size = [], chunk_size_for(search)
-    for first in range(0, len(rows), size):
-        chunk = rows[first : first + size]
-        worst = Worst(search, to_float(search.split.images[chunk], device_of(search.model)), search.queries(chunk))
-        for number, attack in enumerate(attacks):
-            worst.advance(attack, Linf(eps), torch_generator(seed, "gate", name, first, number))
-        fooled.append(chunk[(worst.margin >= 0).cpu().numpy()])
-    return np.concatenate(fooled) if fooled else rows[:0]
+def _kept(folder: Path | None, gate: str, eps: float, measure: Callable[..., Gate], *arguments: Any) -> Gate:
+    """The gate that an earlier, killed check measured, or else a fresh one."""
+    name = re.sub(r"\W+", "_", f"{gate} {eps:.6f}")
+    file = folder / f"{name}.json" if folder else None
+    if file is not None and file.exists():
+        return Gate(*json.loads(file.read_text(encoding="utf-8")))
+    found = measure(*arguments)
+    if file is not None:
+        write_json(file, list(found))
+    return found
+
+
+def _others(search: Search, suite: Suite, surrogates: Mapping[str, Search]) -> list[Other]:
+    """Attacks beside those of the suite."""
+    stronger = suite.doubled()
+    sizes = [run for size in STEP_SIZES for run in MarginPGD(STEPS, size).runs(search)]
+    tries = suite.gate_tries
+    found = [
+        Other("broken by PGD with other step sizes", "fall to PGD with other step sizes", sizes),
+        Other("broken by random noise", "fall to random noise", Noise(10).runs(search)),
+        Other(f"broken by Square, {tries} tries", f"fall to Square, {tries} tries", Square(tries).runs(search)),
+    ]
+    if stronger is not None:
+        runs = [run for group in stronger.runs(search) for run in group.runs]
+        found.insert(0, Other("broken by twice the steps", "fall to twice the steps", runs))
+    for name, surrogate in surrogates.items():
+        gate, words = f"broken by images that fool {name}", f"fall to pictures that fool {name}"
+        found.append(Other(gate, words, [_transfer(surrogate)]))
+    return found
+
+
+def _transfer(surrogate: Search) -> Run:
+    """Auto-PGD on the margin of another model."""
+    return lambda images, queries, ball, generator: apgd(
+        images,
+        margin_objective(surrogate.model, queries, surrogate.gallery),
+        ball,
+        steps=STEPS,
+        generator=generator,
+    )
+
+
+def _broken_by(search: Search, other: Other, eps: float, survivors: np.ndarray, attacked: int, seed: int) -> Gate:
+    """The share of all attacked queries that survive the suite and break under something else."""
+    tried = survivors[evenly(QUERIES, len(survivors))]
+    error = standard_error(len(survivors), attacked)
+    share = _broken(search, tried, other.runs, eps, seed, other.words) / max(1, len(tried))
+    measured = share * len(survivors) / attacked
+    return Gate(other.gate, eps, measured, error, measured <= error)
+
+
+def _broken(search: Search, rows: np.ndarray, runs: Sequence[Run], eps: float, seed: int, words: str) -> int:
+    """How many of some queries break under some runs."""
+    broken = 0
+    for first, chunk in _chunks(search, rows):
+        worst = Worst(search, search.images(chunk), search.queries(chunk))
+        for number, run in enumerate(runs):
+            worst.advance(run, Linf(eps), torch_generator(seed, "gate", words, first, number))
+        broken += int((~worst.survives).sum())
+    return broken
+
+
+def _chunks(search: Search, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    size = chunk_size_for(search)
+    return ((first, rows[first : first + size]) for first in range(0, len(rows), size))
+
+
+def _whole_range(search: Search, groups: list[Group], rows: np.ndarray, seed: int) -> Gate:
+    """R@1 that the suite's first attacks leave where every image can be made plain grey."""
+    runs = [run for group in groups for run in group.runs]
+    share = 1 - _broken(search, rows, runs, WHOLE_RANGE, seed, "whole range") / len(rows)
+    return Gate(f"R@1 left at eps {WHOLE_RANGE:g}", WHOLE_RANGE, share, 0.0, share <= 0)
 
 
 def _zero_radius(search: Search, groups: list[Group], rows: np.ndarray, seed: int) -> Gate:
-    """At eps 0 every attack must give back the very same picture."""
-    images, queries = to_float(search.split.images[rows[:10]], device_of(search.model)), search.queries(rows[:10])
+    """At eps 0 every attack must return the very same image."""
+    images, queries = search.images(rows[:10]), search.queries(rows[:10])
     changed = 0.0
-    for name, methods in groups:
-        attacked = methods[0](images, queries, Linf(0.0), torch_generator(seed, "gate", "eps 0", name))
+    for group in groups:
+        attacked = group.runs[0](images, queries, Linf(0.0), torch_generator(seed, "gate", "eps 0", group.name))
         changed = max(changed, float((attacked != images).flatten(1).any(1).float().mean()))
-    return Gate("pictures changed at eps 0", 0.0, changed, 0.0, changed == 0)
+    return Gate("images changed at eps 0", 0.0, changed, 0.0, changed == 0)
 
 
-def _falls(outcomes: pd.DataFrame) -> list[Gate]:
+def _rise(outcomes: pd.DataFrame) -> list[Gate]:
     """A larger ball contains a smaller one: R@1 must not rise with eps by more than its standard error.
 
-    Nothing where one radius was attacked: the worst pictures include the natural one, above which R@1 cannot rise.
+    No gate where one radius was attacked: R@1 cannot rise above the natural one, since the worst images include the
+    natural ones.
     """
     if outcomes.loc[outcomes["attack"] == "worst", "eps"].nunique() < 2:
         return []
@@ -140,12 +221,25 @@ def _falls(outcomes: pd.DataFrame) -> list[Gate]:
 
 
 def _zero_gradients(search: Search, rows: np.ndarray, eps: float, seed: int) -> Gate:
-    """A gradient that is exactly zero, from a random start, tells a gradient attack nothing."""
-    aims, size, gradients = Aims(search.model, search.gallery), chunk_size_for(search), []
-    for first in range(0, len(rows), size):
-        chunk = rows[first : first + size]
-        images = to_float(search.split.images[chunk], device_of(search.model))
-        start = Linf(eps).start(images, torch_generator(seed, "gate", "gradients", first))
-        gradients.append(slope(aims.margin(start, search.queries(chunk)), start)[1])
+    """A gradient that is exactly zero at a random start tells a gradient attack nothing."""
+    gradients = []
+    for first, chunk in _chunks(search, rows):
+        start = Linf(eps).start(search.images(chunk), torch_generator(seed, "gate", "gradients", first))
+        objective = margin_objective(search.model, search.queries(chunk), search.gallery)
+        gradients.append(value_and_gradient(objective, start)[1])
     share = float((torch.cat(gradients).flatten(1) == 0).all(1).float().mean())
     return Gate("queries without a gradient", eps, share, FLAT, share <= FLAT)
+
+
+def _from_outcomes(outcomes: pd.DataFrame, eps: float, survivors: int) -> list[Gate]:
+    """Gates that need no further attack: numerical precision, and certificates where the model gives any."""
+    worst = outcomes[(outcomes["attack"] == "worst") & (outcomes["eps"] == eps)].set_index("query")
+    natural = outcomes[outcomes["attack"] == "none"].set_index("query")
+    error = standard_error(survivors, len(worst))
+    share = float((worst["disagree"].eq(1) | natural["disagree"].eq(1).reindex(worst.index)).mean())
+    found = [Gate("float32 and exact ranking disagree", eps, share, error, share <= error)]
+    certified = outcomes[(outcomes["attack"] == "certified") & (outcomes["eps"] == eps)].set_index("query")["r1"]
+    if len(certified):
+        broken = float((certified.eq(1) & worst["r1"].reindex(certified.index).eq(0)).mean())
+        found.append(Gate("certified queries that the attack broke", eps, broken, 0.0, broken == 0))
+    return found

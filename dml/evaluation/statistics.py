@@ -1,4 +1,4 @@
-"""How sure a measured share is: intervals over queries and over seeds, and a paired test of two models."""
+"""How certain a measured share is: intervals over queries and over seeds, and a paired test of two models."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from scipy.special import bdtr, betaincinv, stdtrit
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for a proportion; 95% by default. It stays inside [0, 1] and is never empty."""
+    """Return Wilson's score interval for a proportion, 95% by default. It lies in [0, 1] and is never empty."""
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -20,18 +20,23 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 
 
 def standard_error(successes: int, trials: int) -> float:
-    """Of a proportion, after Agresti and Coull: two successes and two failures are added, so it is never 0."""
+    """Return the standard error of a proportion, with two successes and two failures added (Agresti and Coull).
+
+    It is never 0.
+    """
     share = (successes + 2) / (trials + 4)
     return math.sqrt(share * (1 - share) / (trials + 4))
 
 
 def clopper_pearson(successes: int, trials: int, alpha: float) -> float:
-    """The lower end of the exact one-sided interval: the true share is above it with probability 1 - alpha."""
+    """Return the lower end of the exact one-sided interval: the true share is above it with probability 1 - alpha."""
     return float(betaincinv(successes, trials - successes + 1, alpha)) if successes else 0.0
 
 
 def ratio_interval(first: int, of_first: int, second: int, of_second: int) -> tuple[float, float]:
-    """95% interval for the ratio of two proportions, out of Wilson's interval of each (Donner and Zou 2012, MOVER-R).
+    """Return the 95% interval for the ratio of two proportions, from Wilson's interval of each.
+
+    After Donner and Zou (2012), MOVER-R.
 
     Args:
         first, of_first: successes and trials of the numerator.
@@ -54,14 +59,14 @@ def ratio_interval(first: int, of_first: int, second: int, of_second: int) -> tu
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95% t-interval over independent trainings.
+    """Return the mean and the 95% t-interval over independent trainings.
 
     Raises:
         ValueError: fewer than two values.
     """
     count = len(values)
     if count < 2:
-        raise ValueError(f"an interval over seeds needs two trainings or more; there is {count}")
+        raise ValueError(f"an interval over seeds needs two or more trainings; there is {count}")
     mean = sum(values) / count
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
@@ -69,14 +74,14 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def paired_test(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """McNemar's exact test of two models on the same queries.
+    """Return McNemar's exact test of two models on the same queries.
 
     Args:
-        first, second: for each query, whether it stood under each of them.
+        first, second: for each query, whether it survives under that model.
 
     Returns:
-        How many queries stood under the first alone, how many under the second alone, and the two-sided
-        probability of a split at least as uneven if both were equally good.
+        How many queries survive under the first alone, how many under the second alone, and the two-sided probability
+        of a split at least as uneven if both were equally good.
 
     Raises:
         ValueError: not the same number of queries.
@@ -91,8 +96,10 @@ def paired_test(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int
 
 
 def pool_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Rows of metrics.csv with the queries of all seeds counted together and a new interval; gates fail if
-    one does, and hold if all do."""
+    """Return rows of metrics.csv with the queries of all seeds counted together and a new interval.
+
+    Gates fail if one does, and hold if all do.
+    """
     rows = []
     keys = ["dataset", "loss", "defense", "suite", "attack", "norm", "eps"]
     for key, group in metrics.groupby(keys):

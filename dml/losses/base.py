@@ -1,28 +1,118 @@
-"""What all losses share: the distance, and a loss together with the miner that feeds it."""
+"""What all losses share: the distance, and the two kinds of loss.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+A :class:`TupleLoss` selects (anchor, positive, negative) tuples and costs each. A :class:`BatchLoss` costs each query
+relative to a whole set of reference embeddings. Neither reduces its values: the training loop takes their mean.
+"""
 
-from torch import Tensor
+from abc import ABC, abstractmethod
 
-from dml.losses.mining import Miner
+import torch
+from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+from dml.common.checks import at_least, known
+from dml.losses.mining import MINERS, Tuples
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
-    """Euclidean distances (T,) between rows of (T, D); its gradient is zero, not undefined, where they coincide."""
+    """Return Euclidean distances (T,) between rows of (T, D); where rows coincide, the gradient is zero."""
     return (first - second).square().sum(-1).clamp_min(1e-14).sqrt()
 
 
-@dataclass(frozen=True)
-class TupleLoss:
-    """A loss on tuples: which tuples of a batch are looked at, and what each of them costs.
+class Loss(nn.Module, ABC):
+    """A metric loss. It may own parameters (proxies, margins), which are trained together with the model.
 
-    Attributes:
-        mine: embeddings (B, D), labels (B,), generator -> tuples.
-        cost: embeddings (T, D) of anchors, positives and negatives -> (T,), one value a tuple.
+    Whoever builds a loss seeds torch's global generator first (:func:`dml.common.randomness.seeded_global`), since
+    parameters may be initialised at random. In evaluation mode a call must leave the loss as it was: a defence's
+    adversary calls it many times per step.
+
+    Args:
+        classes: number of training classes; labels are 0 to classes - 1.
+        dimension: length D of an embedding.
+
+    Raises:
+        ValueError: fewer than two classes, or a dimension below 1.
     """
 
-    mine: Miner
-    cost: Loss
+    def __init__(self, classes: int, dimension: int) -> None:
+        super().__init__()
+        at_least("classes", classes, 2)
+        at_least("dimension", dimension, 1)
+        self.classes = classes
+        self.dimension = dimension
+
+    @abstractmethod
+    def natural(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the losses of a clean batch: one value per tuple (T,), or one per query (B,).
+
+        Args:
+            embeddings: (B, D) of unit length.
+            labels: (B,).
+            generator: used for every random draw.
+        """
+
+
+class TupleLoss(Loss):
+    """A loss on tuples: the tuples that it selects in a batch, and what each of them costs.
+
+    Args:
+        classes, dimension: see :class:`Loss`.
+        miner: how tuples are selected, a key of :data:`dml.losses.mining.MINERS`.
+
+    Raises:
+        ValueError: the miner is unknown.
+    """
+
+    def __init__(self, classes: int, dimension: int, *, miner: str) -> None:
+        super().__init__(classes, dimension)
+        known("miner", miner, MINERS)
+        self.miner = miner
+
+    def mine(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
+        """Return the tuples of a batch: embeddings (B, D) without gradient and labels (B,) -> row numbers."""
+        return MINERS[self.miner](embeddings, labels, generator)
+
+    @abstractmethod
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return the losses (T,) of tuples, given the embeddings (T, D) of each role."""
+
+    def natural(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one loss per tuple (T,) of a clean batch; see :meth:`Loss.natural`."""
+        tuples = self.mine(embeddings.detach(), labels, generator)
+        return self(*tuples.pick(embeddings))
+
+
+class BatchLoss(Loss):
+    """A loss on the similarities of a batch: what each query costs relative to a reference set.
+
+    The queries and the references are apart, so that a perturbed query can be compared with clean references.
+    """
+
+    @abstractmethod
+    def forward(
+        self, queries: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor, own: Tensor
+    ) -> Tensor:
+        """Return one loss per query (B,).
+
+        Args:
+            queries: (B, D) embeddings of unit length.
+            labels: (B,) of the queries.
+            reference: (N, D) embeddings that they are compared with.
+            reference_labels: (N,).
+            own: (B,) row of each query's own image in the reference, -1 if it has none. That row is never the query's
+                positive; :func:`pairs` leaves it out.
+        """
+
+    def natural(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one loss per query (B,) of a clean batch, which is its own reference; see :meth:`Loss.natural`."""
+        return self(embeddings, labels, embeddings, labels, torch.arange(len(labels), device=labels.device))
+
+
+def pairs(labels: Tensor, reference_labels: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return masks (B, N): references of the query's class other than itself, and references of other classes.
+
+    Args:
+        labels, reference_labels, own: see :meth:`BatchLoss.forward`.
+    """
+    same = labels[:, None] == reference_labels
+    itself = own[:, None] == torch.arange(len(reference_labels), device=own.device)
+    return same & ~itself, ~same

@@ -1,27 +1,36 @@
 """Contrastive loss."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from dml.losses.base import distance
+from dml.losses.base import TupleLoss, distance
 
 
-@dataclass(frozen=True)
-class Contrastive:
+class Contrastive(TupleLoss):
     """max(0, d(a, p) - positive_margin) + max(0, negative_margin - d(a, n)) (Hadsell et al. 2006, unsquared).
 
     A tuple is the two pairs (anchor, positive) and (anchor, negative).
 
-    Attributes:
+    Args:
+        classes, dimension, miner: see :class:`dml.losses.base.TupleLoss`.
         positive_margin: positives nearer than this cost nothing.
         negative_margin: negatives farther than this cost nothing.
     """
 
-    positive_margin: float = 0.0
-    negative_margin: float = 1.0
+    def __init__(
+        self,
+        classes: int,
+        dimension: int,
+        *,
+        miner: str,
+        positive_margin: float = 0.0,
+        negative_margin: float = 1.0,
+    ) -> None:
+        super().__init__(classes, dimension, miner=miner)
+        self.positive_margin = positive_margin
+        self.negative_margin = negative_margin
 
-    def __call__(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return the losses (T,) of embeddings (T, D)."""
         pull = (distance(anchor, positive) - self.positive_margin).clamp_min(0)
         push = (self.negative_margin - distance(anchor, negative)).clamp_min(0)
         return pull + push

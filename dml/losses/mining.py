@@ -1,7 +1,7 @@
 """Tuple mining: embeddings and labels of a batch -> one (anchor, positive, negative) for each usable anchor.
 
-Every miner has the same signature and returns row numbers of the batch. An anchor needs another image of its
-class and an image of another class in the batch; one that lacks either is left out.
+Every miner has the same signature and returns row numbers of the batch. An anchor needs another image of its class and
+an image of another class in the batch; an anchor that lacks either is left out.
 """
 
 from collections.abc import Callable
@@ -19,24 +19,25 @@ class Tuples(NamedTuple):
     negative: Tensor
 
     def pick(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The embeddings (T, D) of the three roles."""
+        """Return the embeddings (T, D) of the three roles, given those of the batch (B, D)."""
         return embeddings[self.anchor], embeddings[self.positive], embeddings[self.negative]
 
 
 Miner = Callable[[Tensor, Tensor, torch.Generator], Tuples]
+"""Unit embeddings (B, D), labels (B,) and the generator of every draw -> tuples."""
 
 
 def random_tuples(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
-    """A random positive and a random negative for each anchor."""
+    """Select a random positive and a random negative for each anchor."""
     same, other = _masks(labels)
     anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
     return Tuples(anchor, _draw(same[anchor].float(), generator), _draw(other[anchor].float(), generator))
 
 
 def semi_hard(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
-    """A random positive, and the nearest negative that is farther than it (FaceNet, Schroff et al. 2015).
+    """Select a random positive, and the nearest negative that is farther than it (FaceNet, Schroff et al. 2015).
 
-    Where every negative is nearer than the positive, the farthest of them is taken: the least hard one.
+    Where every negative is nearer than the positive, select the farthest of them: the least hard one.
     """
     same, other = _masks(labels)
     anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
@@ -57,10 +58,10 @@ def distance_weighted(
     cutoff: float = 0.5,
     nonzero_loss_cutoff: float = 1.4,
 ) -> Tuples:
-    """A random positive, and a negative drawn with weight 1 / q(d) (Wu et al. 2017, section 3).
+    """Select a random positive, and draw a negative with weight 1 / q(d) (Wu et al. 2017, section 3).
 
-    q(d) is the density of distances between random points of the unit sphere; distances below ``cutoff`` count
-    as the cutoff, and negatives beyond ``nonzero_loss_cutoff`` are drawn only where there is no other.
+    q(d) is the density of distances between random points of the unit sphere. Distances below ``cutoff`` count as the
+    cutoff. Negatives beyond ``nonzero_loss_cutoff`` are drawn only where there is no other.
     """
     same, other = _masks(labels)
     anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
@@ -83,19 +84,19 @@ MINERS: dict[str, Miner] = {
 
 
 def pairwise_distance(embeddings: Tensor) -> Tensor:
-    """Euclidean distances (B, B) between unit embeddings (B, D)."""
-    with torch.autocast(embeddings.device.type, enabled=False):  # neighbours differ by less than half precision tells
+    """Return Euclidean distances (B, B) between unit embeddings (B, D)."""
+    with torch.autocast(embeddings.device.type, enabled=False):  # neighbours differ by less than bfloat16 resolves
         return (2 - 2 * embeddings @ embeddings.T).clamp_min(0).sqrt()
 
 
 def _masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) masks: the same class but another image, and another class."""
+    """Return masks (B, B): another image of the same class, and an image of another class."""
     equal = labels[:, None] == labels[None, :]
     return equal & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~equal
 
 
 def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """One column a row, with probability proportional to the weights (T, B)."""
+    """Draw one column per row, with probability proportional to the weights (T, B)."""
     if not len(weights):
         return torch.empty(0, dtype=torch.long, device=weights.device)
     return torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(weights.device)

@@ -1,21 +1,22 @@
 """Triplet loss."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from dml.losses.base import distance
+from dml.losses.base import TupleLoss, distance
 
 
-@dataclass(frozen=True)
-class Triplet:
+class Triplet(TupleLoss):
     """max(0, d(a, p) - d(a, n) + margin) (Schroff et al. 2015, equation 1, with plain distances).
 
-    Attributes:
+    Args:
+        classes, dimension, miner: see :class:`dml.losses.base.TupleLoss`.
         margin: how much farther than the positive the negative should be.
     """
 
-    margin: float = 0.2
+    def __init__(self, classes: int, dimension: int, *, miner: str, margin: float = 0.2) -> None:
+        super().__init__(classes, dimension, miner=miner)
+        self.margin = margin
 
-    def __call__(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return the losses (T,) of embeddings (T, D)."""
         return (distance(anchor, positive) - distance(anchor, negative) + self.margin).clamp_min(0)

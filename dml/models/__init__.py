@@ -1,0 +1,1 @@
+"""Embedding models: backbones, the head on top of them, and their weights."""

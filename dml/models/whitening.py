@@ -1,29 +1,30 @@
-"""The head that training begins with: a whitening of what the backbone makes of the training pictures."""
+"""The initial head of a pretrained model: a whitening of the backbone's features of the training images."""
 
 import torch
 
 from dml.data.base import Split
-from dml.data.sampling import evenly, to_float
+from dml.data.sampling import evenly
+from dml.data.transforms import to_float
 from dml.models.embedder import Embedder, device_of, evaluating
 
 IMAGES = 5_000  # at most, evenly spaced
-CHUNK = 256  # pictures described at a time
-FLOOR = 1e-3  # added to each variance, in units of the largest: directions that hardly vary are not blown up
+CHUNK = 256  # images at a time
+FLOOR = 1e-3  # added to each variance, as a share of the largest, so that flat directions are not blown up
 
 
 @torch.no_grad()
 def whiten(model: Embedder, split: Split) -> Embedder:
-    """Set the model's head to the PCA whitening of its backbone's features, and give the model back.
+    """Set the model's head to the PCA whitening of its backbone's features, and return the model.
 
-    The features of a pretrained network vary in few directions, so that a random head puts all pictures close
-    together. Whitened retrieval is that of Jegou and Chum (2012); a head that begins so, that of Gordo et al. (2017).
+    The features of a pretrained network vary in few directions, so that a random head puts all images close together.
+    Jegou and Chum (2012) whiten features for retrieval; Gordo et al. (2017) initialise the head so.
 
     Raises:
         ValueError: the embedding is longer than the features.
     """
     dimension, width = model.head.weight.shape
     if dimension > width:
-        raise ValueError(f"dimension is {dimension}; to whiten the {width} features it should be at most {width}")
+        raise ValueError(f"dimension is {dimension}; to whiten the {width} features it must be at most {width}")
     rows = evenly(IMAGES, len(split))
     with evaluating(model):
         found = [

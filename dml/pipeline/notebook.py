@@ -1,10 +1,10 @@
 """Strip notebooks for the pipeline and run them with parameters.
 
-    python -m dml.pipeline.notebook strip notebooks .notebooks
-    python -m dml.pipeline.notebook run .notebooks/03_robust_training.ipynb artifacts/notebooks/03.ipynb -p loss triplet
+    python -m dml notebook strip notebooks .notebooks
+    python -m dml notebook run notebooks/03_robust_training.ipynb scratch/anchor.ipynb -p loss triplet -p seed 1
 
-Stages of the pipeline depend on stripped copies, so that outputs and counters which JupyterLab leaves in a
-notebook rerun nothing.
+Stages of the pipeline run stripped copies, so that outputs and counters which JupyterLab leaves in a notebook rerun
+nothing.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# JupyterLab brings a checker of internationalised addresses that takes two seconds to import; notebooks hold none, and
-# the schema library goes on without it where it is missing.
+# JupyterLab installs a checker of internationalised addresses that takes two seconds to import. Notebooks hold no such
+# addresses, and the schema library works without the checker.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import nbformat  # noqa: E402
@@ -27,7 +27,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without outputs, counters or any metadata but tags, and with cell ids by position."""
+    """Return the notebook without outputs, counters or metadata other than tags, and with cell ids by position."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -35,12 +35,14 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs between runs of the same notebook: times, paths, random cell ids."""
+    """Drop what differs between runs of the same notebook: times, paths, random cell ids, and stderr."""
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for place, cell in enumerate(notebook.cells):
         cell.id = f"cell-{place:02d}"
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if cell.cell_type == "code":  # progress and time left go to stderr: the terminal shows them, no result has them
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
@@ -53,11 +55,11 @@ def strip_folder(source: Path, target: Path) -> None:
 
 
 def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a notebook from the project root with some of its parameters replaced; its output is passed through.
+    """Execute a notebook from the project root with some of its parameters replaced, and pass its output through.
 
     Raises:
         ValueError: the notebook declares no such parameter.
-        papermill.PapermillExecutionError: a cell failed; the notebook as far as it came is at ``failed(target)``.
+        papermill.PapermillExecutionError: a cell failed; the notebook up to that cell is at ``failed(target)``.
     """
     papermill = _papermill()
     known = papermill.inspect_notebook(str(source))
@@ -77,8 +79,8 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
         log_output=False,
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
-        shutdown_kernel="immediate",  # a kernel that has run its last cell has nothing left to save
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel on this machine warns of its own sockets
+        shutdown_kernel="immediate",  # after its last cell a kernel has nothing left to save
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a local kernel warns about its own sockets
     )
     with atomic(target) as partial:
         nbformat.write(_plain(nbformat.read(unfinished, as_version=4)), partial)
@@ -86,22 +88,22 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
 
 
 def _papermill() -> ModuleType:
-    """papermill, imported when it is needed: `strip` need not wait for it."""
+    """Import papermill when it is needed: `strip` need not wait for it."""
     import papermill
 
     return papermill
 
 
 def failed(target: Path) -> Path:
-    """Where a notebook lies while it runs, and stays when it fails."""
-    return ROOT / "artifacts" / "failed" / target.name
+    """Return where a notebook lies while it runs, and stays when it fails; two targets never share a place."""
+    place = (ROOT / target).resolve()
+    inside = place.relative_to(ROOT) if place.is_relative_to(ROOT) else Path(*place.parts[1:])
+    return ROOT / "artifacts" / "failed" / inside
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dml.pipeline.notebook", description=(__doc__ or "").splitlines()[0]
-    )
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml notebook", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     stripping = commands.add_parser("strip", help="copy notebooks without outputs")
     stripping.add_argument("source", type=Path)
@@ -120,13 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
         run(chosen.source, chosen.target, {name: yaml.safe_load(value) for name, value in chosen.parameters})
     except _papermill().PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
-        print(f"the notebook as far as it came: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
+        print(f"the notebook up to the failed cell: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
         return 1
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:  # RuntimeError: the kernel died
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,14 @@
-"""The project's folders, found from the package itself, so that a notebook runs from any folder.
+"""Where the pipeline keeps what it makes.
 
-The pipeline writes below the project root. A notebook run by hand writes below ``scratch/`` instead and
-never disturbs what the pipeline made; what it needs it takes from its own earlier results first and from
-the pipeline's otherwise.
+The pipeline writes below the project root. A notebook run by hand writes below ``scratch/`` and never disturbs what the
+pipeline made; it reads its own earlier results first and the pipeline's otherwise.
 """
 
 from pathlib import Path
 
 from dml.common.files import ROOT
 
-PARAMS = ROOT / "params.yaml"
-RECORDS = Path("results", "runs")  # the JSON of every run, the pipeline's and those brought from other machines
+RECORDS = Path("results", "runs")  # the JSON of every run, of this machine and of others
 
 
 def data_dir(dataset: str) -> Path:
@@ -18,29 +16,34 @@ def data_dir(dataset: str) -> Path:
     return Path("artifacts", "data", dataset)
 
 
-def baselines_file(dataset: str) -> Path:
-    """What retrieval without learning scores on a dataset, below a workspace."""
-    return Path("artifacts", "baselines", f"{dataset}.json")
-
-
 def run_name(loss: str, defense: str, seed: int) -> str:
-    """Name of one trained model, for example ``triplet-robust-0``."""
+    """Name of one model, for example ``triplet-robust-0``."""
     return f"{loss}-{defense}-{seed}"
 
 
 def model_dir(dataset: str, run: str) -> Path:
-    """Weights and training history of one run, below a workspace."""
+    """Weights, settings and history of one model, below a workspace."""
     return Path("artifacts", "models", dataset, run)
 
 
+def times_file(dataset: str, run: str) -> Path:
+    """Seconds that a training took: kept apart, so that no stage depends on them."""
+    return Path("artifacts", "times", dataset, f"{run}.json")
+
+
 def attack_dir(dataset: str, run: str, suite: str) -> Path:
-    """Per-query outcomes and adversarial examples of one run under one suite, below a workspace."""
+    """Outcomes per query and adversarial examples of one model under one suite, below a workspace."""
     return Path("artifacts", "attacks", dataset, run, suite)
 
 
 def record_file(dataset: str, run: str, suite: str) -> Path:
-    """The small JSON of one run under one suite that metrics.csv is built from, below a workspace."""
+    """The JSON of one model under one suite that the tables are made from, below a workspace."""
     return RECORDS / dataset / run / f"{suite}.json"
+
+
+def checkpoint_dir(workspace: str) -> Path:
+    """State of unfinished work, to resume from; DVC never removes it."""
+    return ROOT / ".checkpoints" / workspace
 
 
 def output(workspace: str, path: Path) -> Path:
@@ -48,13 +51,7 @@ def output(workspace: str, path: Path) -> Path:
     return ROOT / workspace / path
 
 
-def find(workspace: str, path: Path, made_by: str) -> Path:
-    """Where a notebook of ``workspace`` reads ``path``: its own copy first, else the pipeline's.
-
-    Raises:
-        FileNotFoundError: neither exists; the sentence says which notebook makes it.
-    """
-    for place in (ROOT / workspace / path, ROOT / path):
-        if place.exists():
-            return place
-    raise FileNotFoundError(f"{path} is not there yet: run notebook {made_by} or `make repro` first")
+def candidates(workspace: str, path: Path) -> list[Path]:
+    """Existing copies of ``path`` that a notebook of ``workspace`` may read: its own first, then the pipeline's."""
+    places = dict.fromkeys([ROOT / workspace / path, ROOT / path])
+    return [place for place in places if place.exists()]

@@ -1,19 +1,18 @@
-"""Settings of a recipe tried against each other on held-out training classes; the test classes are never looked at.
+"""Settings of a recipe compared on held-out training classes; the test classes are never read.
 
-    python -m dml.pipeline.tuning flowers triplet robust '{defenses.robust.eps: 8/255}' '{defenses.robust.eps: 12/255}'
+    python -m dml tune flowers triplet robust '{defenses.robust.eps: 8/255}' '{defenses.robust.eps: 12/255}'
 
-Published gains of metric losses shrank to little once settings were chosen so and not by test figures (Musgrave et
-al. 2020). Each line of results/tuning.csv is a training of its own, on the training classes that are not held out;
-what a line does not name is as params.yaml had it then. The held-out classes are attacked as results are: the few
-steps that an epoch is judged by leave more standing, and not equally more of every model. Where they are few, more of
-them tell more; lines are comparable that hold out the same:
+Published gains of metric losses shrank to little once settings were chosen this way and not by test figures (Musgrave
+et al. 2020). Each line of results/tuning.csv is a training of its own on the training classes that are not held out.
+The held-out classes are attacked by the suite that the headline of results/ shows: the few steps that select an epoch
+leave more queries, and not equally more of every model. With few held-out classes, hold out more of them; lines are
+comparable that hold out the same:
 
-    python -m dml.pipeline.tuning grocery triplet robust '{data.validation_fraction: 0.5, schedule.classes: 20}'
+    python -m dml tune grocery triplet robust '{data.validation_fraction: 0.5, schedule.classes: 20}'
 """
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,26 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dml import data as datasets
 from dml.attacks.balls import radius_text
-from dml.common.checks import known
-from dml.config import params
-from dml.evaluation.suites import Suite
-from dml.models import embedder as models
+from dml.common.files import ROOT, atomic
+from dml.config.build import evaluation as build
+from dml.config.load import load
+from dml.data import base
+from dml.evaluation.suites.base import Suite
+from dml.models.embedder import Embedder
 from dml.pipeline import paths
+from dml.pipeline.digest import data_settings
+from dml.pipeline.stages.train import fit_recipe
+from dml.pipeline.stored import find_made_with
 from dml.retrieval.index import Search
-from dml.training import loop as training
-from dml.training.selection import validator
 
-HELD_OUT = "data.validation_fraction"  # the one setting of data that asks for no other pictures
+HELD_OUT = "data.validation_fraction"  # the one setting of data that needs no other images
 TABLE = Path("results", "tuning.csv")
-SUITE = "quick"  # of params.yaml, whose attacks and radii the held-out classes go through
 KEY = ["dataset", "loss", "defense", "settings", "seed"]
 
 
-def held_out_scores(model: models.Embedder, split: datasets.Split, suite: Suite) -> dict[str, float]:
-    """Of a trained model, on all pictures of the held-out classes.
+def held_out_scores(model: Embedder, split: base.Split, suite: Suite) -> dict[str, float]:
+    """Score a trained model on all images of the held-out classes.
 
     Returns:
         natural ``R@1`` and ``MAP@R``, and the R@1 that the worst of the suite's attacks leaves at each of its radii.
@@ -52,11 +52,13 @@ def held_out_scores(model: models.Embedder, split: datasets.Split, suite: Suite)
     return scores | {f"R@1 at {radius_text(eps)}": float(left) for eps, left in worst.items()}
 
 
-def score(row: dict[str, Any]) -> float:
-    """What settings are chosen by, higher is better: natural MAP@R of standard training, whose R@1 is nearly full on
-    few classes; of every other defence the mean of R@1 without attack and at the radii of the suite.
+def score(row: dict[str, Any], baseline: str) -> float:
+    """Return what settings are chosen by, higher is better.
+
+    For the undefended baseline it is natural MAP@R, since its R@1 is nearly full on few classes. For every other
+    defence it is the mean of R@1 without attack and at the radii of the suite.
     """
-    if row["defense"] == "standard":
+    if row["defense"] == baseline:
         return row["MAP@R"]
     left = [value for name, value in row.items() if name.startswith("R@1")]
     return sum(left) / len(left)
@@ -72,7 +74,7 @@ def train_and_score(
         loss, defense: of that recipe.
         settings: by dotted key within the recipe, for example ``{"defenses.robust.eps": 8/255}``.
         seed: of the training.
-        workspace: below which the prepared pictures are looked for first.
+        workspace: below which the prepared images are looked for first.
 
     Returns:
         A row of the table.
@@ -83,30 +85,18 @@ def train_and_score(
         FileNotFoundError: the dataset is not prepared.
     """
     if any(key.split(".")[0] == "data" and key != HELD_OUT for key in settings):
-        raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: pictures are prepared by 01_data")
-    chosen = params.load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
-    recipe = chosen.recipe(dataset)
-    known("loss", loss, recipe.losses)
-    known("defense", defense, recipe.defenses)
-    known("suites", SUITE, chosen.suites)
-    folder, check = paths.find(workspace, paths.data_dir(dataset), "01_data"), recipe.validation
-    data = datasets.load(folder, validation_fraction=recipe.data.validation_fraction)
-    model = recipe.model.start(data.train, seed=seed).to(models.best_device())
-    with tempfile.TemporaryDirectory() as scratch:
-        history = training.fit(
-            model,
-            data.train,
-            recipe.losses[loss],
-            recipe.defenses[defense],
-            recipe.schedules[defense],
-            seed=seed,
-            validate=validator(data.validation, queries=check.queries, eps=check.eps, steps=check.steps, seed=seed),
-            select="natural" if defense == "standard" else "adversarial",
-            checkpoint=Path(scratch, "checkpoint.pt"),
-        )
+        raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: the images are prepared already")
+    params = load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
+    recipe = params.recipe(dataset)
+    recipe.check(loss, defense)
+    prepared = data_settings(load().recipe(dataset).data)
+    folder = find_made_with(workspace, paths.data_dir(dataset), prepared, "01_data")
+    data = base.load(folder, validation_fraction=recipe.data.validation_fraction)
+    trained = fit_recipe(recipe, data, loss, defense, seed, None)
     row = {"dataset": dataset, "loss": loss, "defense": defense, "settings": as_text(settings), "seed": seed}
-    row |= {"epoch_kept": history.chosen + 1, **held_out_scores(model, data.validation, chosen.suites[SUITE])}
-    return row | {"score": score(row)}
+    suite = build.suite(params.suite(params.figures.suite))
+    row |= {"epoch_kept": trained.history.chosen + 1, **held_out_scores(trained.model, data.validation, suite)}
+    return row | {"score": score(row, params.figures.baseline)}
 
 
 def as_settings(text: str) -> dict[str, Any]:
@@ -131,19 +121,19 @@ def add(row: dict[str, Any], file: Path) -> None:
     if file.exists():
         table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")
     table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
-    with paths.atomic(file) as partial:
+    with atomic(file) as partial:
         table.to_csv(partial, index=False, float_format="%.4f")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dml.pipeline.tuning", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m dml tune", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("loss")
     parser.add_argument("defense")
     parser.add_argument("settings", nargs="+", help="YAML, keys within the recipe: '{schedule.epochs: 5}'")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, default=paths.ROOT / TABLE)
+    parser.add_argument("--table", type=Path, default=ROOT / TABLE)
     chosen = parser.parse_args(arguments)
     try:
         for settings in [as_settings(text) for text in chosen.settings]:  # all are read before the first is trained
@@ -154,7 +144,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,10 @@
-"""How long and how fast to train, and on what parts of the pictures."""
+"""How long and how fast to train, and how training images are changed at random."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from dml.common.checks import at_least
+from dml.data.transforms import Augmentation
 
 
 @dataclass(frozen=True)
@@ -11,21 +12,24 @@ class Schedule:
     """How long and how fast to train.
 
     Attributes:
-        epochs: passes of ``batches`` batches each.
-        batches: gradient steps an epoch; 0 for as many as the training images fill.
-        classes: classes in a batch.
-        images_per_class: images of each of them.
+        epochs: of ``batches`` batches each.
+        batches: gradient steps per epoch; 0 for as many as the training images fill.
+        classes: in a batch.
+        images_per_class: in a batch.
         learning_rate: peak of the one-cycle schedule, or the constant rate.
         weight_decay: of the optimiser.
         optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
         rate: ``one_cycle``, or ``constant``.
-        precision: that layers compute in, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
-        averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last.
-        shift: pixels that a training picture may move by.
-        flip: mirror half of the training pictures.
-        crop: side of the random part of a picture that is trained on, 0 for the whole picture.
-        crop_scale: least and greatest share of the picture's area in that part.
+        precision: of the layers, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
+        averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last weights.
+        shift: pixels that a training image may move by.
+        flip: mirror half of the training images.
+        crop: side of the random part of an image to train on, 0 for the whole image.
+        crop_scale: least and greatest share of the image's area in that part.
         freeze_batchnorm: keep BatchNorm at its running statistics, as is usual for pretrained backbones.
+
+    Raises:
+        ValueError: a value is out of range, or two of them contradict each other.
     """
 
     epochs: int
@@ -51,10 +55,19 @@ class Schedule:
         for name in ("weight_decay", "averaging", "shift", "crop", "batches"):
             at_least(name, getattr(self, name), 0)
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it should be above 0")
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging}; it should be below 1")
+            raise ValueError(f"averaging is {self.averaging}; it must be below 1")
         if self.crop and self.shift:
-            raise ValueError(f"shift is {self.shift}; with a random crop it should be 0")
+            raise ValueError(f"shift is {self.shift}; with a random crop it must be 0")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale is {list(self.crop_scale)}; it should be two shares of 1, the smaller first")
+            raise ValueError(f"crop_scale is {list(self.crop_scale)}; it must be two shares of 1, the smaller first")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training images are changed at random."""
+        return Augmentation(shift=self.shift, flip=self.flip, crop=self.crop, crop_scale=self.crop_scale)
+
+    def steps(self, images: int) -> int:
+        """Return the gradient steps per epoch, given the number of training images."""
+        return self.batches or max(1, images // (self.classes * self.images_per_class))

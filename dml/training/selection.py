@@ -2,34 +2,47 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import nn
 
-from dml.attacks import Linf, pgd
-from dml.attacks.objectives.queries import margin_objective
-from dml.common.randomness import torch_generator
-from dml.data import Split
-from dml.data.sampling import sample_rows, to_float
-from dml.models.embedder import device_of, evaluating
+from dml.attacks.balls import Linf
+from dml.attacks.objectives.margin import margin_objective
+from dml.attacks.optimisers.pgd import pgd
+from dml.common.randomness import numpy_generator, torch_generator
+from dml.data.base import Split
+from dml.models.embedder import evaluating
 from dml.retrieval.index import Search
 
 CHUNK = 256  # queries attacked at a time
 
 
-def validator(split: Split, *, queries: int, eps: float, steps: int, seed: int) -> Callable[[nn.Module], dict]:
-    """Scores of a model on held-out training classes: natural R@1, and R@1 left by margin PGD.
+def validator(
+    split: Split, *, queries: int, eps: float, steps: int, seed: int
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a function that scores a model on held-out training classes.
 
-    The attack is short: it ranks the epochs of one training, and is no measure of robustness.
+    The scores are ``natural``, R@1 of all images, and ``adversarial``, R@1 of some queries after PGD on the margin. The
+    attack is short: it ranks the epochs of one training and does not measure robustness.
+
+    Args:
+        split: images of the held-out classes.
+        queries: how many to attack; all if there are fewer.
+        eps: radius of the l-inf ball, of pixels in [0, 1].
+        steps: of PGD, each ``2 * eps / steps`` long.
+        seed: of the choice of queries and of the random starts, which are the same in every epoch.
     """
-    rows = sample_rows(min(queries, len(split)), len(split), seed)
+    count = min(queries, len(split))
+    rows = np.sort(numpy_generator(seed, "attacked queries").choice(len(split), count, replace=False))
 
     def validate(model: nn.Module) -> dict[str, float]:
+        survivors = 0
         with evaluating(model):
-            search, generator, standing = Search.over(model, split), torch_generator(seed, "validation attack"), 0
-            for first in range(0, len(rows), CHUNK):
+            search, generator = Search.over(model, split), torch_generator(seed, "validation attack")
+            for first in range(0, count, CHUNK):
                 chunk = rows[first : first + CHUNK]
                 chosen = search.queries(chunk)
                 images = pgd(
-                    to_float(split.images[chunk], device_of(model)),
+                    search.images(chunk),
                     margin_objective(model, chosen, search.gallery),
                     Linf(eps),
                     steps=steps,
@@ -37,7 +50,8 @@ def validator(split: Split, *, queries: int, eps: float, steps: int, seed: int) 
                     best=False,
                     generator=generator,
                 )
-                standing += int((search.margin(images, chosen) < 0).sum())
-            return {"natural": float(search.natural().r1.float().mean()), "adversarial": standing / len(rows)}
+                survivors += int((search.margin(images, chosen) < 0).sum())
+            natural = float(search.natural().r1.float().mean())
+        return {"natural": natural, "adversarial": survivors / count}
 
     return validate

@@ -1,58 +1,66 @@
-"""The ranking attacks that robust deep metric learning has been measured with (Zhou et al. 2021; Zhou and Patel 2022).
+"""Objectives of the ranking attacks that robust metric learning is measured with, and the scores made of them.
 
-Distances are Euclidean, as published. Three faults of public code are not repeated: the query never counts as an
-item of its own ranking, the target of GTM is an index into the whole gallery, and what is reported is measured
-after the last step. The query attacks are the pure ones: no term keeps other items in their places.
+After Zhou et al. (2021) and Zhou and Patel (2022). Distances are Euclidean, as published. Three faults of public code
+are not repeated: the query never counts as an item of its own ranking, the target of GTM is an index into the whole
+gallery, and scores are measured after the last step. The query attacks are the pure ones: no term keeps other items in
+their places.
 """
 
 import torch
 from torch import Tensor, nn
 
-from dml.attacks.optimisers.pgd import Objective
-from dml.losses import distance
-from dml.retrieval.index import Gallery, Matches, Queries
+from dml.attacks.objectives.base import Objective
+from dml.losses.base import distance
+from dml.retrieval.gallery import Gallery, Matches, Queries
 
 
 def distances(embeddings: Tensor, gallery: Gallery) -> Tensor:
-    """(B, N) Euclidean distances between unit vectors."""
+    """Return the (B, N) Euclidean distances from unit vectors (B, D) to the gallery."""
     return (2 - 2 * embeddings @ gallery.embeddings.T).clamp_min(1e-12).sqrt()
 
 
-def others(rows: Tensor, partner: Tensor, gallery: Gallery) -> Tensor:
-    """(B, N): the items that a rank is counted among: neither the picture's own row nor its partner's."""
+def others(queries: Queries, candidate: Tensor, gallery: Gallery) -> Tensor:
+    """Return (B, N), the items among which a candidate's rank is counted.
+
+    These are all items that the search does not ignore, without the candidate itself.
+
+    Args:
+        queries: B queries.
+        candidate: (B,) one gallery row per query.
+        gallery: that is searched.
+    """
     place = torch.arange(len(gallery.labels), device=gallery.labels.device)
-    return (place != rows[:, None]) & (place != partner[:, None])
+    return ~Matches.of(queries, gallery).ignored & (place != candidate[:, None])
 
 
 def candidate_objective(
-    model: nn.Module, gallery: Gallery, rows: Tensor, partner: Tensor, *, raise_rank: bool
+    model: nn.Module, gallery: Gallery, query: Tensor, counted: Tensor, *, raise_rank: bool
 ) -> Objective:
     """CA+ and CA-: move a candidate up or down in the ranking of one query, by perturbing the candidate.
 
     Args:
-        model: pictures of candidates -> embeddings.
-        gallery: what is searched.
-        rows: (B,) the candidates' own rows in the gallery.
-        partner: (B,) rows of the queries.
+        model: images (B, 3, H, W) of candidates -> embeddings.
+        gallery: that is searched.
+        query: (B, D) embeddings of the clean queries.
+        counted: (B, N) from :func:`others`.
         raise_rank: towards the top (CA+), else towards the bottom (CA-).
     """
-    query = gallery.embeddings[partner]
-    theirs, counted = distances(query, gallery), others(rows, partner, gallery)
-
-    def objective(images: Tensor) -> Tensor:
-        return _ranked(distance(model(images), query), theirs, counted, raise_rank)
-
-    return objective
+    theirs = distances(query, gallery)
+    return lambda images: _ranked(distance(model(images), query), theirs, counted, raise_rank)
 
 
 def query_objective(
-    model: nn.Module, gallery: Gallery, rows: Tensor, partner: Tensor, *, raise_rank: bool
+    model: nn.Module, gallery: Gallery, candidate: Tensor, counted: Tensor, *, raise_rank: bool
 ) -> Objective:
-    """QA+ and QA-: move one candidate up or down in the ranking of a query, by perturbing the query.
+    """QA+ and QA-: move a candidate up or down in the ranking of one query, by perturbing the query.
 
-    Args as for :func:`candidate_objective`, with queries and candidates exchanged.
+    Args:
+        model: images (B, 3, H, W) of queries -> embeddings.
+        gallery: that is searched.
+        candidate: (B, D) embeddings of the clean candidates.
+        counted: (B, N) from :func:`others`.
+        raise_rank: towards the top (QA+), else towards the bottom (QA-).
     """
-    candidate, counted = gallery.embeddings[partner], others(rows, partner, gallery)
 
     def objective(images: Tensor) -> Tensor:
         embeddings = model(images)
@@ -68,17 +76,25 @@ def _ranked(own: Tensor, theirs: Tensor, counted: Tensor, raise_rank: bool) -> T
 
 
 def rank_percentile(own: Tensor, theirs: Tensor, counted: Tensor) -> Tensor:
-    """(B,): share in % of the counted items that are nearer than the candidate; 0 is the top of the ranking."""
+    """Return (B,), the share in % of the counted items that are nearer than the candidate.
+
+    0 is the top of the ranking.
+
+    Args:
+        own: (B,) distance between query and candidate.
+        theirs: (B, N) distances between query and all items.
+        counted: (B, N) from :func:`others`.
+    """
     return 100 * ((own[:, None] > theirs) & counted).sum(1).double() / counted.sum(1)
 
 
 def target_objective(model: nn.Module, target: Tensor) -> Objective:
-    """TMA: the largest inner product with a fixed embedding (B, D)."""
+    """TMA: the inner product with a fixed embedding (B, D)."""
     return lambda images: (model(images) * target).sum(1)
 
 
 def misrank_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> Objective:
-    """LTM (Wang et al. 2020): even the furthest wrong item should be nearer than the nearest right one."""
+    """LTM: even the furthest wrong item should be nearer than the nearest right one (Wang et al. 2020)."""
     matches = Matches.of(queries, gallery)
 
     def objective(images: Tensor) -> Tensor:
@@ -90,14 +106,14 @@ def misrank_objective(model: nn.Module, queries: Queries, gallery: Gallery) -> O
 
 
 def nearest_wrong_item(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
-    """GTM's target: the row (B,) of the nearest item of another class."""
+    """Return the target of GTM: the row (B,) of the nearest item of another class."""
     wrong = Matches.of(queries, gallery).wrong
     return (embeddings @ gallery.embeddings.T).masked_fill(~wrong, -torch.inf).argmax(1)
 
 
 def translocation_objective(model: nn.Module, queries: Queries, gallery: Gallery, top: Tensor) -> Objective:
     """GTT: push the natural first item, row ``top`` (B,), behind the four items that are then nearest."""
-    counted = others(queries.own, top, gallery)
+    counted = others(queries, top, gallery)
 
     def objective(images: Tensor) -> Tensor:
         apart = distances(model(images), gallery)
@@ -108,9 +124,9 @@ def translocation_objective(model: nn.Module, queries: Queries, gallery: Gallery
 
 
 def ers(scores: dict[str, float]) -> float:
-    """Empirical robustness score (Zhou and Patel 2022): the mean of the ten scores, each on a scale of 0 to 100.
+    """Return the empirical robustness score: the mean of the ten scores, each on a scale of 0 to 100.
 
-    It can be earned by a collapsed embedding; read it beside adversarial R@1 and the embedding's spread.
+    A collapsed embedding can earn it. Read it beside adversarial R@1 and the embedding's spread (Zhou and Patel 2022).
     """
     parts = [
         2 * scores["CA+"],

@@ -1,10 +1,11 @@
-"""Auto-PGD (Croce and Hein 2020, section 3): PGD with momentum that finds its step sizes by itself."""
+"""Auto-PGD (Croce and Hein 2020, section 3): PGD with momentum that adapts its step sizes."""
 
 import torch
 from torch import Tensor
 
 from dml.attacks.balls import Ball, spread
-from dml.attacks.optimisers.pgd import Objective, slope
+from dml.attacks.objectives.base import Objective
+from dml.attacks.optimisers.pgd import value_and_gradient, value_of
 
 MOMENTUM = 0.75  # weight of the new direction (the paper's alpha)
 RISING = 0.75  # share of steps that must have raised the value for a step size to be kept (the paper's rho)
@@ -19,26 +20,26 @@ def apgd(
     goal: float | None = None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Perturb pictures so that the objective becomes as large as possible; nothing needs tuning.
+    """Perturb images so that the objective becomes as large as possible. Nothing needs tuning.
 
-    Each picture has its own step size. It starts at 2 eps, and at a few checkpoints it is halved, and the search
-    goes back to the best point, if too few steps raised the value or the best point has not moved.
+    Each image has its own step size. It starts at 2 eps, and at a few checkpoints it is halved, and the search
+    goes back to the best point, if too few steps raised the value or the best point did not change.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        objective: pictures -> (B,), higher is worse for the defender, each picture on its own.
-        ball: how far a picture may move.
+        objective: images -> (B,), higher is worse for the defender, each value from its own image alone.
+        ball: how far an image may move.
         steps: gradient steps.
-        goal: stop once every picture has reached this value, or None.
+        goal: stop once every image has reached this value, or None.
         generator: of the random start.
 
     Returns:
-        The best pictures met, of the same shape, detached.
+        The best images found, of the same shape, detached.
     """
     images = images.detach()
     size = 2 * torch.as_tensor(ball.eps, dtype=images.dtype, device=images.device).expand(len(images))
     current = previous = ball.start(images, generator)
-    value, gradient = slope(objective, current)
+    value, gradient = value_and_gradient(objective, current)
     best, best_value, best_gradient = current, value, gradient
     checkpoints, last = set(checkpoint_steps(steps)), 0
     raised = torch.zeros_like(value)
@@ -52,31 +53,26 @@ def apgd(
         previous, current = current, ball.project(moved, images)
         old_value = value
         if step < steps:
-            value, gradient = slope(objective, current)
+            value, gradient = value_and_gradient(objective, current)
         else:  # nothing follows that would use a gradient
-            with torch.no_grad():
-                value = objective(current)
+            value = value_of(objective, current)
         raised = raised + (value > old_value)
         ahead = value > best_value
-        best, best_gradient = (
-            torch.where(spread(ahead), current, best),
-            torch.where(spread(ahead), gradient, best_gradient),
-        )
+        best = torch.where(spread(ahead), current, best)
+        best_gradient = torch.where(spread(ahead), gradient, best_gradient)
         best_value = torch.where(ahead, value, best_value)
         if step in checkpoints:
             halve = (raised < RISING * (step - last)) | (~halved & (best_value == value_then))
             size = torch.where(halve, size / 2, size)
-            current, gradient = (
-                torch.where(spread(halve), kept, reached)
-                for kept, reached in ((best, current), (best_gradient, gradient))
-            )
+            current = torch.where(spread(halve), best, current)
+            gradient = torch.where(spread(halve), best_gradient, gradient)
             value = torch.where(halve, best_value, value)
             raised, value_then, halved, last = torch.zeros_like(raised), best_value, halve, step
     return best
 
 
 def checkpoint_steps(steps: int) -> list[int]:
-    """Steps after which the step sizes are judged; they come closer and closer (section 3.2 of the paper)."""
+    """Return the steps after which step sizes are judged; they come closer and closer (section 3.2 of the paper)."""
     before, percent, found = 0, 22, []
     while percent < 100:
         found.append(-(-percent * steps // 100))  # rounded up

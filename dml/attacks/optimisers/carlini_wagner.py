@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from dml.attacks.balls import spread
-from dml.attacks.optimisers.pgd import Objective
+from dml.attacks.objectives.base import Objective
 
-INSIDE = 1 - 1e-6  # pictures are held this far inside (0, 1), where tanh can be inverted
+INSIDE = 1 - 1e-6  # images are held this far inside (0, 1), where tanh can be inverted
 
 
 def carlini_wagner(
@@ -18,18 +18,18 @@ def carlini_wagner(
     learning_rate: float = 0.01,
     first_weight: float = 1.0,
 ) -> Tensor:
-    """Minimise ``|x~ - x|^2 + weight * max(0, -objective(x~))``, the weight being found by bisection a picture.
+    """Minimise ``|x~ - x|^2 + weight * max(0, -objective(x~))``, with one weight per image, found by bisection.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        objective: pictures -> (B,); above 0 a picture fools.
+        objective: images -> (B,); above 0 an image fools.
         steps: Adam steps for each weight.
-        searches: weights tried: tenfold until a picture is fooled, then by bisection.
+        searches: weights tried: times ten until an image fools, then by bisection.
         learning_rate: of Adam, in the space of the inverse tanh.
         first_weight: where the search begins.
 
     Returns:
-        For each picture the nearest one met that fools; the picture itself, bit for bit, where none was met.
+        For each image the nearest one found that fools; the image itself, bit for bit, where none was found.
     """
     images = images.detach()
     origin = torch.atanh((images * 2 - 1) * INSIDE)
@@ -46,9 +46,10 @@ def carlini_wagner(
                 value = objective(trial)
                 square = (trial - images).flatten(1).square().sum(1)
                 cost = (square + weight * (-value).clamp_min(0)).sum()
-                (position.grad,) = torch.autograd.grad(cost, position)
+                (gradient,) = torch.autograd.grad(cost, position)
+                position.grad = gradient.nan_to_num(0)
             with torch.no_grad():
-                met = value > 0
+                met = ~(value <= 0)
                 nearer = met & (square < best_length)
                 best = torch.where(spread(nearer), trial, best)
                 best_length = torch.where(nearer, square, best_length)

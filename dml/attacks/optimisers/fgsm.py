@@ -4,33 +4,39 @@ import torch
 from torch import Tensor
 
 from dml.attacks.balls import Ball
-from dml.attacks.optimisers.pgd import Objective, slope
+from dml.attacks.objectives.base import Objective
+from dml.attacks.optimisers.pgd import value_and_gradient
 
 
 def fgsm(images: Tensor, objective: Objective, ball: Ball) -> Tensor:
-    """One step of length eps from the picture itself.
+    """Take one step of length eps from the image itself.
 
-    An objective that is flat at the picture, as embedding shift is, leaves the picture where it is.
+    An objective that is flat at the image, as embedding shift is, leaves the image unchanged.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        objective: pictures -> (B,), higher is worse for the defender.
-        ball: how far a picture may move.
+        objective: images -> (B,), higher is worse for the defender.
+        ball: how far an image may move.
 
     Returns:
-        Perturbed pictures of the same shape, detached.
+        Perturbed images of the same shape, detached.
     """
     images = images.detach()
-    return ball.project(ball.step(images, slope(objective, images)[1], ball.eps), images)
+    return ball.project(ball.step(images, value_and_gradient(objective, images)[1], ball.eps), images)
 
 
 def r_fgsm(images: Tensor, objective: Objective, ball: Ball, *, generator: torch.Generator) -> Tensor:
-    """Half of eps to a random corner of the ball, the other half along the gradient found there.
+    """Move half of eps to a random corner of the ball, and the other half along the gradient found there.
 
-    Args and returns as :func:`fgsm`; ``generator`` draws the corner.
+    Args:
+        images, objective, ball: see :func:`fgsm`.
+        generator: of the corner.
+
+    Returns:
+        Perturbed images of the same shape, detached.
     """
     images = images.detach()
     noise = torch.randn(images.shape, generator=generator).to(images)
     half = ball.eps / 2
     corner = ball.project(ball.step(images, noise, half), images)
-    return ball.project(ball.step(corner, slope(objective, corner)[1], half), images)
+    return ball.project(ball.step(corner, value_and_gradient(objective, corner)[1], half), images)

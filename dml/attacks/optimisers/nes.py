@@ -1,10 +1,11 @@
-"""Natural evolution strategies (Ilyas et al. 2018): PGD along a slope that is guessed from values alone."""
+"""Natural evolution strategies (Ilyas et al. 2018): PGD along a gradient that is estimated from values alone."""
 
 import torch
 from torch import Tensor
 
 from dml.attacks.balls import Ball
-from dml.attacks.optimisers.pgd import Objective, better
+from dml.attacks.objectives.base import Objective
+from dml.attacks.optimisers.pgd import better, value_of
 
 
 @torch.no_grad()
@@ -19,29 +20,29 @@ def nes(
     spacing: float = 0.01,
     generator: torch.Generator,
 ) -> Tensor:
-    """Perturb pictures with an objective that gives no gradient, such as one that sees only the ranking.
+    """Perturb images with an objective that gives no gradient, such as one that sees only the ranking.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        objective: pictures -> (B,), higher is worse for the defender, each picture on its own.
-        ball: how far a picture may move.
+        objective: images -> (B,), higher is worse for the defender, each value from its own image alone.
+        ball: how far an image may move.
         steps: steps, each of which evaluates the objective ``2 * samples + 1`` times.
         step_size: in pixel units.
-        samples: random directions a step; each is tried both ways.
+        samples: random directions per step; each is tried both ways.
         spacing: standard deviation of a trial, pixel units.
         generator: of the directions.
 
     Returns:
-        The best pictures met, of the same shape, detached.
+        The best images found, of the same shape, detached.
     """
     images = images.detach()
-    current, best, best_value = images, images, objective(images)
+    current, best, best_value = images, images, value_of(objective, images)
     for _ in range(steps):
         gradient = torch.zeros_like(images)
         for _ in range(samples):
             direction = torch.randn(images.shape, generator=generator).to(images)
             rise = objective(current + spacing * direction) - objective(current - spacing * direction)
-            gradient += rise.view(-1, 1, 1, 1) * direction
+            gradient += rise.nan_to_num(0).view(-1, 1, 1, 1) * direction
         current = ball.project(ball.step(current, gradient, step_size), images)
-        best, best_value = better(best, best_value, current, objective(current))
+        best, best_value = better(best, best_value, current, value_of(objective, current))
     return best

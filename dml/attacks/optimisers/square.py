@@ -1,4 +1,4 @@
-"""Square Attack (Andriushchenko et al. 2020): random search that sees the objective's value and no gradient."""
+"""Square Attack (Andriushchenko et al. 2020): random search on the objective's values, without gradients."""
 
 import math
 
@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from dml.attacks.balls import Linf, spread
-from dml.attacks.optimisers.pgd import Objective
+from dml.attacks.objectives.base import Objective
+from dml.attacks.optimisers.pgd import value_of
 
-SHARE = 0.8  # of the picture that the first squares cover
+SHARE = 0.8  # of the image that the first squares cover
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 tries: where the covered share is halved
 
 
@@ -26,14 +27,14 @@ def square(
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        objective: pictures -> (B,), higher is worse for the defender, each picture on its own.
+        objective: images -> (B,), higher is worse for the defender, each value from its own image alone.
         ball: how far a pixel value may move.
         tries: evaluations of the objective, the first being of vertical stripes.
-        goal: stop once every picture has reached this value, or None.
+        goal: stop once every image has reached this value, or None.
         generator: of places and colours.
 
     Returns:
-        The best pictures met, of the same shape, detached.
+        The best images found, of the same shape, detached.
     """
     images = images.detach()
     count, channels, height, width = images.shape
@@ -43,7 +44,7 @@ def square(
         return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(images)
 
     best = ball.project(images + eps * signs(count, channels, 1, width), images)
-    best_value = objective(best)
+    best_value = value_of(objective, best)
     down, across = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
     for done in range(1, tries):
         if goal is not None and bool((best_value >= goal).all()):
@@ -54,13 +55,13 @@ def square(
         inside = (down >= top) & (down < top + side) & (across >= left) & (across < left + side)
         colour = images + eps * signs(count, channels, 1, 1)
         trial = ball.project(torch.where(inside[:, None].to(images.device), colour, best), images)
-        value = objective(trial)
+        value = value_of(objective, trial)
         ahead = value > best_value
         best, best_value = torch.where(spread(ahead), trial, best), torch.where(ahead, value, best_value)
     return best
 
 
 def side_length(progress: float, height: int, width: int) -> int:
-    """Side in pixels of the squares after a share of the tries: large at first, a pixel at last."""
+    """Return the side in pixels of the squares after a share of the tries: large at first, one pixel at last."""
     share = SHARE / 2 ** sum(progress * 10_000 > bound for bound in HALVINGS)
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)

@@ -1,4 +1,4 @@
-"""Official archives read where they lie: a folder, a zip or a tar, each as names and bytes. Nothing is extracted."""
+"""Reads official archives (a folder, a zip or a tar) as names and bytes, without extracting them."""
 
 import hashlib
 import lzma
@@ -11,35 +11,35 @@ from pathlib import Path, PurePosixPath
 
 from dml.data.base import DatasetError
 
-# What Python's readers raise at bytes that are wrong, at their end, in the middle or in how they are packed.
+# What Python's readers raise for bytes that are cut short, changed, or packed in an unknown way.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by name, out of an archive or a folder.
+    """The files of an archive or a folder, by name.
 
     Attributes:
         place: the archive, or the extracted folder.
-        root: name of that folder; names are given below it.
+        root: name of the top folder; file names are relative to it.
     """
 
     place: Path
     root: str
 
     def read(self, name: str) -> bytes:
-        """One small file.
+        """The content of one file.
 
         Raises:
             DatasetError: there is no such file.
         """
         for _, content in self.stream([name]):
             return content
-        raise DatasetError(f"{self.place} lacks {self.root}/{name}; it is not whole, get it again")
+        raise DatasetError(f"{self.place} lacks {self.root}/{name}; it is incomplete, get it again")
 
     def stream(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Name and content of those of the files that are there, in the order in which they are quickest to read.
+        """Name and content of the files that exist, in the order in which they are quickest to read.
 
         A compressed tar can only be read from front to back; memory holds one file at a time.
 
@@ -87,7 +87,7 @@ class Tree:
         return total.hexdigest()
 
     def _inside(self, path: str) -> str:
-        """The path below the root folder; empty for what lies elsewhere in the archive."""
+        """The path relative to the root folder; empty for files elsewhere in the archive."""
         parts = PurePosixPath(path).parts
         if path.startswith("/") or ".." in parts:
             raise DatasetError(f"{self.place} has the path {path}, which leads out of the archive; do not use it")
@@ -96,7 +96,7 @@ class Tree:
 
 
 def find(folder: Path, root: str, archive: str) -> Tree | None:
-    """The extracted folder ``root`` or the archive ``archive`` (any usual ending) below ``folder``, if it is there."""
+    """The extracted folder ``root`` or the archive ``archive`` (any usual ending) in ``folder``, if there is one."""
     for place in (folder / root, *(folder / f"{archive}{ending}" for ending in ENDINGS)):
         if place.exists():
             return Tree(place, root)

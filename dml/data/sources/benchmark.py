@@ -1,4 +1,4 @@
-"""What the three benchmarks share: published counts, where the files come from, and pictures out of archives."""
+"""Shared by the benchmarks: published counts, where the files come from, and images out of archives."""
 
 import functools
 import io
@@ -19,10 +19,10 @@ class Remote:
     """A file that people download.
 
     Attributes:
-        name: to keep it under.
-        url: where the publisher serves it, or None where it is no longer served.
-        digest: ``algorithm:hex`` as the publisher or its mirrors give it.
-        size: in words, for people.
+        name: of the file to write.
+        url: where the publisher serves it, or None if it is no longer served.
+        digest: ``algorithm:hex`` as the publisher or its mirrors state it.
+        size: with its unit, for messages.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Benchmark:
     """A published dataset and its protocol.
 
     Attributes:
-        name: the word of params.yaml, and of the folder below data/.
+        name: of the source, and of the folder in data/.
         counts: classes and images of the training half, classes and images of the test half.
-        files: what has to lie in the folder.
-        help: where a person gets what is not served, one sentence.
-        terms: on which terms it may be used, one sentence.
+        files: that the folder must hold.
+        help: where to find the files that are not served, one sentence.
+        terms: of use, one sentence.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Benchmark:
 
 
 def missing(benchmark: Benchmark, folder: Path, what: str) -> DatasetError:
-    """The error for a file or folder that is not there: it says what to do."""
+    """The error for a missing file or folder; it says what to do."""
     return DatasetError(
-        f"{folder} holds no {what}; `python -m dml.data fetch {benchmark.name}` gets it or says where it is"
+        f"{folder} holds no {what}; `python -m dml datasets fetch {benchmark.name}` gets it or says where to find it"
     )
 
 
@@ -64,17 +64,17 @@ def source(
     class_names: list[str],
     trees: list[Tree],
 ) -> Source:
-    """A source out of archives, once its counts are those that were published.
+    """A source that reads from archives, once its counts equal the published ones.
 
     Args:
-        benchmark: what it should be.
-        counts: that are expected, the published ones but for tests.
-        table: ``path, label, tree``, a row an image; label from 0, tree a place in ``trees``.
+        benchmark: its name, for messages.
+        counts: expected; the published ones except in tests.
+        table: ``path, label, tree``, one row per image; labels count from 0, ``tree`` is an index of ``trees``.
         class_names: label -> name.
-        trees: that the images lie in.
+        trees: that hold the images.
 
     Raises:
-        DatasetError: other counts than the published ones.
+        DatasetError: the counts differ from the published ones.
     """
     table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
     labels = table["label"].to_numpy().astype(np.int64)
@@ -88,7 +88,7 @@ def source(
     )
     if found != counts:
         raise DatasetError(
-            f"{benchmark.name} should have {_words(counts)}, and its lists have {_words(found)}; get the files again"
+            f"{benchmark.name} should have {_words(counts)}, but its lists have {_words(found)}; get the files again"
         )
     places = {(tree, path): row for row, (tree, path) in enumerate(zip(table["tree"], table["path"], strict=True))}
 
@@ -98,9 +98,9 @@ def source(
             own = {path: row for (place, path), row in places.items() if place == number and row in wanted}
             for path, content in tree.stream(list(own)):
                 row = own.pop(path)
-                yield row, functools.partial(picture, content, f"{tree.place}: {path}")
+                yield row, functools.partial(decode, content, f"{tree.place}: {path}")
             if own:
-                raise DatasetError(f"{tree.place} lacks {tree.root}/{next(iter(own))}; it is not whole, get it again")
+                raise DatasetError(f"{tree.place} lacks {tree.root}/{next(iter(own))}; it is incomplete, get it again")
 
     digest = "|".join([*(tree.digest() for tree in trees), str(counts)])
     return Source(class_names, labels, tasks, digest, train_classes=seen, parallel=True)
@@ -110,16 +110,23 @@ def _words(counts: tuple[int, int, int, int]) -> str:
     return "{:,} classes with {:,} images and {:,} classes with {:,} images".format(*counts)
 
 
-def picture(content: bytes, name: str, wanted: int) -> Image.Image:
-    """Bytes as an RGB picture; grey and CMYK are converted. EXIF rotation is not applied: the published protocol
-    does not either.
+def decode(content: bytes, name: str, wanted: int) -> Image.Image:
+    """Bytes as an RGB image; grey and CMYK are converted.
+
+    EXIF rotation is not applied, as in the published protocol. A JPEG is decoded at a fraction of its size if its
+    shorter side keeps at least ``2 * wanted`` pixels.
+
+    Args:
+        content: of the file.
+        name: for the message.
+        wanted: size of the prepared image, pixels.
 
     Raises:
-        DatasetError: the bytes are no picture.
+        DatasetError: the bytes are no image.
     """
     try:
         opened = Image.open(io.BytesIO(content))
-        opened.draft(None, (2 * wanted, 2 * wanted))  # a JPEG is decoded at a part of its size if that is enough
+        opened.draft(None, (2 * wanted, 2 * wanted))
         opened.load()
         return opened.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -21,24 +21,26 @@ CARS196 = Benchmark(
     ),
     help=(
         "the publisher's server is gone; car_ims.tgz with cars_annos.mat, or cars_train.tgz, cars_test.tgz, "
-        "car_devkit.tgz and cars_test_annos_withlabels.mat, are to be had from mirrors of Stanford Cars"
+        "car_devkit.tgz and cars_test_annos_withlabels.mat, can be found at mirrors of Stanford Cars"
     ),
     terms="For non-commercial research; no further licence came with it.",
 )
 
 
 def read_cars196(folder: Path, *, counts: tuple[int, int, int, int] = CARS196.counts) -> Source:
-    """The first half of the classes trains, the second tests; the official halves by image are not used.
+    """Cars196, the first half of the classes for training and the second for testing.
+
+    The official split by image is not used.
 
     Reads ``car_ims.tgz`` (or the folder ``car_ims``) with ``cars_annos.mat``, or else ``cars_train.tgz``,
     ``cars_test.tgz`` and ``car_devkit.tgz`` (or the folders) with ``cars_test_annos_withlabels.mat``.
 
     Args:
-        folder: that holds them.
+        folder: that holds the files.
         counts: expected, see :class:`dml.data.sources.benchmark.Benchmark`.
 
     Raises:
-        DatasetError: nothing is there, or it is not whole, or the annotations cannot be read.
+        DatasetError: a file is missing or incomplete, or the annotations cannot be read.
     """
     whole = archives.find(folder, "car_ims", "car_ims")
     if whole is not None:
@@ -74,7 +76,7 @@ def _mat(content: bytes, place: Path) -> dict:
 
 
 def _table(notes: dict, path: str, place: Path) -> pd.DataFrame:
-    """``path, label`` of a list of annotations; paths are those below the image folder."""
+    """``path, label`` of a list of annotations; paths are relative to the image folder."""
     try:
         rows = np.atleast_1d(notes["annotations"])
         names, classes = rows[path], rows["class"]

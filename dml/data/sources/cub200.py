@@ -25,14 +25,16 @@ CUB200 = Benchmark(
 
 
 def read_cub200(folder: Path, *, counts: tuple[int, int, int, int] = CUB200.counts) -> Source:
-    """``CUB_200_2011.tgz`` or the folder ``CUB_200_2011``: the first half of the classes trains, the second tests.
+    """CUB200-2011, the first half of the classes for training and the second for testing.
+
+    Reads ``CUB_200_2011.tgz`` or the folder ``CUB_200_2011``.
 
     Args:
         folder: that holds one of the two.
         counts: expected, see :class:`dml.data.sources.benchmark.Benchmark`.
 
     Raises:
-        DatasetError: nothing is there, or it is not whole, or its lists disagree.
+        DatasetError: the archive is missing or incomplete, or its lists disagree.
     """
     tree = archives.find(folder, "CUB_200_2011", "CUB_200_2011")
     if tree is None:
@@ -43,10 +45,10 @@ def read_cub200(folder: Path, *, counts: tuple[int, int, int, int] = CUB200.coun
     lists = {}
     for name in ("images.txt", "image_class_labels.txt", "classes.txt"):
         if name not in texts:
-            raise DatasetError(f"{tree.place} lacks CUB_200_2011/{name}; it is not whole, get it again")
+            raise DatasetError(f"{tree.place} lacks CUB_200_2011/{name}; it is incomplete, get it again")
         rows = [line.split(" ", 1) for line in texts[name].splitlines() if line.strip()]
         if any(len(row) != 2 or not row[0].isdigit() for row in rows):
-            raise DatasetError(f"{tree.place}: {name} should have lines of a number and a word")
+            raise DatasetError(f"{tree.place}: {name} must have lines of a number and a word")
         lists[name] = {int(number): word.strip() for number, word in rows}
     images, labels, classes = lists.values()
     if set(images) != set(labels):

@@ -1,4 +1,4 @@
-"""Your own images: one folder a class, or a ``labels.csv`` that lists ``path,label[,class_name]``."""
+"""Your own images: one folder per class, or a ``labels.csv`` that lists ``path,label[,class_name,group,query]``."""
 
 import functools
 import hashlib
@@ -12,23 +12,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dml.data.base import DatasetError, Source
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+OPTIONAL = ("group", "query")  # columns of labels.csv
 
 
 def read_folder(folder: Path) -> Source:
-    """A dataset from ``folder/labels.csv`` if there is one, else from one sub-folder a class.
+    """A dataset from ``folder/labels.csv`` if there is one, else from one sub-folder per class.
 
-    Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names;
-    with a labels.csv the label decides the order, so it may be written to place chosen classes in the test half.
-    Pictures are turned as their EXIF orientation says.
+    Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names. In a
+    labels.csv the label decides the order, so it can place chosen classes in the test half. Images are turned as their
+    EXIF orientation says. Two columns are optional:
+
+    * ``group``: any value, such as a track, burst or camera. Images of one class with the same value form a group, and
+      a query never counts the others of its group, as in re-identification protocols. An image with an empty value
+      forms its own group.
+    * ``query``: 1 makes an image of a test class a query, 0 a gallery item. Without the column every image is both.
 
     Raises:
-        DatasetError: the folder is missing or empty, or a file is missing, is no image or cannot be read.
+        DatasetError: the folder is missing or empty, or a file is missing, is not an image or cannot be read.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; put the images there, one sub-folder a class")
+        raise DatasetError(f"{folder} is not a folder; put the images there, one sub-folder per class")
     table = _from_csv(folder) if (folder / "labels.csv").exists() else _from_folders(folder)
     if table.empty:
-        raise DatasetError(f"{folder} holds no image; put one sub-folder a class there, or a labels.csv")
+        raise DatasetError(f"{folder} holds no image; put one sub-folder per class there, or a labels.csv")
     names = table.groupby("label")["class_name"].first()
     table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
     labels = np.searchsorted(names.index.to_numpy(), table["label"].to_numpy())
@@ -39,6 +45,8 @@ def read_folder(folder: Path) -> Source:
         tasks=lambda rows: ((row, functools.partial(_open, paths[row])) for row in rows.tolist()),
         digest=_digest(table, paths),
         parallel=True,
+        groups=_groups(table) if "group" in table else None,
+        queries=table["query"].to_numpy().astype(bool) if "query" in table else None,
     )
 
 
@@ -50,7 +58,7 @@ def _from_folders(folder: Path) -> pd.DataFrame:
             if not file.is_file() or file.name.startswith("."):
                 continue
             if file.suffix.lower() not in ENDINGS:
-                raise DatasetError(f"{file} is no image; a class folder may hold image files only")
+                raise DatasetError(f"{file} is not an image; a class folder may hold image files only")
             rows.append((file.relative_to(folder).as_posix(), label, child.name))
     return pd.DataFrame(rows, columns=["path", "label", "class_name"])
 
@@ -58,18 +66,23 @@ def _from_folders(folder: Path) -> pd.DataFrame:
 def _from_csv(folder: Path) -> pd.DataFrame:
     file = folder / "labels.csv"
     try:
-        table = pd.read_csv(file, keep_default_na=False)
+        table = pd.read_csv(file, keep_default_na=False, dtype={"path": str, "group": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is no table of comma-separated values: {error}") from error
+        raise DatasetError(f"{file} is not a table of comma-separated values: {error}") from error
     missing = {"path", "label"} - set(table.columns)
     if missing:
-        raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; it should start path,label[,class_name]")
+        raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; its columns are path,label[,class_name]")
     if table.empty:
-        raise DatasetError(f"{file} lists no image; give it a line for each, path,label[,class_name]")
+        raise DatasetError(f"{file} lists no image; give each image a line path,label[,class_name]")
     if not pd.api.types.is_integer_dtype(table["label"]):
-        raise DatasetError(f"{file} has a label that is no whole number; labels count classes from 0")
+        raise DatasetError(f"{file} has a label that is not an integer; labels count classes from 0")
     if table["path"].duplicated().any():
         raise DatasetError(f"{file} lists {table.loc[table['path'].duplicated(), 'path'].iloc[0]} twice")
+    if "query" in table and not table["query"].isin([0, 1]).all():
+        wrong = table.loc[~table["query"].isin([0, 1]), "query"].iloc[0]
+        raise DatasetError(
+            f"{file} has the query {str(wrong)!r}; the column must hold 1 for queries and 0 for the gallery"
+        )
     if "class_name" not in table.columns:
         table["class_name"] = table["label"].astype(str)
     for path in table["path"]:
@@ -78,21 +91,27 @@ def _from_csv(folder: Path) -> pd.DataFrame:
             raise DatasetError(f"{file} lists {path}, which lies outside {folder}")
         if not target.is_file():
             raise DatasetError(f"{file} lists {path}, which does not exist")
-    return table[["path", "label", "class_name"]]
+    return table[["path", "label", "class_name", *(column for column in OPTIONAL if column in table)]]
+
+
+def _groups(table: pd.DataFrame) -> np.ndarray:
+    """(N,) numbers from 0, equal for images of one label with the same group."""
+    named = table["label"].astype(str) + ":" + table["group"]
+    return pd.factorize(named.where(table["group"] != "", "/" + table["path"]))[0].astype(np.int64)
 
 
 def _open(file: Path, wanted: int) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            picture.draft(None, (2 * wanted, 2 * wanted))  # a JPEG is decoded at a part of its size if that is enough
-            return ImageOps.exif_transpose(picture).convert("RGB")
+        with Image.open(file) as image:
+            image.draft(None, (2 * wanted, 2 * wanted))  # decodes a large JPEG at a fraction of its size
+            return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file} is no readable image; replace it or leave it out") from error
 
 
 def _digest(table: pd.DataFrame, paths: list[Path]) -> str:
     digest = hashlib.sha256(table.to_csv(index=False).encode())
-    with ThreadPoolExecutor() as pool:  # reading and hashing both run without holding the interpreter
+    with ThreadPoolExecutor() as pool:  # reading and hashing release the interpreter's lock
         for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
             digest.update(part)
     return digest.hexdigest()

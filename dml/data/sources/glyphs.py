@@ -1,8 +1,7 @@
 """Glyphs, the built-in dataset: symbols of many scripts, drawn with the fonts that matplotlib carries.
 
-Every symbol is a class. Its images differ in typeface, rotation, shear, shift, scale, colour and texture, so
-that pixels say little about the class and a network has something to learn. Nothing is downloaded, and the
-same recipe and seed give the same bytes.
+Every symbol is a class. Its images differ in typeface, rotation, shear, shift, scale, colour and texture, so that the
+pixels alone say little about the class. Nothing is downloaded, and the same recipe and seed give the same bytes.
 """
 
 import functools
@@ -33,7 +32,7 @@ CANVAS = 96  # symbols are drawn at this size and shrunk, which smooths their ed
 
 
 def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) -> Source:
-    """The dataset that a recipe file describes.
+    """Draw the dataset that a recipe file describes.
 
     Args:
         recipe: JSON with ``symbols``, the list of characters in class order.
@@ -43,16 +42,17 @@ def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) ->
 
     Raises:
         DatasetError: the recipe is missing or holds something else.
+        ValueError: fewer than two images per class, or images below 8 pixels.
     """
     try:
         text = recipe.read_text(encoding="utf-8")
         symbols = json.loads(text)["symbols"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{recipe} should be a JSON file with a list named `symbols`: {error}") from error
+        raise DatasetError(f"{recipe} must be a JSON file with a list named `symbols`: {error}") from error
     at_least("images_per_class", images_per_class, 2)
     at_least("size", size, 8)
     if not all(isinstance(symbol, str) and len(symbol) == 1 for symbol in symbols):
-        raise DatasetError(f"{recipe}: every entry of `symbols` should be one character")
+        raise DatasetError(f"{recipe}: every entry of `symbols` must be one character")
     labels = np.repeat(np.arange(len(symbols)), images_per_class)
 
     def drawn(row: int) -> Image.Image:
@@ -69,17 +69,17 @@ def read_glyphs(recipe: Path, *, images_per_class: int, size: int, seed: int) ->
 
 
 def draw(symbol: str, size: int, generator: np.random.Generator) -> Image.Image:
-    """One image of a symbol, ``size`` pixels square, under random changes that keep its identity."""
+    """One image of a symbol, ``size`` pixels square, with random changes that keep its identity."""
     face = FACES[generator.integers(len(FACES))]
     mask = np.asarray(_warp(_stencil(symbol, face, CANVAS), generator).resize((size, size), Image.Resampling.BOX))
     ink = (mask.astype(np.float32) / 255.0)[..., None]
     ground = _texture(size, generator)
-    # Light ink on darker ground, both tinted at random: hue tells nothing about the class.
+    # Light ink on darker ground, both tinted at random, so that hue says nothing about the class.
     ground_color = generator.uniform(0.05, 0.35, 3)
     ink_color = np.clip(ground_color.mean() + generator.uniform(0.45, 0.70) + generator.uniform(-0.10, 0.10, 3), 0, 1)
-    picture = (1 - ink) * np.clip(ground_color + ground, 0, 1) + ink * np.clip(ink_color + 0.5 * ground, 0, 1)
-    picture += generator.normal(0.0, 0.02, picture.shape)
-    return Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
+    pixels = (1 - ink) * np.clip(ground_color + ground, 0, 1) + ink * np.clip(ink_color + 0.5 * ground, 0, 1)
+    pixels += generator.normal(0.0, 0.02, pixels.shape)
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def _texture(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# How the recipe in data/glyphs was made: `python -m dml.data.sources.glyphs` prints it again.
+# How the recipe in data/glyphs was made; `python -m dml.data.sources.glyphs` prints it again.
 
 SCRIPTS = {
     "latin": range(0x41, 0x7B),
@@ -145,11 +145,11 @@ SCRIPTS = {
     "pictographs": range(0x2600, 0x2670),
     "letterlike": range(0x2100, 0x2150),
 }
-LOOKALIKE = 0.86  # two symbols whose renderings correlate more than this are too alike to be two classes
+LOOKALIKE = 0.86  # two symbols whose renderings correlate more than this are too similar to be two classes
 
 
 def choose_symbols(count: int, seed: int = 0) -> list[str]:
-    """Symbols drawn by every face, script after script in turn, none too like one chosen before.
+    """Symbols that every face has, from each script in turn, none too similar to one chosen before.
 
     Raises:
         DatasetError: fewer than ``count`` distinct symbols exist in the fonts.
@@ -183,7 +183,7 @@ def _look(symbol: str) -> np.ndarray | None:
     renderings = []
     for face in FACES:
         font = _font(face, 48)
-        if bytes(font.getmask(symbol)) == bytes(font.getmask("\U0010ffff")):  # the face's box for "no such symbol"
+        if bytes(font.getmask(symbol)) == bytes(font.getmask("\U0010ffff")):  # the face's box for a missing symbol
             return None
     for face in (FACES[0], FACES[3]):
         small = _stencil(symbol, face, 48).resize((24, 24), Image.Resampling.BOX)

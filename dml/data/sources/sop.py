@@ -21,20 +21,22 @@ SOP = Benchmark(
         ),
     ),
     help="Stanford_Online_Products.zip is linked from https://cvgl.stanford.edu/projects/lifted_struct/",
-    terms="For research; the pictures come from public auctions and belong to their owners.",
+    terms="For research; the images come from public auctions and belong to their owners.",
 )
 COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
 
 
 def read_sop(folder: Path, *, counts: tuple[int, int, int, int] = SOP.counts) -> Source:
-    """``Stanford_Online_Products.zip`` or the folder of that name, split as Ebay_train.txt and Ebay_test.txt say.
+    """Stanford Online Products, split as Ebay_train.txt and Ebay_test.txt say.
+
+    Reads ``Stanford_Online_Products.zip`` or the folder of that name.
 
     Args:
         folder: that holds one of the two.
         counts: expected, see :class:`dml.data.sources.benchmark.Benchmark`.
 
     Raises:
-        DatasetError: nothing is there, or it is not whole, or its lists disagree.
+        DatasetError: the archive is missing or incomplete, or its lists disagree.
     """
     tree = archives.find(folder, "Stanford_Online_Products", "Stanford_Online_Products")
     if tree is None:
@@ -43,18 +45,18 @@ def read_sop(folder: Path, *, counts: tuple[int, int, int, int] = SOP.counts) ->
     for name in ("Ebay_train.txt", "Ebay_test.txt"):
         half = pd.read_csv(io.BytesIO(tree.read(name)), sep=r"\s+")
         if list(half.columns) != COLUMNS:
-            raise DatasetError(f"{tree.place}: {name} should have the columns {', '.join(COLUMNS)}")
+            raise DatasetError(f"{tree.place}: {name} must have the columns {', '.join(COLUMNS)}")
         halves.append(half)
     train, test = (set(half["class_id"]) for half in halves)
     if train & test:
         raise DatasetError(f"{tree.place}: class {min(train & test)} is in Ebay_train.txt and in Ebay_test.txt")
-    # Classes of the training list come first, whatever their numbers.
+    # The classes of the training list come first, whatever their numbers.
     order = {number: label for label, number in enumerate([*sorted(train), *sorted(test)])}
     table = pd.concat(halves, ignore_index=True)
     kinds = table["path"].str.extract(r"^(.+)_final/", expand=False)
     wrong = table[kinds.isna()]
     if not wrong.empty:
-        raise DatasetError(f"{tree.place}: {wrong['path'].iloc[0]} is in no folder of a kind of product")
+        raise DatasetError(f"{tree.place}: {wrong['path'].iloc[0]} lies in no folder of a product category")
     table["label"] = table["class_id"].map(order)
     names = (kinds.str.replace("_", " ") + " " + table["class_id"].astype(str)).groupby(table["label"]).first()
     return source(SOP, tuple(counts), table[["path", "label"]].assign(tree=0), names.tolist(), [tree])

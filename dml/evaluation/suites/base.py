@@ -1,14 +1,15 @@
-"""What all suites share: what they are told and what they give back."""
+"""What all suites share: their settings, and what they find."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from dml.common.checks import at_least, linf_radius
+from dml.evaluation.engine import Group
 from dml.retrieval.index import Search
 
 
@@ -17,7 +18,7 @@ class Evaluation:
     """What a suite found.
 
     Attributes:
-        outcomes: a row a query, attack and radius, see :func:`dml.evaluation.engine.attack`.
+        outcomes: one row per query, attack and radius, see :func:`dml.evaluation.engine.attack`.
         scores: further figures by name.
     """
 
@@ -25,17 +26,24 @@ class Evaluation:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-class Suite(Protocol):
-    """How hard, and with what, a model is evaluated.
+class Suite(ABC):
+    """How hard, and with what, a model is evaluated. Subclasses are frozen dataclasses.
 
     Attributes:
-        queries: how many queries of the test half are used, drawn once by the seed, the same for every model.
+        queries: how many queries to use: the first of the seed's order, the same for every model and suite.
         eps: radii.
+        claims: whether claims rest on it; then :mod:`dml.evaluation.gates` checks it.
+        alone: whether each attack meets all queries, and the outcomes hold rows for each.
+        gate_tries: evaluations per query of the black-box gate.
     """
 
     queries: int
     eps: tuple[float, ...]
+    claims: bool = False
+    alone: bool = False
+    gate_tries: int = 500
 
+    @abstractmethod
     def evaluate(
         self,
         search: Search,
@@ -45,14 +53,29 @@ class Suite(Protocol):
         folder: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> Evaluation:
-        """Evaluate the queries of some rows; ``folder`` keeps what is finished, so that a killed run goes on."""
-        ...
+        """Evaluate the queries of some rows.
+
+        Args:
+            search: the model and its gallery.
+            rows: numbers of the queries, see :func:`dml.data.sampling.attacked_rows`.
+            seed: of all random draws.
+            folder: keeps what is finished, so that a killed evaluation continues; None keeps nothing.
+            report: receives one line per chunk of queries.
+        """
+
+    def runs(self, search: Search) -> list[Group]:
+        """Return the suite's attacks on one model and gallery; none for a suite that is not a list of attacks."""
+        return []
+
+    def doubled(self) -> "Suite | None":
+        """Return the suite with twice the steps in every attack that has steps; None if no attack has."""
+        return None
 
 
 def check_common(queries: int, eps: tuple[float, ...], check: Callable[[str, float], None] = linf_radius) -> None:
-    """Raises ValueError if there is no query or radius, or a radius does not pass its check."""
+    """Raise ValueError if there is no query or radius, or a radius does not pass its check."""
     at_least("queries", queries, 1)
     if not eps:
-        raise ValueError("eps is empty; it should list one radius or more")
+        raise ValueError("eps is empty; it must list at least one radius")
     for radius in eps:
         check("eps", radius)

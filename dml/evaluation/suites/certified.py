@@ -1,4 +1,4 @@
-"""`certified`: what no attack within an l2 radius can take, by randomized smoothing (Cohen et al. 2019) of the 1-NN."""
+"""`certified`: queries that no attack within an l2 radius breaks, by randomized smoothing (Cohen et al. 2019)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,35 +11,39 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor, nn
 
-from dml.attacks import L2, Objective, apgd
-from dml.attacks.objectives.queries import margin_objective
+from dml.attacks.balls import L2
+from dml.attacks.objectives.base import Objective
+from dml.attacks.objectives.margin import margin_objective
+from dml.attacks.optimisers.apgd import apgd
 from dml.common.checks import at_least
 from dml.common.randomness import torch_generator
-from dml.data.sampling import to_float
-from dml.evaluation.engine import chunk_size_for, in_chunks, rows_of
+from dml.evaluation.engine import chunk_size_for, in_chunks
+from dml.evaluation.outcomes import rows_of
 from dml.evaluation.statistics import clopper_pearson
-from dml.evaluation.suites.base import Evaluation, check_common
-from dml.models.embedder import device_of
-from dml.retrieval.index import Gallery, Outcome, Queries, Search, at_once
+from dml.evaluation.suites.base import Evaluation, Suite, check_common
+from dml.retrieval.gallery import Gallery, Matches, Queries, at_once
+from dml.retrieval.index import Search
+from dml.retrieval.metrics import Outcome
 
-BATCH = 500  # noisy pictures embedded at a time
+BATCH = 500  # noisy images embedded at a time
 
 
 @dataclass(frozen=True)
-class Certified:
-    """The smoothed search answers with the class that most noisy copies of the query have for nearest neighbour.
+class Certified(Suite):
+    """The smoothed search answers with the class that is nearest to most noisy copies of the query.
 
     If the own class has more than half of the votes, with lower confidence bound p, no perturbation of l2 length
-    below ``sigma * Phi^-1(p)`` changes the answer, whatever the attack. Rows: ``certified``, the share of queries
-    that are right and certified beyond the radius, where so many samples can certify it; ``smoothed``, those that the
-    smoothed search still answers rightly after an attack on it (Auto-PGD on the margin, averaged over noise), an upper
-    bound to ``certified`` but for the confidence; ``base``, those that the search without smoothing answers after
-    Auto-PGD on its margin.
+    below ``sigma * Phi^-1(p)`` changes the answer, whatever the attack. The outcomes hold three attacks:
+
+    - ``certified``: queries that are right and certified beyond the radius, at radii that so many samples can certify.
+    - ``smoothed``: queries that the smoothed search still answers rightly after an attack on it (Auto-PGD on the
+      margin, averaged over noise). It bounds ``certified`` from above, up to the confidence.
+    - ``base``: queries that the search without smoothing answers rightly after Auto-PGD on its margin.
 
     Attributes:
         queries, eps: see :class:`dml.evaluation.suites.base.Suite`; radii of the l2 ball.
         sigma: standard deviation of the noise, pixel units. The noisy copies are not cut to [0, 1]: the proof needs
-            noise that does not depend on the picture.
+            noise that does not depend on the image.
         samples: noisy copies that a certificate counts; a tenth as many choose the class first.
         alpha: a certificate is wrong with at most this probability.
         steps: of the attacks.
@@ -59,13 +63,13 @@ class Certified:
         for name in ("samples", "steps", "draws"):
             at_least(name, getattr(self, name), 1)
         if not self.sigma > 0:
-            raise ValueError(f"sigma is {self.sigma}; it should be above 0")
+            raise ValueError(f"sigma is {self.sigma}; it must be above 0")
         if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha is {self.alpha}; it should lie between 0 and 1")
+            raise ValueError(f"alpha is {self.alpha}; it must lie between 0 and 1")
 
     @property
     def largest_radius(self) -> float:
-        """What is certified if all samples agree; of larger radii so many samples can say nothing."""
+        """The radius that is certified if all samples agree; larger ones cannot be certified with so many samples."""
         return self.sigma * float(ndtri(clopper_pearson(self.samples, self.samples, self.alpha)))
 
     def evaluate(
@@ -77,7 +81,7 @@ class Certified:
         folder: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> Evaluation:
-        """See :class:`dml.evaluation.suites.base.Suite`. R-precision and MAP@R have no certificate: R@1 is given."""
+        """See :class:`dml.evaluation.suites.base.Suite`. MAP@R has no certificate: R@1 is given in its place."""
         table = in_chunks(
             rows,
             lambda chunk: self._chunk(search, chunk, seed),
@@ -91,7 +95,7 @@ class Certified:
 
     def _chunk(self, search: Search, chunk: np.ndarray, seed: int) -> pd.DataFrame:
         model, gallery = search.model, search.gallery
-        images, queries = to_float(search.split.images[chunk], device_of(model)), search.queries(chunk)
+        images, queries = search.images(chunk), search.queries(chunk)
 
         def table(attack: str, eps: float, right: Tensor) -> pd.DataFrame:
             return rows_of(chunk, attack, L2.norm, eps, Outcome(right, right.double(), right.double()))
@@ -129,16 +133,26 @@ def class_votes(
     samples: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """(B, C): how many of ``samples`` noisy copies of each picture have their nearest neighbour in each class."""
+    """Return (B, C), how many of ``samples`` noisy copies of each image have their nearest neighbour in each class.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, 3, H, W) of the queries.
+        queries, gallery: what is searched for, and where.
+        sigma: standard deviation of the noise, pixel units.
+        samples: noisy copies of each image.
+        generator: of the noise.
+    """
     classes, column = gallery.labels.unique(return_inverse=True)
     votes = torch.zeros(len(images), len(classes), dtype=torch.long, device=images.device)
     size = at_once(gallery, BATCH)
-    for row, own in enumerate(queries.own.tolist()):
+    ignored = Matches.of(queries, gallery).ignored
+    for row in range(len(images)):
         for first in range(0, samples, size):
             noise = torch.randn((min(size, samples - first), *images.shape[1:]), generator=generator).to(images)
-            similarity = model(images[row] + sigma * noise) @ gallery.embeddings.T
-            if own >= 0:
-                similarity[:, own] = -torch.inf
+            similarity = (model(images[row] + sigma * noise) @ gallery.embeddings.T).masked_fill(
+                ignored[row], -torch.inf
+            )
             votes[row] += torch.bincount(column[similarity.argmax(1)], minlength=len(classes))
     return votes
 
@@ -153,10 +167,14 @@ def certified_radius(
     alpha: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """l2 radius (B,) within which the smoothed search cannot be moved off the right class (Cohen et al. 2019, CERTIFY).
+    """Return the l2 radius (B,) within which the smoothed search keeps the right class (Cohen et al. 2019, CERTIFY).
 
     -1 where it answers wrongly or the votes decide nothing. Each radius is too large with probability ``alpha`` at
     most. The noise that chooses the class is not the noise that is counted.
+
+    Args:
+        model, images, queries, gallery, sigma, samples, generator: see :func:`class_votes`.
+        alpha: see above.
     """
     chosen = class_votes(model, images, queries, gallery, sigma, max(1, samples // 10), generator).argmax(1)
     votes = class_votes(model, images, queries, gallery, sigma, samples, generator)
@@ -171,7 +189,14 @@ def certified_radius(
 def smoothed_margin(
     model: nn.Module, queries: Queries, gallery: Gallery, sigma: float, draws: int, generator: torch.Generator
 ) -> Objective:
-    """The 1-NN margin averaged over noisy copies, the same noise at every call, so that values can be compared."""
+    """Return the 1-NN margin averaged over noisy copies, with the same noise at every call.
+
+    Values of different calls can therefore be compared.
+
+    Args:
+        model, queries, gallery, sigma, generator: see :func:`class_votes`.
+        draws: noisy copies of each image.
+    """
     margin, noise = margin_objective(model, queries, gallery), []
 
     def objective(images: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""The command line: `python -m dml COMMAND`.
+
+check      check params.yaml and that the images of every dataset of `run` exist
+datasets   download the benchmarks, check what is there, unpack archives of images
+digests    write what the stages of the pipeline depend on
+notebook   strip notebooks, or run one with parameters
+tune       compare settings on held-out training classes
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Command = Callable[[list[str]], int]
+
+
+def check(arguments: list[str]) -> int:
+    """Check params.yaml and that the raw images of every dataset of ``run`` exist."""
+    from dml.common.files import ROOT
+    from dml.config.load import load
+    from dml.config.schema import ParamsError
+
+    try:
+        params = load()
+        for dataset in params.run.datasets:
+            place = ROOT / params.recipe(dataset).data.path
+            if not place.exists():
+                raise ParamsError(f"{place.relative_to(ROOT)} does not exist; put the images of {dataset!r} there")
+    except ParamsError as error:
+        print(f"ParamsError: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def datasets(arguments: list[str]) -> int:
+    """Download the benchmarks, check what is there, unpack archives of images."""
+    from dml.data.commands import main as command
+
+    return command(arguments)
+
+
+def digests(arguments: list[str]) -> int:
+    """Write what the stages of the pipeline depend on, and stripped copies of the notebooks."""
+    from dml.common.files import atomic
+    from dml.config.load import load
+    from dml.config.schema import ParamsError
+    from dml.pipeline.digest import write
+
+    try:
+        with atomic(Path(arguments[0])) as partial:
+            write(load(), partial)
+    except ParamsError as error:
+        print(f"ParamsError: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def notebook(arguments: list[str]) -> int:
+    """Strip notebooks, or run one with parameters."""
+    from dml.pipeline.notebook import main as command
+
+    return command(arguments)
+
+
+def tune(arguments: list[str]) -> int:
+    """Compare settings on held-out training classes."""
+    from dml.pipeline.tuning import main as command
+
+    return command(arguments)
+
+
+COMMANDS: dict[str, Command] = {
+    "check": check,
+    "datasets": datasets,
+    "digests": digests,
+    "notebook": notebook,
+    "tune": tune,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] not in COMMANDS:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return COMMANDS[words[0]](words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

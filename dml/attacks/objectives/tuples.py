@@ -1,0 +1,65 @@
+"""Objectives on tuples and on embeddings alone: those of training, and weak ones that many papers evaluate with."""
+
+import torch
+from torch import Tensor, nn
+
+from dml.attacks.objectives.base import Objective
+from dml.losses.base import distance
+from dml.retrieval.gallery import Gallery, Matches, Queries
+
+
+def role_objective(model: nn.Module, target: str, anchor: Tensor, positive: Tensor, negative: Tensor) -> Objective:
+    """Return what the perturbation of one role of a tuple maximises; the others keep their embeddings.
+
+    positive: d(p~, a); negative: -d(n~, a); anchor: d(a~, p) - d(a~, n), with Euclidean distances d (arXiv
+    2102.07265). The hinge of the loss is left out: its gradient vanishes where a tuple already costs nothing.
+
+    Args:
+        model: images (T, 3, H, W) -> embeddings (T, D).
+        target: ``positive``, ``negative`` or ``anchor``.
+        anchor, positive, negative: (T, D) embeddings; the one of ``target`` is not used.
+    """
+    objectives: dict[str, Objective] = {
+        "positive": lambda images: distance(model(images), anchor),
+        "negative": lambda images: -distance(model(images), anchor),
+        "anchor": lambda images: _difference(model(images), positive, negative),
+    }
+    return objectives[target]
+
+
+def embedding_shift_objective(model: nn.Module, images: Tensor) -> Objective:
+    """Return the distance from the embedding of the natural images (B, 3, H, W).
+
+    It is weak: a long way may lead past no wrong item. Its gradient is zero at the image itself, so nothing moves
+    without a random start.
+    """
+    with torch.no_grad():
+        home = model(images)
+    return lambda perturbed: distance(model(perturbed), home)
+
+
+def metric_loss_objective(model: nn.Module, images: Tensor, queries: Queries, gallery: Gallery) -> Objective:
+    """Return the training loss of the query's own tuple, with the query as anchor: d(a~, p) - d(a~, n).
+
+    Positive and negative are the nearest right and wrong item of the natural image, and do not change. The hinge is
+    left out, as in :func:`role_objective`. (The paper, arXiv 2102.07265, takes the query's own clean image as
+    positive. That measures how far an embedding moves, not whether the search fails.)
+
+    Args:
+        model: images -> unit embeddings (B, D).
+        images: (B, 3, H, W), natural.
+        queries: of the B images.
+        gallery: that is searched.
+    """
+    with torch.no_grad():
+        matches = Matches.of(queries, gallery)
+        similarity = model(images) @ gallery.embeddings.T
+        positive, negative = (
+            gallery.embeddings[similarity.masked_fill(~mask, -torch.inf).argmax(1)]
+            for mask in (matches.right, matches.wrong)
+        )
+    return lambda perturbed: _difference(model(perturbed), positive, negative)
+
+
+def _difference(embeddings: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    return distance(embeddings, positive) - distance(embeddings, negative)

@@ -1,0 +1,1 @@
+"""Attacks on queries, one file each; their names are in :data:`dml.attacks.ATTACKS`."""

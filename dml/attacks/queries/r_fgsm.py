@@ -1,0 +1,27 @@
+"""R-FGSM on a query's metric loss, as in arXiv 2102.07265."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dml.attacks.balls import Ball
+from dml.attacks.base import Attack, Run
+from dml.attacks.objectives.tuples import metric_loss_objective
+from dml.attacks.optimisers.fgsm import r_fgsm
+from dml.retrieval.gallery import Queries
+from dml.retrieval.index import Search
+
+
+@dataclass(frozen=True)
+class RandomFGSM(Attack):
+    """Half of eps to a random corner of the ball, the other half along the gradient found there."""
+
+    def runs(self, search: Search) -> list[Run]:
+        """See :class:`dml.attacks.base.Attack`."""
+
+        def run(images: Tensor, queries: Queries, ball: Ball, generator: torch.Generator) -> Tensor:
+            objective = metric_loss_objective(search.model, images, queries, search.gallery)
+            return r_fgsm(images, objective, ball, generator=generator)
+
+        return [run]

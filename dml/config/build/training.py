@@ -1,0 +1,19 @@
+"""Settings to losses and defences."""
+
+from dml.common.table import find
+from dml.config.arguments import record
+from dml.config.schema import Settings
+from dml.defenses import DEFENSES
+from dml.defenses.base import Defense
+from dml.losses import LOSSES
+from dml.losses.base import Loss
+
+
+def loss(name: str, settings: Settings, *, classes: int, dimension: int, where: str = "loss") -> Loss:
+    """Return a loss for embeddings (B, dimension) with labels 0 to classes - 1."""
+    return record(find(LOSSES, name, where), settings, where, classes, dimension)
+
+
+def defense(name: str, settings: Settings, where: str = "defense") -> Defense:
+    """Return a defence."""
+    return record(find(DEFENSES, name, where), settings, where)

@@ -1,0 +1,158 @@
+"""params.yaml to checked records: a wrong key or value is one clear sentence before anything runs."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dml.common.checks import known
+from dml.common.files import ROOT
+from dml.config.arguments import check_keys, mapping, record
+from dml.config.build import evaluation, training
+from dml.config.build.model import check_model
+from dml.config.build.source import check_source
+from dml.config.run import Figures, Params, Run
+from dml.config.schema import Data, Model, ParamsError, Recipe, Settings, Validation
+from dml.training.schedule import Schedule
+
+PARAMS = ROOT / "params.yaml"
+
+
+def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Args:
+        changes: values to use instead, by dotted key, for example ``{"recipes.glyphs.schedule.epochs": 2}``.
+        file: the file to read.
+
+    Raises:
+        ParamsError: the file is missing or not valid YAML, or a key or value is wrong.
+    """
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{file} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        for key, value in (changes or {}).items():
+            _change(raw, key, value)
+        return _params(fractions(raw))
+    except ParamsError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ParamsError(f"{file.name}: {error}") from error
+
+
+def preset(name: str, dataset: str) -> dict[str, Any]:
+    """Return changes for :func:`load` that put a preset into a dataset's recipe, as ``<<: *name`` does in the file."""
+    presets = load().presets
+    known("preset", name, presets)
+    return {f"recipes.{dataset}.{key}": value for key, value in presets[name].items()}
+
+
+def _params(raw: Any) -> Params:
+    check_keys(raw, {"run", "presets", "recipes", "suites", "figures"}, "params.yaml")
+    params = Params(
+        run=record(Run, raw["run"], "run"),
+        recipes={name: _recipe(name, value) for name, value in mapping(raw["recipes"], "recipes").items()},
+        suites={name: mapping(value, f"suites.{name}") for name, value in mapping(raw["suites"], "suites").items()},
+        figures=record(Figures, raw["figures"], "figures"),
+        presets=raw["presets"],
+    )
+    for name, settings in params.suites.items():
+        evaluation.suite(settings, f"suites.{name}")
+    _check_run(params)
+    return params
+
+
+def _recipe(dataset: str, raw: Any) -> Recipe:
+    where = f"recipes.{dataset}"
+    check_keys(raw, {"data", "model", "schedule", "validation", "losses", "defenses"}, where)
+    common = mapping(raw["schedule"], f"{where}.schedule")
+    record(Schedule, common, f"{where}.schedule")
+    defenses: dict[str, Settings] = {}
+    schedules: dict[str, Schedule] = {}
+    for name, settings in mapping(raw["defenses"], f"{where}.defenses").items():
+        place = f"{where}.defenses.{name}"
+        defenses[name] = dict(mapping(settings or {}, place))
+        own = mapping(defenses[name].pop("schedule", {}), f"{place}.schedule")
+        schedules[name] = record(Schedule, common | own, f"{place}.schedule")
+    recipe = Recipe(
+        data=record(Data, raw["data"], f"{where}.data"),
+        model=record(Model, raw["model"], f"{where}.model"),
+        validation=record(Validation, raw["validation"], f"{where}.validation"),
+        losses={name: mapping(value, f"{where}.losses.{name}") for name, value in raw["losses"].items()},
+        defenses=defenses,
+        schedules=schedules,
+    )
+    _check_recipe(dataset, recipe)
+    return recipe
+
+
+def _check_recipe(dataset: str, recipe: Recipe) -> None:
+    where, data = f"recipes.{dataset}", recipe.data
+    if not Path(data.path).is_relative_to(Path("data", dataset)):
+        raise ValueError(f"{where}.data.path is {data.path!r}; it must be data/{dataset} or lie in it")
+    if "standard" not in recipe.defenses:
+        raise ValueError(f"{where}.defenses lacks the key 'standard', which every defence is compared with")
+    for schedule in recipe.schedules.values():
+        if schedule.crop != data.crop:
+            raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it must be data.crop, {data.crop}")
+    check_source(data, f"{where}.data")
+    check_model(recipe.model, data, where)
+    for name, settings in recipe.losses.items():
+        training.loss(name, settings, classes=2, dimension=recipe.model.dimension, where=f"{where}.losses.{name}")
+    for name, settings in recipe.defenses.items():
+        training.defense(name, settings, f"{where}.defenses.{name}")
+
+
+def _check_run(params: Params) -> None:
+    run, figures = params.run, params.figures
+    for dataset in run.datasets:
+        known("run.datasets", dataset, params.recipes)
+        recipe = params.recipes[dataset]
+        for loss in run.losses:
+            known(f"run.losses (of recipes.{dataset})", loss, recipe.losses)
+        for defense in [*run.defenses, *run.attacked]:
+            known(f"run.defenses or run.attacked (of recipes.{dataset})", defense, recipe.defenses)
+    for control in run.controls:
+        evaluation.control(control)
+    for name in run.suites:
+        known("run.suites", name, params.suites)
+        suite = evaluation.suite(params.suites[name], f"suites.{name}")
+        if suite.claims and not any(math.isclose(eps, figures.eps) for eps in suite.eps):
+            raise ValueError(f"suites.{name}.eps lacks {figures.eps:g}, the radius figures.eps of the headline")
+    known("figures.suite", figures.suite, params.suites)
+    for name in ("baseline", "paper", "peer"):
+        known(f"figures.{name}", getattr(figures, name), {key for r in params.recipes.values() for key in r.defenses})
+
+
+def fractions(value: Any) -> Any:
+    """Replace strings such as ``"8/255"`` by numbers, everywhere in nested settings.
+
+    Raises:
+        ValueError: a fraction divides by zero.
+    """
+    if isinstance(value, dict):
+        return {key: fractions(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fractions(item) for item in value]
+    if isinstance(value, str) and (match := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)", value)):
+        if not float(match[2]):
+            raise ValueError(f"{value!r} divides by zero")
+        return float(match[1]) / float(match[2])
+    return value
+
+
+def _change(raw: Any, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place = raw
+    for parent in parents:
+        place = place.get(parent) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise ParamsError(f"params.yaml has no key {key!r} to change")
+    place[last] = value

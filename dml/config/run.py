@@ -1,0 +1,111 @@
+"""Plain records of what the pipeline runs and what results/ reports: they choose among results and decide none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dml.common.checks import known
+from dml.config.schema import Recipe, Settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `dvc repro` runs: every combination of these lists.
+
+    Attributes:
+        datasets: keys of ``recipes``.
+        losses: of those recipes.
+        defenses: trained by notebook 03.
+        attacked: defences that notebook 04 evaluates, ``standard`` included.
+        controls: untrained embedders that notebook 04 evaluates beside them.
+        surrogate: the defence whose adversarial images are tried on every other model.
+        surrogate_seed: seed of one more standard model, used in the same way.
+        suites: keys of ``suites``.
+        seeds: of the trainings and evaluations.
+        standard_seeds: of standard training: all of ``seeds``, and ``surrogate_seed``.
+    """
+
+    datasets: list[str]
+    losses: list[str]
+    defenses: list[str]
+    attacked: list[str]
+    controls: list[str]
+    surrogate: str
+    surrogate_seed: int
+    suites: list[str]
+    seeds: list[int]
+    standard_seeds: list[int]
+
+    def __post_init__(self) -> None:
+        for name in ("datasets", "losses", "defenses", "attacked", "suites", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"run.{name} is empty; list at least one")
+        if "standard" in self.defenses:
+            raise ValueError("run.defenses lists 'standard'; standard training always runs, so leave it out")
+        for defense in self.attacked:
+            known("run.attacked", defense, ["standard", *self.defenses])
+        known("run.surrogate", self.surrogate, self.defenses)
+        if self.surrogate_seed in self.seeds:
+            raise ValueError(f"run.surrogate_seed is {self.surrogate_seed}, one of run.seeds; it must be another seed")
+        needed = [*self.seeds, self.surrogate_seed]
+        if sorted(self.standard_seeds) != sorted(needed):
+            raise ValueError(
+                f"run.standard_seeds is {self.standard_seeds}; it must be {needed}: run.seeds and run.surrogate_seed"
+            )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What results/ reports.
+
+    Attributes:
+        eps: radius of the headline.
+        paper_eps: radius that the paper attacks with.
+        suite: whose outcomes the headline shows.
+        loss: whose models the images and maps show.
+        baseline: the undefended training, which factors are relative to.
+        paper: the paper's defence, which its claims are about.
+        peer: the earlier defence that the paper compares with.
+    """
+
+    eps: float
+    paper_eps: float
+    suite: str
+    loss: str
+    baseline: str
+    paper: str
+    peer: str
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "paper_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"figures.{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml.
+
+    Attributes:
+        run: what the pipeline runs.
+        recipes: settings by dataset.
+        suites: settings of each evaluation suite, by name; ``kind`` is a key of ``SUITES``.
+        figures: what results/ reports.
+        presets: settings that recipes share.
+    """
+
+    run: Run
+    recipes: dict[str, Recipe]
+    suites: dict[str, Settings]
+    figures: Figures
+    presets: Mapping[str, Any]
+
+    def recipe(self, dataset: str) -> Recipe:
+        """Return the settings of a dataset; ValueError if there are none."""
+        known("dataset", dataset, self.recipes)
+        return self.recipes[dataset]
+
+    def suite(self, name: str) -> Settings:
+        """Return the settings of a suite; ValueError if there are none."""
+        known("suite", name, self.suites)
+        return self.suites[name]

@@ -1,0 +1,116 @@
+"""Plain records of the settings that decide a result, each checked when it is made."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dml.common.checks import at_least, known, linf_radius
+from dml.training.schedule import Schedule
+
+Settings = dict[str, Any]
+"""Constructor arguments by name, as params.yaml gives them."""
+
+
+class ParamsError(ValueError):
+    """A setting that cannot be used; the sentence names its key and says what would be right."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a dataset's images come from and how they are prepared.
+
+    Attributes:
+        source: how to read it, a key of ``SOURCES``.
+        path: file or folder to read, below the project root.
+        size: side of a prepared image, pixels; with a crop, its shorter side.
+        crop: side of the central part that is searched and attacked, 0 for the whole image; training may see all of it.
+        train_fraction: share of the classes, from the first on, that are for training.
+        validation_fraction: share of the training classes held out for model selection.
+        options: further arguments of the source.
+        origin: one sentence for results/ on where the images come from.
+        show_images: whether figures in results/ may show them.
+    """
+
+    source: str
+    path: str
+    size: int
+    crop: int = 0
+    train_fraction: float = 0.5
+    validation_fraction: float = 0.2
+    options: Settings = field(default_factory=dict)
+    origin: str = ""
+    show_images: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("size", self.size, 8)
+        at_least("crop", self.crop, 0)
+        if self.crop > self.size:
+            raise ValueError(f"crop is {self.crop}; it must be at most size, {self.size}")
+        for name in ("train_fraction", "validation_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The embedding model.
+
+    Attributes:
+        backbone: a key of ``BACKBONES``.
+        dimension: length of an embedding.
+        weights: what training starts from: ``random``, ``imagenet``, or a file below the project root.
+        whiten: start with a head that whitens the backbone's features of the training images, not a random one.
+    """
+
+    backbone: str
+    dimension: int
+    weights: str = "random"
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("dimension", self.dimension, 2)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How an epoch is judged on held-out training classes.
+
+    Attributes:
+        queries: how many of the held-out images are attacked.
+        eps: radius of that attack's l-inf ball.
+        steps: its PGD steps.
+    """
+
+    queries: int
+    eps: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        at_least("queries", self.queries, 1)
+        linf_radius("eps", self.eps)
+        at_least("steps", self.steps, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of one dataset.
+
+    Attributes:
+        data: its images.
+        model: what is trained, the same for every loss and defence.
+        validation: how an epoch is judged.
+        losses: settings of each loss, by name.
+        defenses: settings of each defence, by name.
+        schedules: of each defence: the recipe's schedule with what the defence overrides.
+    """
+
+    data: Data
+    model: Model
+    validation: Validation
+    losses: dict[str, Settings]
+    defenses: dict[str, Settings]
+    schedules: dict[str, Schedule]
+
+    def check(self, loss: str, defense: str) -> None:
+        """Raise ValueError if the recipe lacks the loss or the defence; the sentence suggests the closest name."""
+        known("loss", loss, self.losses)
+        known("defense", defense, self.defenses)

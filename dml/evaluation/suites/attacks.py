@@ -1,0 +1,135 @@
+"""`attacks`: a list of attacks by name; the worst outcome of all counts for each query."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from dml.attacks import ATTACKS
+from dml.attacks.balls import Linf
+from dml.attacks.base import Attack
+from dml.common.checks import at_least, known
+from dml.common.table import find
+from dml.evaluation.engine import Group, attack, chunk_size_for, in_chunks
+from dml.evaluation.outcomes import rows_of
+from dml.evaluation.suites.base import Evaluation, Suite, check_common
+from dml.retrieval.index import Search
+from dml.retrieval.metrics import Outcome
+
+
+@dataclass(frozen=True)
+class AttackSuite(Suite):
+    """Attacks in the l-inf ball, in order, each spent on the queries that the earlier ones left.
+
+    A model with a method ``certify(search, rows, norm, eps) -> (B,) bool`` gets further rows, ``certified``: the
+    queries of which it proves that no attack within the radius breaks them.
+
+    Attributes:
+        queries, eps, claims, alone, gate_tries: see :class:`dml.evaluation.suites.base.Suite`.
+        attacks: settings by name. The name is the attack's in :data:`dml.attacks.ATTACKS`, unless the settings say
+            ``attack``. It names the rows of the outcomes and the random generators.
+
+    Raises:
+        ValueError: an attack or a setting is unknown or wrong.
+    """
+
+    queries: int
+    eps: tuple[float, ...]
+    attacks: dict[str, dict]
+    alone: bool = False
+    claims: bool = False
+    gate_tries: int = 500
+
+    def __post_init__(self) -> None:
+        check_common(self.queries, self.eps)
+        at_least("gate_tries", self.gate_tries, 1)
+        if not self.attacks:
+            raise ValueError("attacks is empty; it must list at least one attack")
+        taken = {"none", "worst", "certified"} & set(self.attacks)
+        if taken:
+            raise ValueError(f"attacks.{min(taken)} is a name that the outcomes use themselves; choose another")
+        _ = self.named  # a wrong setting is an error now, not after hours
+
+    @cached_property
+    def named(self) -> dict[str, Attack]:
+        """The attacks by name, in order."""
+        return {name: _attack(name, settings) for name, settings in self.attacks.items()}
+
+    def runs(self, search: Search) -> list[Group]:
+        """See :class:`dml.evaluation.suites.base.Suite`; an attack without runs on this gallery is left out."""
+        found = [Group(name, item.runs(search), item.lowers) for name, item in self.named.items()]
+        return [group for group in found if group.runs]
+
+    def doubled(self) -> "AttackSuite | None":
+        """See :class:`dml.evaluation.suites.base.Suite`."""
+        stronger = {name: item.doubled() for name, item in self.named.items()}
+        settings = {
+            name: {"attack": self.attacks[name].get("attack", name), **asdict(item)}
+            for name, item in stronger.items()
+            if item is not None
+        }
+        return replace(self, attacks=settings) if settings else None
+
+    def evaluate(
+        self,
+        search: Search,
+        rows: np.ndarray,
+        *,
+        seed: int,
+        folder: Path | None = None,
+        report: Callable[[str], None] = print,
+    ) -> Evaluation:
+        """See :class:`dml.evaluation.suites.base.Suite`."""
+        balls = [Linf(eps) for eps in self.eps]
+        groups = self.runs(search)
+        outcomes = attack(search, rows, groups, balls, seed=seed, alone=self.alone, folder=folder, report=report)
+        certify = getattr(search.model, "certify", None)
+        if certify is not None:
+            outcomes = pd.concat([outcomes, _certified(certify, search, rows, balls, report)], ignore_index=True)
+        return Evaluation(outcomes)
+
+
+def _certified(
+    certify: Callable[..., Any],
+    search: Search,
+    rows: np.ndarray,
+    balls: list[Linf],
+    report: Callable[[str], None],
+) -> pd.DataFrame:
+    """Rows of the queries that the model proves safe. MAP@R has no certificate: R@1 is given in its place."""
+
+    def work(chunk: np.ndarray) -> pd.DataFrame:
+        tables = []
+        for ball in balls:
+            safe = certify(search, chunk, ball.norm, ball.eps)
+            outcome = Outcome(safe, safe.double(), safe.double())
+            tables.append(rows_of(chunk, "certified", ball.norm, ball.eps, outcome).assign(disagree=0))
+        return pd.concat(tables, ignore_index=True)
+
+    return in_chunks(rows, work, size=chunk_size_for(search), verb="certified", report=report)
+
+
+def _attack(name: str, settings: dict) -> Attack:
+    """Build an attack from its settings; errors name the setting."""
+    others = {key: value for key, value in settings.items() if key != "attack"}
+    kind = find(ATTACKS, settings.get("attack", name), f"attacks.{name}: attack")
+    fields, hints = signature(kind).parameters, get_type_hints(kind.__init__)
+    for key, value in others.items():
+        known(f"attacks.{name} key", key, fields)
+        try:
+            TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"attacks.{name}.{key} is {value!r}: {error.errors()[0]['msg']}") from error
+    for key, field in fields.items():
+        if field.default is Parameter.empty and key not in others:
+            raise ValueError(f"attacks.{name} lacks the key {key!r}")
+    try:
+        return kind(**others)
+    except ValueError as error:
+        raise ValueError(f"attacks.{name}: {error}") from error

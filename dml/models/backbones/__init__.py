@@ -1,0 +1,9 @@
+"""Backbones by the name that params.yaml uses. A new one is a file with a class, and a line here."""
+
+BACKBONES: dict[str, str] = {
+    "conv4": "dml.models.backbones.conv4:Conv4",
+    "lite0_colours": "dml.models.backbones.lite0_colours:Lite0Colours",
+    "lite0_stages": "dml.models.backbones.lite0_stages:Lite0Stages",
+    "resnet18": "dml.models.backbones.resnet18:ResNet18",
+    "resnet50": "dml.models.backbones.resnet50:ResNet50",
+}

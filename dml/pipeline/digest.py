@@ -1,0 +1,245 @@
+"""Which code and which settings decide a result, as digests: for DVC, for records and for checkpoints.
+
+    python -m dml digests .digests
+
+A stage's code is every module that its own module reaches by imports, and the classes that params.yaml names. A module
+is digested without comments, docstrings and blank lines, so that editing text reruns nothing.
+"""
+
+import ast
+import functools
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from dml.attacks import ATTACKS
+from dml.common.files import ROOT, write_json
+from dml.config.run import Params
+from dml.config.schema import Data, Recipe, Settings
+from dml.data.sources import SOURCES
+from dml.defenses import DEFENSES
+from dml.evaluation import CONTROLS
+from dml.evaluation.suites import SUITES
+from dml.losses import LOSSES
+from dml.models.backbones import BACKBONES
+from dml.models.backbones.base import WORDS
+
+# Modules that choose, read, show or store, and decide no result: what they read stands in the digested settings.
+NEUTRAL = ("dml.config.load", "dml.config.run", "dml.pipeline.", "dml.reporting.")
+STAGES = "dml.pipeline.stages."
+Code = dict[str, str]
+"""Module -> digest of its code."""
+
+
+def training_code(recipe: Recipe, loss: str, defense: str) -> Code:
+    """Return the code that decides a trained model."""
+    model = recipe.model
+    names = [entry(BACKBONES, model.backbone), entry(LOSSES, loss), entry(DEFENSES, defense)]
+    code = stage_code("train", names) | prepare_code(recipe.data)
+    if model.weights not in WORDS:
+        code[model.weights] = hashlib.sha256((ROOT / model.weights).read_bytes()).hexdigest()[:16]
+    return code
+
+
+def prepare_code(data: Data) -> Code:
+    """Return the code that decides the prepared images."""
+    return stage_code("prepare", [entry(SOURCES, data.source)])
+
+
+def evaluation_code(recipe: Recipe, suite: Settings, control: str | None = None) -> Code:
+    """Return the code that decides what a suite finds, on a trained model or on a control."""
+    named = [entry(SUITES, suite["kind"])]
+    named += [entry(ATTACKS, settings.get("attack", name)) for name, settings in suite.get("attacks", {}).items()]
+    named.append(entry(CONTROLS, control) if control else entry(BACKBONES, recipe.model.backbone))
+    return stage_code("attack", named) | prepare_code(recipe.data)
+
+
+def training_digest(recipe: Recipe, loss: str, defense: str) -> str:
+    """Digest the code and settings that decide a trained model, less its seed."""
+    return digest(training_code(recipe, loss, defense), training_settings(recipe, loss, defense))
+
+
+def control_digest(recipe: Recipe, control: str) -> str:
+    """Digest what decides a control: its code and the prepared images."""
+    code = closure([entry(CONTROLS, control)])
+    return digest(module_digests(code) | prepare_code(recipe.data), data_settings(recipe.data))
+
+
+def evaluation_digest(recipe: Recipe, suite: Settings) -> str:
+    """Digest the code and settings that decide what a suite finds of any model on a dataset."""
+    code = {module: value for module, value in evaluation_code(recipe, suite).items() if ".backbones." not in module}
+    return digest(code, {"data": data_settings(recipe.data), "suite": suite})
+
+
+def data_settings(data: Data) -> Settings:
+    """Return the settings that decide the prepared images."""
+    return {name: value for name, value in asdict(data).items() if name not in ("origin", "show_images")}
+
+
+def training_settings(recipe: Recipe, loss: str, defense: str) -> Settings:
+    """Return all settings that decide a trained model, defaults included where the recipe has records."""
+    return {
+        "data": data_settings(recipe.data),
+        "model": asdict(recipe.model),
+        "schedule": asdict(recipe.schedules[defense]),
+        "validation": asdict(recipe.validation),
+        "loss": {"name": loss, **recipe.losses[loss]},
+        "defense": {"name": defense, **recipe.defenses[defense]},
+    }
+
+
+def digest(*parts: Any) -> str:
+    """Digest anything that JSON can hold; keys in any order give the same digest."""
+    text = json.dumps(parts, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def entry(table: dict[str, str], name: str) -> str:
+    """Return the module of a name in a table."""
+    return table[name].split(":")[0]
+
+
+def stage_code(stage: str, named: Iterable[str] = ()) -> Code:
+    """Return the code of a stage's module and of the modules that params.yaml names."""
+    return module_digests(closure([STAGES + stage, *named]))
+
+
+def module_digests(modules: Iterable[str]) -> Code:
+    """Return the digest of each module, in alphabetical order."""
+    return {module: source_digest(_file(module)) for module in sorted(modules)}
+
+
+def closure(roots: Iterable[str]) -> set[str]:
+    """Return the modules of this package that some modules reach by imports, themselves included.
+
+    A package's ``__init__.py`` holds a docstring and a table at most: it is passed over, and so are the modules of
+    ``NEUTRAL``, but for the roots.
+    """
+    found, waiting = set(), list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += [name for name in imports(_file(module)) if not name.startswith(NEUTRAL)]
+    return found
+
+
+@functools.cache
+def imports(file: Path) -> tuple[str, ...]:
+    """Return the modules of this package that a file imports, at any depth of its code."""
+    found: dict[str, None] = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dml":
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                found[inner if _file(inner).exists() else node.module] = None
+        elif isinstance(node, ast.Import):
+            found |= {name.name: None for name in node.names if name.name.startswith("dml.")}
+    return tuple(name for name in found if _file(name).exists())
+
+
+@functools.cache
+def source_digest(file: Path) -> str:
+    """Digest a file's code without comments, docstrings and blank lines."""
+    return hashlib.sha256(bare(file.read_text(encoding="utf-8")).encode()).hexdigest()[:16]
+
+
+def bare(source: str) -> str:
+    """Return source code without comments, docstrings, blank lines and trailing space."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for part in body if isinstance(body, list) else []:
+            value = part.value if isinstance(part, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                lines[part.lineno - 1 : part.end_lineno] = [""] * (part.end_lineno - part.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def notebook_digest(file: Path) -> str:
+    """Digest a notebook's code cells; its text reruns nothing."""
+    cells = nbformat.read(file, as_version=4).cells
+    return digest([bare(cell.source) for cell in cells if cell.cell_type == "code"])
+
+
+def _file(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def expected(params: Params, keys: Iterable[tuple[str, str, str, str]]) -> dict[tuple[str, str, str, str], Any]:
+    """Return the digests that records must carry to be current.
+
+    Args:
+        params: the settings now.
+        keys: (dataset, loss, defense, suite) of each record; a control has loss ``none``.
+
+    Returns:
+        key -> ``{"training", "evaluation"}``, or None where params.yaml has no settings for the key.
+    """
+    return {key: _expected(params, *key) for key in dict.fromkeys(keys)}
+
+
+def _expected(params: Params, dataset: str, loss: str, defense: str, suite: str) -> dict[str, str] | None:
+    if dataset not in params.recipes or suite not in params.suites:
+        return None
+    recipe = params.recipes[dataset]
+    if loss == "none" and defense in CONTROLS:
+        training = control_digest(recipe, defense)
+    elif loss in recipe.losses and defense in recipe.defenses and not _missing_weights(recipe):
+        training = training_digest(recipe, loss, defense)
+    else:
+        return None
+    return {"training": training, "evaluation": evaluation_digest(recipe, params.suites[suite])}
+
+
+def _missing_weights(recipe: Recipe) -> bool:
+    return recipe.model.weights not in WORDS and not (ROOT / recipe.model.weights).exists()
+
+
+def write(params: Params, folder: Path) -> None:
+    """Write what DVC's stages depend on: one small JSON per stage and combination of ``run``."""
+    run, notebooks = params.run, ROOT / "notebooks"
+
+    def put(name: str, code: Code, notebook: str) -> None:
+        write_json(folder / f"{name}.json", {f"notebooks/{notebook}": notebook_digest(notebooks / notebook), **code})
+
+    for dataset in run.datasets:
+        recipe = params.recipe(dataset)
+        put(f"prepare/{dataset}", prepare_code(recipe.data), "01_data.ipynb")
+        for loss in run.losses:
+            for defense in dict.fromkeys(["standard", *run.defenses]):
+                chapter = "02_standard_training.ipynb" if defense == "standard" else "03_robust_training.ipynb"
+                put(f"train/{dataset}-{loss}-{defense}", training_code(recipe, loss, defense), chapter)
+        for suite in run.suites:
+            settings = params.suite(suite)
+            put(f"attack/{dataset}-{suite}", evaluation_code(recipe, settings), "04_attack_evaluation.ipynb")
+            for control in run.controls:
+                code = evaluation_code(recipe, settings, control)
+                put(f"control/{dataset}-{control}-{suite}", code, "04_attack_evaluation.ipynb")
+    # Which records are current depends on all other code, too.
+    keys = [
+        (dataset, loss, defense, suite)
+        for dataset, recipe in params.recipes.items()
+        for loss, defenses in [*((loss, recipe.defenses) for loss in recipe.losses), ("none", CONTROLS)]
+        for defense in defenses
+        for suite in params.suites
+    ]
+    current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
+    put("figures", figures_code() | current, "05_figures.ipynb")
+
+
+def figures_code() -> Code:
+    """Return the code that decides tables, pages and figures."""
+    shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml" / "reporting").glob("*.py") if file.stem[0] != "_"]
+    return stage_code("figures", shown)

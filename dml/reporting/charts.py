@@ -1,0 +1,225 @@
+"""Charts of records: one function per figure, drawn from the tables that it is given."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from dml.attacks.balls import radius_text
+from dml.reporting.spelling import CONTROL, MARK, spell
+from dml.reporting.style import MARKERS, WIDTH, Look, Palette, legend_above, panels
+
+UNTRAINED = "untrained controls"
+LABELLED = 22  # bars beside each other, at most, that leave room for their values
+
+
+def headline(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> Figure:
+    """Bars of R@1, natural and under the worst attack, one panel per radius, with 95% intervals over queries.
+
+    Args:
+        found: pooled rows of one dataset and suite, see :func:`dml.reporting.tables.pool`. † marks a model with a gate
+            that does not hold.
+        radii: of the panels; 0 is the natural outcome.
+        palette: of the dataset.
+    """
+    groups = [*palette.losses, *([CONTROL] if palette.controls else [])]
+    places = _bar_places(groups, palette)
+    figure, axes = panels(len(radii), columns=1, height=2.0)
+    figure.set_size_inches(WIDTH, 2.0 * len(radii) + 0.4)
+    for panel, eps in zip(axes, radii, strict=True):
+        rows = found[found["attack"].eq("worst" if eps else "none") & np.isclose(found["eps"], eps)]
+        for row in rows[rows["norm"].eq("linf")].itertuples():
+            _bar(panel, places[row.loss, row.defense], row, palette.look(row.loss, row.defense), len(places))
+        panel.set(title=f"attacked, eps {radius_text(eps)}" if eps else "natural", ylabel="R@1", ylim=(0, 1.25))
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+        panel.grid(axis="x", visible=False)
+    middle = [np.mean([at for (loss, _), at in places.items() if loss == group]) for group in groups]
+    axes[-1].set_xticks(middle, [UNTRAINED if group == CONTROL else spell(group) for group in groups])
+    looks = [palette.look(*model) for model in palette.models]
+    bars = [Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", linewidth=0) for look in looks]
+    legend_above(figure, bars, [look.label for look in looks])
+    return figure
+
+
+def _bar_places(groups: Sequence[str], palette: Palette) -> dict[tuple[str, str], float]:
+    """Where the bar of each model is: side by side in groups, a gap of one bar between groups."""
+    places, at = {}, 0.0
+    for group in groups:
+        for name in palette.controls if group == CONTROL else palette.defenses:
+            places[group, name] = at
+            at += 1
+        at += 1
+    return places
+
+
+def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int) -> None:
+    """One bar with its interval and, where there is room, its value."""
+    axes.bar(at, row.r1, 0.92, color=look.color, hatch=look.hatch, edgecolor="white", linewidth=0)
+    error = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
+    axes.errorbar(at, row.r1, yerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=3)
+    digits = 3 if 0 < row.r1 < 0.01 else 2  # a few queries of thousands are not none
+    value = f"{row.r1:.{digits}f}" if count <= LABELLED else ""
+    text = f"{MARK}\n{value}" if row.gates == "fail" else value
+    size = 9 if count <= 16 else 8
+    axes.text(at, row.r1_high + 0.02, text, ha="center", va="bottom", fontsize=size, linespacing=0.9)
+
+
+def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
+    """Natural against adversarial R@1, one panel per radius: one colour per defence, one marker per loss.
+
+    Args:
+        tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
+        palette: of the dataset. Untrained controls are grey marks.
+    """
+    figure, axes = panels(len(tables), height=4.0)
+    for panel, (eps, found) in zip(axes, tables.items(), strict=True):
+        panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+        for row in found.itertuples():
+            look = palette.look(row.loss, row.defense)
+            mark = look.marker if row.loss == CONTROL else _loss_marker(row.loss, palette)
+            across = [[row.natural - row.natural_low], [row.natural_high - row.natural]]
+            up = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
+            style = {"color": look.color, "elinewidth": 1, "markersize": 7, "markerfacecolor": _face(row.gates, look)}
+            panel.errorbar(row.natural, row.r1, xerr=across, yerr=up, fmt=mark, **style)
+        panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("adversarial R@1")
+    looks = [palette.look(*model) for model in palette.models]
+    keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
+    keys += [_mark(look.color, look.marker) for look in looks[len(palette.defenses) :]]
+    keys += [_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
+    keys.append(Line2D([], [], color="grey", linestyle=":"))
+    names = [*(look.label for look in looks), *(f"{spell(loss)} loss" for loss in palette.losses), "no query broken"]
+    legend_above(figure, keys, names)
+    return figure
+
+
+def _face(gates: str, look: Look) -> str:
+    """The inside of a mark: hollow if a gate does not hold."""
+    return "white" if gates == "fail" else look.color
+
+
+def _loss_marker(loss: str, palette: Palette) -> str:
+    return MARKERS[palette.losses.index(loss) % len(MARKERS)]
+
+
+def _mark(color: str, marker: str) -> Line2D:
+    """A mark for the legend."""
+    return Line2D([], [], color=color, marker=marker, linestyle="", markeredgewidth=1.5)
+
+
+def accuracy_by_eps(found: pd.DataFrame, palette: Palette, *, mark: Sequence[float] = ()) -> Figure:
+    """R@1 against the radius, one panel per loss, one line per defence, with 95% intervals over queries.
+
+    Args:
+        found: pooled rows of one dataset and suite; the natural outcome is the point at radius 0.
+        palette: of the dataset. Untrained controls are dashed grey lines in every panel.
+        mark: radii to point out by vertical lines.
+    """
+    found = found[found["norm"].eq("linf") & found["attack"].isin(["none", "worst"])]
+    groups = sorted(set(found["loss"]) - {CONTROL}) or [CONTROL]
+    figure, axes = panels(len(groups))
+    largest = found["eps"].max() * 255
+    for panel, group in zip(axes, groups, strict=True):
+        for eps in mark:
+            panel.axvline(eps * 255, color="grey", linestyle=":", linewidth=1)
+        for (loss, defense), points in found[found["loss"].isin([group, CONTROL])].groupby(["loss", "defense"]):
+            _curve(panel, points.sort_values("eps"), palette.look(loss, defense), 255, band=loss != CONTROL)
+        panel.set_xscale("symlog", linthresh=2)
+        ticks = [tick for tick in (0, 1, 2, 4, 8, 16, 32, 64, 128) if tick <= max(largest, 1)]
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.set(title=_title(group), xlim=(-0.15, largest * 1.08), ylim=(-0.02, 1.02))
+    _outer_labels(axes, "eps of the l-inf ball (1/255)", "R@1")
+    models = [model for model in palette.models if model[1] in set(found["defense"])]
+    looks = [palette.look(*model) for model in models]
+    keys = [Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line) for look in looks]
+    legend_above(figure, keys, [look.label for look in looks])
+    return figure
+
+
+def _curve(axes: Axes, points: pd.DataFrame, look: Look, unit: float, *, band: bool) -> None:
+    """A line through R@1 by radius times ``unit``, with its interval."""
+    x = points["eps"] * unit
+    face = _face("fail" if points["gates"].eq("fail").any() else "hold", look)
+    style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "markersize": 6}
+    axes.plot(x, points["r1"], markerfacecolor=face, **style)
+    if band:
+        axes.fill_between(x, points["r1_low"], points["r1_high"], color=look.color, alpha=0.18, linewidth=0)
+
+
+def attacks_compared(found: pd.DataFrame, palette: Palette) -> Figure:
+    """R@1 after each attack by itself with 95% intervals, weak attacks on top, one panel per loss.
+
+    Args:
+        found: see :func:`dml.reporting.kinds.alone_table`.
+        palette: of the dataset.
+    """
+    names = list(dict.fromkeys(found["attack"]))
+    groups = sorted(set(found["loss"]), key=lambda loss: (loss == CONTROL, loss))
+    figure, axes = panels(len(groups), columns=len(groups) if len(groups) <= 4 else 3, height=0.34 * len(names) + 1.1)
+    for panel, group in zip(axes, groups, strict=True):
+        models = [model for model in palette.models if (model[0] == CONTROL) == (group == CONTROL)]
+        step = 0.7 / max(1, len(models))
+        for place, (_, defense) in enumerate(models):
+            rows = found[found["loss"].eq(group) & found["defense"].eq(defense)]
+            if rows.empty:
+                continue
+            look = palette.look(group, defense)
+            y = -np.array([names.index(name) for name in rows["attack"]]) - (place - (len(models) - 1) / 2) * step
+            error = [rows["r1"] - rows["r1_low"], rows["r1_high"] - rows["r1"]]
+            style = {"color": look.color, "elinewidth": 1, "markersize": 5}
+            panel.errorbar(rows["r1"], y, xerr=error, fmt=look.marker, **style)
+        labels = [{"none": "none (natural)", "worst": "all of these"}.get(name, spell(name)) for name in names]
+        panel.set_yticks([-place for place in range(len(names))], labels)
+        panel.set(title=_title(group), xlim=(-0.05, 1.05), ylim=(0.6 - len(names), 0.6))
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        panel.grid(axis="y", visible=False)
+        for place in range(1, len(names)):
+            panel.axhline(0.5 - place, color="lightgrey", linewidth=0.6)
+    _outer_labels(axes, "R@1", "")
+    looks = [palette.look(*model) for model in palette.models if model[1] in set(found["defense"])]
+    keys = [_mark(look.color, look.marker) for look in looks]
+    legend_above(figure, keys, [look.label for look in looks])
+    return figure
+
+
+def certified_curves(found: pd.DataFrame, palette: Palette) -> Figure:
+    """R@1 against the l2 radius, certified and under attack, one panel per loss, one colour per defence.
+
+    Args:
+        found: pooled rows of one dataset and suite.
+        palette: of the dataset.
+    """
+    kinds = {"certified": "-", "smoothed": "--", "base": ":"}
+    found = found[found["norm"].eq("l2") & found["attack"].isin(kinds)]
+    groups = sorted(set(found["loss"]), key=lambda loss: (loss == CONTROL, loss))
+    figure, axes = panels(len(groups))
+    for panel, group in zip(axes, groups, strict=True):
+        for (defense, attack), points in found[found["loss"].eq(group)].groupby(["defense", "attack"]):
+            look = palette.look(group, defense)._replace(line=kinds[attack])
+            _curve(panel, points.sort_values("eps"), look, 1, band=attack == "certified")
+        panel.set(title=_title(group), ylim=(-0.02, 1.02))
+    _outer_labels(axes, "radius of the l2 ball (pixel units)", "R@1")
+    looks = [palette.look(*model) for model in palette.models if model[1] in set(found["defense"])]
+    keys = [_mark(look.color, look.marker) for look in looks]
+    keys += [Line2D([], [], color="black", linestyle=line) for line in kinds.values()]
+    names = [*(look.label for look in looks), "certified", "smoothed search, attacked", "plain search, attacked"]
+    legend_above(figure, keys, names, columns=3)
+    return figure
+
+
+def _title(loss: str) -> str:
+    return UNTRAINED if loss == CONTROL else f"{spell(loss)} loss"
+
+
+def _outer_labels(axes: Sequence[Axes], x: str, y: str) -> None:
+    """Label the x axis of every panel and the y axis of the first of each row."""
+    for panel in axes:
+        place = panel.get_subplotspec()
+        panel.set_xlabel(x)
+        if place.is_first_col():
+            panel.set_ylabel(y)

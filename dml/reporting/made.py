@@ -1,0 +1,71 @@
+"""Sections of a page on how its numbers were made: settings, and the cost of training."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dml.config.run import Figures
+from dml.reporting.records import Record
+from dml.reporting.spelling import (
+    CONTROL,
+    MISSING,
+    settings_text,
+    spell,
+    table,
+    time_text,
+)
+from dml.reporting.trust import sort_records
+
+
+def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show how long each training took, also relative to the baseline's of the same loss on the same device."""
+    times: dict[tuple[str, str, str], dict[int, float]] = {}
+    for record in sort_records(records, figures):
+        machine = record.get("machine", {})
+        seconds = machine.get("seconds", {}).get("training")
+        if seconds and record["loss"] != CONTROL:
+            key = (record["loss"], record["defense"], machine.get("device", "unknown"))
+            times.setdefault(key, {})[record["seed"]] = seconds
+    rows = []
+    for (loss, defense, device), seconds in times.items():
+        mean = float(np.mean(list(seconds.values())))
+        base = times.get((loss, figures.baseline, device))
+        relative = f"{mean / np.mean(list(base.values())):.1f}" if base else MISSING
+        rows.append([spell(loss), spell(defense), str(len(seconds)), time_text(mean), relative, device])
+    if not rows:
+        return []
+    return table(["loss", "defence", "trainings", "mean time", f"relative to {figures.baseline}", "device"], rows)
+
+
+def cost_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> str:
+    """Return results/cost.md: times differ from run to run, so they stand on a page that no stage depends on.
+
+    Args:
+        by_dataset: dataset -> its current records.
+        figures: what results/ reports.
+    """
+    lines = ["# Time of training", "", "Seconds of wall-clock time, as each training took it beside whatever else ran."]
+    for dataset, records in by_dataset.items():
+        if cost := cost_section(records, figures):
+            lines += ["", f"## {dataset}", *cost]
+    return "\n".join(lines) + "\n"
+
+
+def settings_section(records: Sequence[Record]) -> list[str]:
+    """Show the settings of models, losses, defences and suites, one row each."""
+    rows: dict[str, str] = {}
+    for record in records:
+        settings, control = record["settings"], record["loss"] == CONTROL
+        named = {
+            "data": "images",
+            "model": "model",
+            "validation": "validation",
+            "loss": f"loss `{record['loss']}`",
+            "defense": f"defence `{record['defense']}`",
+            "schedule": f"schedule of `{record['defense']}`",
+            "suite": f"suite `{record['suite']}`",
+        }
+        for key, label in named.items():
+            if key in settings and not (control and key not in ("data", "suite")):
+                rows.setdefault(label, settings_text(settings[key]))
+    return table(["of", "settings"], [[label, f"`{text}`"] for label, text in rows.items()]) if rows else []

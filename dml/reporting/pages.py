@@ -1,0 +1,271 @@
+"""results/README.md, and one page per dataset below it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dml.attacks.balls import radius_text
+from dml.common.files import atomic, write_json, write_text
+from dml.config.run import Figures
+from dml.reporting import kinds, made, sections, trust
+from dml.reporting.claims import Verdict, finding, verdicts
+from dml.reporting.provenance import provenance
+from dml.reporting.records import Record, Stale
+from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, spell, table, wide_table
+from dml.reporting.style import caption_of
+from dml.reporting.tables import comparison, leaderboard, main_suite, of_suite
+
+FOLDER = "pages"  # of the datasets' pages
+FIRST = ("headline", "scatter", "accuracy_by_eps", "attacks", "certified", "search", "embeddings")  # order of figures
+MEANING = (
+    "*Natural* scores are over every query of the test half. *Adversarial* R@1 counts the worst of all attacks for "
+    "each query in the l-inf ball, with the whole test half as gallery and a 95% Wilson interval over the attacked "
+    "queries. The *factor* is relative to the undefended model of the same loss, with its 95% interval; where none of "
+    "that model's queries survive, it is the least that the sample allows. Of several trainings, natural scores are "
+    "the mean, and the attacked queries are counted together; the interval leaves out how trainings differ. Attacks "
+    "aim at R@1, so the *MAP@R of these images* is not the worst possible."
+)
+JUDGED = (
+    "Only suites with gates support claims. A gate looks for signs that the attack failed: whatever else breaks "
+    f"surviving queries may change R@1 by no more than its standard error. {MARK} marks a model with a gate that does "
+    "not hold; claims about it are not judged."
+)
+
+
+def write(
+    results: Path,
+    records: Sequence[Record],
+    stale: Sequence[Stale],
+    figures: Figures,
+    origins: Mapping[str, str],
+    drawn: Sequence[str] = (),
+) -> list[Path]:
+    """Write README.md, pages/<dataset>.md, cost.md and provenance.json; pages of datasets without records are removed.
+
+    Args:
+        results: folder to write to. Figures that lie in its ``figures/<dataset>/`` are shown, whoever drew them.
+        records: current ones.
+        stale: records that are listed only.
+        figures: what results/ reports.
+        origins: where each dataset's images come from, in the order of the leaderboard.
+        drawn: figures of this run, relative to ``results``; the others are marked as earlier ones.
+
+    Returns:
+        The pages, README.md first.
+    """
+    datasets = {record["dataset"] for record in [*records, *(found.record for found in stale)]}
+    places = list(origins)
+    order = sorted(datasets, key=lambda name: (places.index(name) if name in places else len(places), name))
+    by_dataset = {name: [record for record in records if record["dataset"] == name] for name in order}
+    pages = {}
+    for name, own in by_dataset.items():
+        old = [found for found in stale if found.record["dataset"] == name]
+        pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
+    write_text(results / "README.md", overview(by_dataset, stale, figures, origins))
+    with atomic(results / FOLDER) as partial:
+        partial.mkdir()
+        for name, text in pages.items():
+            (partial / f"{name}.md").write_text(text, encoding="utf-8")
+    write_text(results / "cost.md", made.cost_page(by_dataset, figures))
+    write_json(results / "provenance.json", provenance(records))
+    return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]
+
+
+def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return the figures of a dataset that lie in ``results``: file relative to ``results``, and caption.
+
+    Args:
+        results: folder of results.
+        dataset: whose figures to list.
+        drawn: figures of this run; the captions of all others say that they are earlier ones. Empty: none says so.
+    """
+
+    def place(file: Path) -> tuple[int, str]:
+        known = [number for number, name in enumerate(FIRST) if file.stem.startswith(name)]
+        return known[0] if known else len(FIRST), file.stem
+
+    found = []
+    for file in sorted((results / "figures" / dataset).glob("*.png"), key=place):
+        name = file.relative_to(results).as_posix()
+        earlier = "" if name in drawn or not drawn else " (Drawn in an earlier run.)"
+        found.append((name, caption_of(file) + earlier))
+    return found
+
+
+def overview(
+    by_dataset: Mapping[str, Sequence[Record]], stale: Sequence[Stale], figures: Figures, origins: Mapping[str, str]
+) -> str:
+    """Return results/README.md: leaderboard, verdicts, and links.
+
+    Args:
+        by_dataset: dataset -> its current records, in the order of the leaderboard.
+        stale: records that are counted only.
+        figures: what results/ reports.
+        origins: where each dataset's images come from.
+    """
+    suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
+    shown = {name: suite for name, suite in suites.items() if suite}
+    boards = {name: leaderboard(by_dataset[name], figures) for name in shown}
+    lines = ["# Results", "", "Written by the pipeline from the JSON of each run in [runs/](runs)."]
+    if any(not board.empty for board in boards.values()):
+        lines += [
+            "",
+            "## Leaderboard",
+            "",
+            "R@1 after the worst of all attacks (95% interval), each defence with its best loss. The factor is "
+            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}. {MARK}: a gate does "
+            "not hold.",
+            *sections.leaderboard_table(boards, shown, figures),
+        ]
+    lines += _claims_overview({name: of_suite(by_dataset[name], suite) for name, suite in shown.items()}, figures)
+    lines += ["", "## Pages", ""]
+    for name, own in by_dataset.items():
+        old = sum(found.record["dataset"] == name for found in stale)
+        runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
+        lines.append(f"- [{name}]({FOLDER}/{name}.md) ({runs}). {origins.get(name, '')}".rstrip())
+    lines += [
+        "",
+        "All rows as a table: [metrics.csv](metrics.csv). Time of training: [cost.md](cost.md). Device, versions and "
+        "seconds of each run: [provenance.json](provenance.json).",
+    ]
+    if stale:
+        lines[-1] += " Stale runs are listed on their pages and count nowhere else."
+    return "\n".join(lines) + "\n"
+
+
+def _claims_overview(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
+    """One row per claim, one column per dataset."""
+    found: dict[str, dict[str, str]] = {}
+    for name, own in by_dataset.items():
+        for row in judged(own, figures):
+            found.setdefault(row.claim, {})[name] = f"**{row.verdict}**"
+    if not found:
+        return []
+    datasets = [name for name in by_dataset if any(name in verdicts for verdicts in found.values())]
+    rows = [([claim], [cells.get(name, MISSING) for name in datasets]) for claim, cells in found.items()]
+    links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
+    text = "A claim holds if it does for every loss. Verdicts use 95% intervals; the pages give the numbers."
+    return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
+
+
+def judged(records: Sequence[Record], figures: Figures) -> list[Verdict]:
+    """Return the verdicts at both radii of results/, each claim once.
+
+    Args:
+        records: of one dataset and suite.
+        figures: what results/ reports.
+    """
+    found: dict[str, Verdict] = {}
+    for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
+        compared = comparison(records, eps, figures)
+        for row in verdicts(compared, eps, figures) if not compared.empty else []:
+            found.setdefault(row.claim, row)
+    return list(found.values())
+
+
+def dataset_page(
+    dataset: str,
+    records: Sequence[Record],
+    stale: Sequence[Stale],
+    figures: Figures,
+    origin: str,
+    drawn: Sequence[tuple[str, str]],
+) -> str:
+    """Return the page of a dataset.
+
+    Args:
+        dataset: its name.
+        records: its current records.
+        stale: its stale ones.
+        figures: what results/ reports.
+        origin: where its images come from.
+        drawn: file relative to results/, and caption, of each figure.
+    """
+    main = main_suite(records, figures)
+    lines = [f"# {dataset}", "", f"{origin} [All results](../README.md)".strip()]
+    if main:
+        compared = comparison(of_suite(records, main), figures.eps, figures)
+        lines += ["", finding(compared, figures.eps, figures)] if not compared.empty else []
+    lines += _figures(drawn[:1])
+    if main:
+        lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
+        lines += _claims(of_suite(records, main), figures)
+        controls = sections.controls_section(of_suite(records, main), figures)
+        lines += ["", "## Untrained controls", *controls] if controls else []
+    lines += _figures(drawn[1:], "## Figures")
+    lines += _trust(records, figures)
+    lines += _suites(records, main, figures)
+    lines += _made(records, figures)
+    lines += _stale(stale)
+    return "\n".join(lines) + "\n"
+
+
+def _figures(drawn: Sequence[tuple[str, str]], title: str = "") -> list[str]:
+    lines = ["", title] if drawn and title else []
+    for file, caption in drawn:
+        lines += ["", f"![{caption}](../{file})", "", f"*{caption}*"]
+    return lines
+
+
+def _claims(records: Sequence[Record], figures: Figures) -> list[str]:
+    rows = [[row.claim, row.measured, f"**{row.verdict}**"] for row in judged(records, figures)]
+    return ["", "## Claims", *table(["claim", "measured", "verdict"], rows)] if rows else []
+
+
+def _trust(records: Sequence[Record], figures: Figures) -> list[str]:
+    """What tells whether the attacks were strong enough and the differences are real."""
+    eps, radius = figures.eps, radius_text(figures.eps)
+    lines: list[str] = []
+    for suite in trust.suites_of(records):
+        own = of_suite(records, suite)
+        lines += details(f"Gates of suite <code>{suite}</code>", trust.gates_section(own, figures))
+    for radius_eps in dict.fromkeys((figures.eps, figures.paper_eps)):
+        effort = trust.effort_section(records, radius_eps, figures)
+        lines += details(f"More effort on the same queries, eps {radius_text(radius_eps)}", effort)
+    lines += details(f"One attack at a time, eps {radius}", kinds.alone_section(records, eps, figures))
+    for suite in trust.suites_of(records):
+        own = of_suite(records, suite)
+        summary = f"Defences on the same queries, suite <code>{suite}</code>, eps {radius}"
+        lines += details(summary, trust.paired_section(own, eps, figures))
+    lines += details(f"Over seeds, eps {radius}", trust.seeds_section(records, eps, figures))
+    lines += details("How the embeddings fill their sphere", trust.collapse_section(records, figures))
+    return ["", "## How far to trust these numbers", *lines] if lines else []
+
+
+def _suites(records: Sequence[Record], main: str | None, figures: Figures) -> list[str]:
+    """The suites that the headline does not show."""
+    lines: list[str] = []
+    for suite in trust.suites_of(records):
+        if suite != main:
+            own = of_suite(records, suite)
+            lines += details(f"Suite <code>{suite}</code>", sections.suite_section(own, figures))
+    lines += details("Ranking attacks and ERS", kinds.ranking_section(records, figures))
+    lines += details("Certified R@1 in the l2 ball", kinds.certified_section(records, figures))
+    return ["", "## Other suites", *lines] if lines else []
+
+
+def _made(records: Sequence[Record], figures: Figures) -> list[str]:
+    if not records:
+        return []
+    devices = sorted({record["machine"]["device"] for record in records if record.get("machine")})
+    models = {(record["loss"], record["defense"], record["seed"]) for record in records}
+    trained = sum(loss != CONTROL for loss, _, _ in models)
+    text = f"{count(trained, 'trained model')}, {count(len(models) - trained, 'untrained control')}."
+    if devices:
+        text += f" Measured on: {'; '.join(devices)}."
+    lines = ["", "## How it was measured", "", text, "", MEANING, "", JUDGED]
+    return lines + details("Settings", made.settings_section(records))
+
+
+def _stale(stale: Sequence[Stale]) -> list[str]:
+    """What was measured with settings or code of the past: listed, and shown nowhere else."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for record, reason in stale:
+        model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
+        device = record.get("machine", {}).get("device") or record.get("device", MISSING)
+        found.setdefault((model, reason, device), []).append(f"`{record['suite']}`")
+    if not found:
+        return []
+    rows = [[model, ", ".join(suites), reason, device] for (model, reason, device), suites in found.items()]
+    text = "These runs were made with other settings or code than now. No table or figure uses them."
+    listed = table(["model", "suites", "reason", "device"], rows)
+    return ["", "## Stale runs", "", text, *details(count(len(stale), "run"), listed)]

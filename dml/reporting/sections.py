@@ -1,0 +1,155 @@
+"""Sections of a page that compare models: the leaderboard, a suite at each radius, untrained controls."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dml.attacks.balls import radius_text
+from dml.config.run import Figures
+from dml.reporting.records import Record
+from dml.reporting.spelling import (
+    CONTROL,
+    MARK,
+    MISSING,
+    count,
+    factor_text,
+    interval,
+    model_text,
+    number,
+    order,
+    spell,
+    table,
+    wide_table,
+)
+from dml.reporting.tables import comparison, pool
+
+Pair = tuple[str, str]
+"""Loss and defence of a model."""
+
+
+def marked(r1: float, low: float, high: float, gates: str, bold: bool = False) -> str:
+    """Return R@1 with its interval, marked where a gate does not hold."""
+    value = f"**{r1:.3f}**" if bold else f"{r1:.3f}"
+    return f"{value}{MARK if gates == 'fail' else ''} {interval(low, high)}"
+
+
+def comparison_table(found: pd.DataFrame) -> list[str]:
+    """Show :func:`dml.reporting.tables.comparison`, one row per model."""
+    rows = [
+        [
+            MISSING if row.loss == CONTROL else spell(row.loss),
+            f"{spell(row.defense)}{', untrained' if row.loss == CONTROL else ''}",
+            number(row.natural),
+            number(row.map_r),
+            marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
+            number(row.adversarial_map_r),
+            factor_text(row.factor, row.factor_low, row.factor_high),
+        ]
+        for row in found.itertuples()
+    ]
+    header = ["loss", "defence", "natural R@1", "natural MAP@R", "adversarial R@1", "MAP@R of these images", "factor"]
+    return table(header, rows)
+
+
+def queries_text(found: pd.DataFrame) -> str:
+    """Return how many queries and trainings a comparison rests on."""
+    words = []
+    for column, noun in (("queries", "query"), ("trainings", "training")):
+        least, most = int(found[column].min()), int(found[column].max())
+        plural = "queries" if noun == "query" else "trainings"
+        words.append(count(most, noun, plural) if least == most else f"{least:,} to {most:,} {plural}")
+    return words[0] if found["trainings"].max() == 1 else " of ".join(words)
+
+
+def suite_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show one suite: a comparison at each of the two radii of results/, and one table of all other radii.
+
+    Args:
+        records: of one dataset and suite.
+        figures: gives the radii and the order of the models.
+    """
+    lines: list[str] = []
+    for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
+        found = comparison(records, eps, figures)
+        if not found.empty:
+            title = f"**Suite `{records[0]['suite']}`, eps {radius_text(eps)}, {queries_text(found)}**"
+            lines += ["", title, *comparison_table(found)]
+    return lines + radii_section(records, figures)
+
+
+def models_of(table: pd.DataFrame, figures: Figures) -> list[Pair]:
+    """Loss and defence of the models of a table, in the order of every table."""
+    places = order(table["defense"], figures)
+    pairs = set(zip(table["loss"], table["defense"], strict=True))
+    return sorted(pairs, key=lambda pair: (pair[0] == CONTROL, pair[0], places.index(pair[1])))
+
+
+def radii_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show R@1 by l-inf radius, one row per model, if a suite attacked other radii than the two of results/."""
+    found = pool(records)
+    found = found[found["attack"].eq("worst") & found["norm"].eq("linf")]
+    radii = sorted(found["eps"].unique())
+    if all(np.isclose(eps, (figures.eps, figures.paper_eps)).any() for eps in radii):
+        return []
+    rows = []
+    for loss, defense in models_of(found, figures):
+        own = found[found["loss"].eq(loss) & found["defense"].eq(defense)].set_index("eps")["r1"]
+        rows.append(([model_text(loss, defense)], [number(own.get(eps)) for eps in radii]))
+    text = f"Adversarial R@1 by radius, suite `{records[0]['suite']}`:"
+    return ["", text, *wide_table(["model"], [radius_text(eps) for eps in radii], rows)]
+
+
+def controls_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show untrained controls: what attacks leave of each, and what is certified where there is a certificate.
+
+    Args:
+        records: of one dataset and suite.
+        figures: gives the radii.
+    """
+    own = [record for record in records if record["loss"] == CONTROL]
+    if not own:
+        return []
+    found, rows = pool(own), []
+    radii = [eps for eps in dict.fromkeys((figures.paper_eps, figures.eps)) if np.isclose(found["eps"], eps).any()]
+    for _, defense in models_of(found, figures):
+        cells = []
+        for eps in radii:
+            here = found[found["defense"].eq(defense) & found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
+            left = here.set_index("attack")["r1"]
+            proven = f"{left['certified']:.3f} to " if "certified" in left else ""
+            cells.append(f"{proven}{number(left.get('worst'))}")
+        first = next(record for record in own if record["defense"] == defense)
+        rows.append([spell(defense), number(first["natural"]["r1"]), number(first["natural"]["map_r"]), *cells])
+    text = (
+        "Controls retrieve without any training. Where a control has a certificate, its R@1 is given as a range, from "
+        "the certified share of queries to the share that survives all attacks."
+    )
+    header = ["control", "natural R@1", "natural MAP@R", *(f"R@1 at {radius_text(eps)}" for eps in radii)]
+    return ["", text, *table(header, rows)]
+
+
+def leaderboard_table(boards: Mapping[str, pd.DataFrame], suites: Mapping[str, str], figures: Figures) -> list[str]:
+    """Show the leaderboards of all datasets, one row per dataset and defence.
+
+    Args:
+        boards: dataset -> :func:`dml.reporting.tables.leaderboard`.
+        suites: dataset -> suite that it shows.
+        figures: gives the radii.
+    """
+    rows = [
+        [
+            f"[{dataset}](pages/{dataset}.md)",
+            spell(row.defense),
+            "untrained" if row.loss == CONTROL else spell(row.loss),
+            number(row.natural),
+            number(row.r1_paper),
+            marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
+            factor_text(row.factor, row.factor_low, row.factor_high),
+            f"`{suites[dataset]}`, {row.queries:,}",
+        ]
+        for dataset, board in boards.items()
+        for row in board.itertuples()
+    ]
+    paper, eps = (f"R@1 at {radius_text(eps)}" for eps in (figures.paper_eps, figures.eps))
+    return table(["dataset", "defence", "loss", "natural R@1", paper, eps, "factor", "suite, queries"], rows)

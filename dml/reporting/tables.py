@@ -1,0 +1,176 @@
+"""From records to tables of numbers: metrics.csv, models compared at one radius, the leaderboard."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dml.common.files import atomic
+from dml.config.run import Figures
+from dml.evaluation.statistics import pool_seeds, ratio_interval, wilson
+from dml.reporting.records import KEYS, Record
+from dml.reporting.spelling import CONTROL, order
+
+COLUMNS = [*KEYS, "attack", "norm", "eps", "queries", "r1", "r1_low", "r1_high", "map_r", "gates"]  # of metrics.csv
+MODEL = ["loss", "defense"]  # what the trainings of several seeds share
+
+
+def gates_of(record: Record) -> str:
+    """Return ``hold`` or ``fail``, or ``not run``."""
+    if not record["gates"]:
+        return "not run"
+    return "hold" if all(gate["passed"] for gate in record["gates"]) else "fail"
+
+
+def metrics(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the rows of metrics.csv: one per dataset, loss, defence, seed, suite, attack, norm and eps."""
+    rows = [
+        {**{key: record[key] for key in KEYS}, **row, "gates": gates_of(record)}
+        for record in records
+        for row in record["rows"]
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values([*KEYS, "norm", "eps", "attack"], ignore_index=True)
+
+
+def write_metrics(table: pd.DataFrame, file: Path) -> None:
+    """Write metrics.csv with six digits after the point, so that the same outcomes give the same bytes."""
+    with atomic(file) as partial:
+        table.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def of_suite(records: Sequence[Record], suite: str) -> list[Record]:
+    """Return the records of a suite."""
+    return [record for record in records if record["suite"] == suite]
+
+
+def check_alike(records: Sequence[Record]) -> None:
+    """Raise ValueError if records must not be compared with each other.
+
+    Compared are models under one suite on one dataset, evaluated by the same settings and code; seeds are pooled only
+    where the training differs in nothing else.
+    """
+    for name, values in (
+        ("datasets", {record["dataset"] for record in records}),
+        ("suites", {record["suite"] for record in records}),
+        ("evaluation digests", {record["digests"]["evaluation"] for record in records}),
+    ):
+        if len(values) > 1:
+            raise ValueError(f"{name} {', '.join(sorted(values))} are mixed; one comparison must be of one of them")
+    trained: dict[tuple[str, str], str] = {}
+    for record in records:
+        model = (record["loss"], record["defense"])
+        if trained.setdefault(model, record["digests"]["training"]) != record["digests"]["training"]:
+            raise ValueError(f"seeds of {', '.join(model)} were trained differently; they must not be pooled")
+
+
+def pool(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the rows of one dataset and suite with the queries of all seeds counted together.
+
+    Raises:
+        ValueError: see :func:`check_alike`.
+    """
+    check_alike(records)
+    return pool_seeds(metrics(records))
+
+
+def main_suite(records: Sequence[Record], figures: Figures) -> str | None:
+    """Return the suite that a dataset's headline shows: ``figures.suite`` if it was run, otherwise the one with most
+    queries among those that claims rest on; None if there is no such suite.
+    """
+    names = {record["suite"] for record in records}
+    if figures.suite in names:
+        return figures.suite
+    sizes = {record["suite"]: record["rows"][0]["queries"] for record in records if record["claims"] and record["rows"]}
+    return max(sorted(sizes), key=sizes.__getitem__, default=None)
+
+
+def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.DataFrame:
+    """Compare models at one radius of the l-inf ball, each with its fold increase over the baseline of the same loss.
+
+    Of several trainings that differ in the seed alone, natural scores are the mean, and the attacked queries are
+    counted together. Untrained controls come last and have no factor.
+
+    Args:
+        records: of one dataset and suite.
+        eps: the radius.
+        figures: names the baseline, and the order of the defences.
+
+    Returns:
+        ``loss, defense, trainings, queries, claims, gates, natural, natural_low, natural_high, map_r, r1, r1_low,
+        r1_high, adversarial_map_r, factor, factor_low, factor_high``. The factor of the baseline and of a control is
+        NaN; where none of the baseline's queries survived, it and the upper end of its 95% interval are infinite.
+
+    Raises:
+        ValueError: see :func:`check_alike`.
+    """
+    found = pool(records)
+    found = found[found["attack"].eq("worst") & found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
+    found = found.rename(columns={"map_r": "adversarial_map_r"}).merge(_natural(records), on=MODEL)
+    base = found.loc[found["defense"] == figures.baseline, ["loss", "r1", "queries"]]
+    found = found.merge(base, on="loss", how="left", suffixes=("", "_base"))
+    factors = [_factor(row, figures.baseline) for row in found.itertuples()]
+    found[["factor", "factor_low", "factor_high"]] = np.reshape(factors, (-1, 3)).astype(float)
+    places = {name: place for place, name in enumerate(order(found["defense"], figures))}
+    found = found.assign(control=found["loss"] == CONTROL, place=found["defense"].map(places))
+    columns = [*MODEL, "trainings", "queries", "claims", "gates", "natural", "natural_low", "natural_high", "map_r"]
+    columns += ["r1", "r1_low", "r1_high", "adversarial_map_r", "factor", "factor_low", "factor_high"]
+    return found.sort_values(["control", "loss", "place"], ignore_index=True)[columns]
+
+
+def _natural(records: Sequence[Record]) -> pd.DataFrame:
+    """Natural R@1 with its interval over the images of the test half, and MAP@R: the mean over seeds."""
+    rows = [
+        {
+            **{key: record[key] for key in [*MODEL, "claims"]},
+            "natural": record["natural"]["r1"],
+            "map_r": record["natural"]["map_r"],
+            "images": record["natural"]["queries"],
+        }
+        for record in records
+    ]
+    columns = [*MODEL, "claims", "natural", "map_r", "images"]
+    table = pd.DataFrame(rows, columns=columns).groupby(MODEL, as_index=False).mean()
+    ends = [wilson(round(row.natural * row.images), int(row.images)) for row in table.itertuples()]
+    table[["natural_low", "natural_high"]] = np.reshape(ends, (-1, 2)).astype(float)
+    return table.assign(claims=table["claims"] > 0).drop(columns="images")
+
+
+def _factor(row: Any, baseline: str) -> tuple[float, float, float]:
+    """A model's fold increase over the baseline, and its 95% interval."""
+    if row.defense == baseline or np.isnan(row.r1_base):
+        return np.nan, np.nan, np.nan
+    survive, survive_base = round(row.r1 * row.queries), round(row.r1_base * row.queries_base)
+    interval = ratio_interval(survive, row.queries, survive_base, int(row.queries_base))
+    return row.r1 / row.r1_base if survive_base else np.inf, *interval
+
+
+def best_control(found: pd.DataFrame) -> pd.Series | None:
+    """Return the row of :func:`comparison` of the untrained control with the highest adversarial R@1, if any."""
+    controls = found[found["loss"] == CONTROL]
+    return None if controls.empty else controls.loc[controls["r1"].idxmax()]
+
+
+def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
+    """Rank the defences of one dataset by adversarial R@1 at the headline's radius, each with its best loss.
+
+    Of the untrained controls the best at each of the two radii is kept.
+
+    Returns:
+        The columns of :func:`comparison` at ``figures.eps``, and ``r1_paper``: adversarial R@1 at
+        ``figures.paper_eps``, NaN if that was not attacked; best first.
+    """
+    suite = main_suite(records, figures)
+    own = of_suite(records, suite) if suite else []
+    if not own:
+        return pd.DataFrame()
+    found = comparison(own, figures.eps, figures)
+    other = comparison(own, figures.paper_eps, figures)[[*MODEL, "r1"]]
+    found = found.merge(other.rename(columns={"r1": "r1_paper"}), on=MODEL, how="left")
+    ranked = found.sort_values(["r1", "r1_paper", "natural"], ascending=False, kind="stable", ignore_index=True)
+    trained = ranked[ranked["loss"] != CONTROL].drop_duplicates("defense")
+    controls = ranked[ranked["loss"] == CONTROL]
+    second = controls.sort_values("r1_paper", ascending=False, kind="stable").dropna(subset="r1_paper").head(1)
+    kept = [*trained.index, *controls.head(1).index, *second.index]
+    return ranked.loc[sorted(set(kept))].reset_index(drop=True)

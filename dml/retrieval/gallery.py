@@ -1,0 +1,98 @@
+"""Galleries, queries, and which gallery items are right, wrong or ignored for each query."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELLS = 2**22  # cells of a (queries, items) table held at a time: memory does not grow with the gallery
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The items that are searched.
+
+    Attributes:
+        embeddings: (N, D), of unit length.
+        labels: (N,) class of each item.
+        groups: (N,) track, burst or camera of each item, numbers of at least 0. By default each item forms its own
+            group, numbered by its row.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    groups: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.groups is None:
+            object.__setattr__(self, "groups", torch.arange(len(self.labels), device=self.labels.device))
+
+    @cached_property
+    def exact(self) -> Tensor:
+        """(N, D) embeddings as :func:`renormalised` gives them, computed once."""
+        return renormalised(self.embeddings)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of a search.
+
+    Attributes:
+        labels: (B,) class of each query.
+        groups: (B,) group of each query, numbered as in the gallery; -1 matches no group.
+        own: (B,) row of the query itself in the gallery, -1 if it is not there.
+    """
+
+    labels: Tensor
+    groups: Tensor
+    own: Tensor
+
+    def take(self, rows: Tensor) -> "Queries":
+        """Some of the queries, by row number."""
+        return Queries(self.labels[rows], self.groups[rows], self.own[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Matches(NamedTuple):
+    """Masks (B, N) that sort the gallery items for each query; exactly one of the three holds for every item."""
+
+    right: Tensor
+    wrong: Tensor
+    ignored: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries, gallery: Gallery) -> "Matches":
+        """Compare all labels, once for a set of queries.
+
+        The query itself and all items of its group are ignored, whatever their class, as re-identification protocols
+        do. Without groups only the query itself is ignored.
+        """
+        same = queries.labels[:, None] == gallery.labels
+        ignored = (queries.groups[:, None] == gallery.groups) & (queries.groups >= 0)[:, None]
+        inside = (queries.own >= 0).nonzero().squeeze(1)
+        ignored[inside, queries.own[inside]] = True
+        return cls(same & ~ignored, ~same & ~ignored, ignored)
+
+
+def renormalised(embeddings: Tensor) -> Tensor:
+    """Embeddings (B, D) in float64, scaled to unit length again if they came in a shorter format.
+
+    Float32 embeddings of "unit" length differ in length by about 1e-7. Where embeddings lie closer together than
+    that, their lengths would decide the ranking.
+    """
+    if embeddings.dtype == torch.float64:
+        return embeddings
+    return F.normalize(embeddings.double(), dim=1)
+
+
+def at_once(gallery: Gallery, most: int) -> int:
+    """How many queries to compare with a gallery at a time: ``most``, or fewer if the gallery is large."""
+    return max(1, min(most, CELLS // len(gallery)))

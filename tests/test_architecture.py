@@ -1,0 +1,74 @@
+"""The rooms of the library: which may import which, how large they are, and that everything public is documented."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dml.common.files import ROOT
+from dml.pipeline.digest import imports
+
+# A package imports from those after it and from itself, never from those before it.
+ORDER = (
+    "pipeline",
+    "reporting",
+    "config",
+    "evaluation",
+    "training",
+    "defenses",
+    "attacks",
+    "losses",
+    "retrieval",
+    "models",
+    "data",
+    "common",
+)
+FILES = sorted((ROOT / "dml").rglob("*.py"))
+IDS = [str(file.relative_to(ROOT)) for file in FILES]
+
+
+def test_the_order_names_every_package() -> None:
+    assert {file.parent.name for file in (ROOT / "dml").glob("*/__init__.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_imports_go_down(file: Path) -> None:
+    parts = file.relative_to(ROOT).parts
+    if len(parts) == 2:  # dml/__init__.py and dml/__main__.py: the front door
+        return
+    for module in imports(file):
+        other = module.split(".")[1]
+        assert ORDER.index(other) >= ORDER.index(parts[1]), f"{'/'.join(parts)} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_modules_and_functions_are_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            text = node.body[0] if ast.get_docstring(node) else None
+            told = text.end_lineno - text.lineno + 1 if text else 0
+            assert node.end_lineno - node.lineno + 1 - told <= 60, f"{node.name}, without its docstring"
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_everything_public_has_a_docstring(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module"
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), node.name
+        for inner in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_") and inner.name != "forward":
+                assert ast.get_docstring(inner), f"{node.name}.{inner.name}"
+
+
+def test_the_front_door_is_light() -> None:
+    """`import dml` and the check of a command's name wait for no library."""
+    code = "import sys, dml, dml.__main__; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

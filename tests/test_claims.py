@@ -1,0 +1,111 @@
+"""Verdicts on the claims of the paper."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_records import EPS, FIGURES, GATE, record, six
+
+from dml.reporting import claims, tables
+
+
+def judge(runs: list[dict[str, Any]]) -> dict[str, claims.Verdict]:
+    """Verdicts by a word of the claim."""
+    words = ("lose", "5 times", "0.95", "beat", "control")
+    found = claims.verdicts(tables.comparison(runs, EPS, FIGURES), EPS, FIGURES)
+    return {next(word for word in words if word in row.claim): row for row in found}
+
+
+@pytest.mark.parametrize(
+    ("standard", "robust", "measured", "verdict"),
+    [
+        (0, 200, "triplet at least 52.3", "holds"),
+        (0, 12, "triplet at least 2.9", "not shown"),
+        (20, 200, "triplet 10.0 (6.5 to 15.5)", "holds"),
+        (20, 120, "triplet 6.0 (3.8 to 9.4)", "not shown"),
+        (20, 40, "triplet 2.0 (1.2 to 3.3)", "fails"),
+    ],
+)
+def test_a_factor_is_judged_by_its_interval(standard: int, robust: int, measured: str, verdict: str) -> None:
+    found = judge([record("triplet", "standard", 0.9, standard), record("triplet", "robust", 0.9, robust)])
+    assert found["5 times"][1:] == (measured, verdict)
+
+
+def test_verdicts_say_what_fails() -> None:
+    runs = six()
+    found = judge(runs)
+    assert found["lose"] == (
+        "`standard` models lose more than half of their natural R@1 at eps 8/255",
+        "contrastive 0.900 to 0.000; triplet 0.900 to 0.050",
+        "holds",
+    )
+    assert found["5 times"][1:] == ("contrastive at least 25.9; triplet 10.0 (6.5 to 15.5)", "holds")
+    assert found["0.95"][1:] == ("contrastive 0.889; triplet 0.978", "holds in part"), "contrastive keeps too little"
+    assert found["beat"].verdict == "not separated", "0.250 against 0.245 is within the intervals"
+    assert "control" not in found
+    runs[4]["rows"][1] |= {"r1": 0.1}
+    assert judge(runs)["beat"].verdict == "fails"
+
+
+@pytest.mark.parametrize(("survive", "verdict"), [(0, "holds"), (98, "not separated"), (100, "fails"), (280, "fails")])
+def test_robust_models_are_judged_beside_the_best_control(survive: int, verdict: str) -> None:
+    weak = record("none", "histogram", 0.9, 0)
+    found = judge([*six(), weak, record("none", "pixels_8", 0.3, survive)])["control"]
+    assert found.claim == "`robust` models keep more than the best untrained control at eps 8/255"
+    share = f"{survive / 400:.3f}"
+    name = "pixels 8" if survive else "histogram"
+    assert found.measured == f"contrastive 0.250 against {share}; triplet 0.500 against {share} ({name})"
+    assert found.verdict == verdict
+
+
+def test_a_failed_gate_leaves_claims_about_that_model_unjudged() -> None:
+    runs = [*six(), record("none", "pixels_8", 0.3, 10)]
+    runs[1]["gates"] = [GATE | {"passed": False}]
+    found = judge(runs)
+    assert found["lose"].verdict == "holds", "it is about other models"
+    assert found["0.95"].verdict == "holds in part", "natural scores need no gate"
+    for name in ("5 times", "beat", "control"):
+        assert found[name].verdict == "not judged"
+        assert found[name].measured.endswith("; a gate does not hold")
+    runs[1]["gates"], runs[-1]["gates"] = [GATE], []
+    found = judge(runs)
+    assert found["5 times"].verdict == "holds"
+    assert found["control"][1:] == (
+        "contrastive 0.250 against 0.025; triplet 0.500 against 0.025 (pixels 8); gates were not run",
+        "not judged",
+    )
+
+
+def test_a_failed_gate_of_a_defence_that_no_claim_is_about_changes_nothing() -> None:
+    other = record("triplet", "act", 0.9, 300, gates=[GATE | {"passed": False}])
+    assert judge([*six(), other]) == judge(six())
+
+
+def test_a_suite_that_no_claim_rests_on_judges_nothing() -> None:
+    assert judge([made | {"claims": False, "gates": []} for made in six()]) == {}
+
+
+def test_a_model_without_its_counterpart_changes_no_verdict() -> None:
+    some = [made for made in six() if (made["loss"], made["defense"]) != ("contrastive", "robust")]
+    assert judge(some)["0.95"][1:] == ("triplet 0.978", "holds")
+
+
+def test_claims_are_about_the_defences_that_figures_names() -> None:
+    other = type(FIGURES)(**vars(FIGURES) | {"paper": "single_step", "peer": "robust"})
+    found = claims.verdicts(tables.comparison(six(), EPS, other), EPS, other)
+    assert found[3].claim == "`single_step` models beat `robust` ones at eps 8/255"
+    assert found[3].verdict == "fails"
+
+
+def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> None:
+    runs = [*six(), record("none", "pixels_8", 0.3, 10)]
+    found = tables.comparison(runs, EPS, FIGURES)
+    assert claims.finding(found, EPS, FIGURES) == (
+        "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after standard "
+        "training; 0.025 for the best untrained control (pixels 8)."
+    )
+    alone = found[found["defense"].eq("standard")]
+    assert claims.finding(alone, EPS, FIGURES) == (
+        "At eps 8/255, R@1 is 0.050 (0.033 to 0.076) after standard training with the triplet loss."
+    )
+    assert claims.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""

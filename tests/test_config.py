@@ -1,0 +1,184 @@
+"""params.yaml: the committed file is valid, and whatever is wrong is one sentence that names it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dml.config.build import evaluation, training
+from dml.config.load import PARAMS, load, preset
+from dml.config.schema import ParamsError
+from dml.defenses import DEFENSES
+from dml.defenses.robust import Robust
+from dml.losses import LOSSES
+from dml.losses.triplet import Triplet
+
+
+def robust(dataset: str, file: Path = PARAMS) -> Robust:
+    """The robust defence of a recipe."""
+    return training.defense("robust", load(file=file).recipe(dataset).defenses["robust"])
+
+
+def test_the_committed_file_becomes_the_objects_that_run() -> None:
+    params = load()
+    recipe = params.recipe("glyphs")
+    loss = training.loss("triplet", recipe.losses["triplet"], classes=80, dimension=128)
+    assert isinstance(loss, Triplet)
+    assert (robust("glyphs").eps, robust("glyphs").steps, robust("glyphs").target) == (8 / 255, 3, "positive")
+    suites = {name: evaluation.suite(settings) for name, settings in params.suites.items()}
+    assert suites["quick"].eps == (0.01, 8 / 255)
+    assert [name for name, suite in suites.items() if suite.claims] == ["quick", "auto", "thorough", "wide"]
+    assert suites["wide"].queries == 2000
+    assert params.figures.paper_eps == 0.01
+
+
+def test_every_defence_has_a_recipe_in_glyphs() -> None:
+    assert set(load().recipe("glyphs").defenses) == set(DEFENSES)
+
+
+@pytest.mark.parametrize(("name", "dataset"), [("paper", "sop"), ("field", "cub200"), ("photos", "flowers")])
+def test_every_preset_makes_a_recipe(name: str, dataset: str) -> None:
+    """As `<<: *preset` would: what a recipe shares comes from the preset, its data stay its own."""
+    params = load()
+    side = 128 if name == "photos" else params.recipe(dataset).data.size
+    recipe = load(preset(name, dataset) | {f"recipes.{dataset}.data.size": side}).recipe(dataset)
+    assert recipe.model.backbone == params.presets[name]["model"]["backbone"]
+    assert set(recipe.defenses) == set(DEFENSES)
+
+
+def test_changes_replace_values() -> None:
+    changed = load({"recipes.glyphs.schedule.epochs": 2, "recipes.glyphs.defenses.robust.eps": "4/255"})
+    assert changed.recipe("glyphs").schedules["robust"].epochs == 2
+    assert changed.recipe("glyphs").defenses["robust"]["eps"] == pytest.approx(4 / 255)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("run.loses", ["triplet"], r"run key 'loses' is unknown; did you mean 'losses'\?"),
+        ("run.datasets", ["cub"], "run.datasets 'cub' is unknown"),
+        ("run.losses", ["triplett"], "'triplett' is unknown; did you mean 'triplet'"),
+        ("run.defenses", ["standard"], "standard training always runs"),
+        ("run.attacked", ["standard", "robust", "other"], "'other' is unknown"),
+        ("run.suites", ["slow"], "run.suites 'slow' is unknown; known: auto, certified, one_by_one"),
+        ("run.seeds", ["one"], r"run\.seeds\[0\] is 'one'"),
+        ("recipes.glyphs.schedule.epoch", 3, "did you mean 'epochs'"),
+        ("recipes.glyphs.schedule.epochs", "ten", r"recipes\.glyphs\.schedule\.epochs is 'ten'"),
+        ("recipes.glyphs.schedule.epochs", 0, "epochs is 0; it must be at least 1"),
+        ("recipes.glyphs.schedule.learning_rate", -1, "learning_rate is -1.0; it must be above 0"),
+        ("recipes.glyphs.defenses.robust.schedule", {"epoch": 3}, r"robust\.schedule key 'epoch' is unknown; did you"),
+        (
+            "recipes.glyphs.defenses.robust.schedule",
+            {"epochs": 0},
+            r"recipes\.glyphs\.defenses\.robust\.schedule\.epochs is 0; it must be at least",
+        ),
+        ("recipes.glyphs.defenses.robust.schedule", 3, r"robust\.schedule is 3; it must hold keys and values"),
+        ("recipes.glyphs.defenses.robust.eps", -0.1, r"recipes\.glyphs\.defenses\.robust\.eps is -0\.1"),
+        ("recipes.glyphs.defenses.robust.target", "pos", "Input should be 'positive', 'negative', 'anchor' or 'query'"),
+        ("recipes.glyphs.defenses.robust.strength", 1, "robust key 'strength' is unknown"),
+        ("recipes.glyphs.losses.triplet.miner", "hard", "miner 'hard' is unknown; did you mean 'semi_hard'"),
+        ("recipes.glyphs.losses.pml", {"alpha": 2}, "recipes.glyphs.losses.pml lacks the key 'name'"),
+        ("recipes.glyphs.model.backbone", "resnet", "backbone 'resnet' is unknown; did you mean 'resnet"),
+        ("recipes.glyphs.model", None, "it must hold the keys backbone, dimension"),
+        ("recipes.glyphs.data.source", "zip", "source 'zip' is unknown"),
+        ("recipes.glyphs.data.options", {"siz": 3}, "options key 'siz' is unknown; did you mean 'size'"),
+        ("recipes.glyphs.data.crop", 40, "crop is 40; it must be at most size, 32"),
+        ("recipes.glyphs.data.crop", 28, r"schedule\.crop is 0; it must be data\.crop, 28"),
+        ("recipes.glyphs.model.weights", "imagenet", "conv4 starts from random"),
+        ("recipes.flowers.model.weights", "some.pth", "lite0_colours starts from random or imagenet"),
+        ("recipes.glyphs.data.size", 12, r"data\.size, for the backbone conv4, is 12; it must be at least 16"),
+        ("recipes.glyphs.schedule.precision", "half", "Input should be 'float32' or 'bfloat16'"),
+        ("recipes.glyphs.defenses.robust.step_size", 0, "step_size is 0.0; it must be above 0"),
+        ("recipes.glyphs.data.train_fraction", 1.5, "it must lie between 0 and 1"),
+        ("suites.quick.eps", ["-1/255"], r"suites\.quick\.eps is -0\.0039"),
+        ("suites.quick.eps", [8], r"suites\.quick\.eps is 8.* at most 1: perhaps 8/255"),
+        ("recipes.glyphs.defenses.robust.eps", 8, r"robust\.eps is 8.* at most 1: perhaps 8/255"),
+        ("recipes.glyphs.defenses.single_step.eps", 8, r"single_step\.eps is 8"),
+        ("recipes.glyphs.validation.eps", 8, r"validation\.eps is 8"),
+        ("suites.quick.kind", "attack", "suites.quick.kind 'attack' is unknown; did you mean 'attacks'"),
+        ("suites.quick", {"queries": 3}, "suites.quick lacks the key 'kind'"),
+        ("run.surrogate_seed", 0, "run.surrogate_seed is 0, one of run.seeds; it must be another"),
+        ("run.standard_seeds", [0], r"run.standard_seeds is \[0\]; it must be \[0, 100\]"),
+        ("run.surrogate", "standard", "run.surrogate 'standard' is unknown; known: robust, single_step"),
+        ("suites.quick.eps", [0.01], r"suites\.quick\.eps lacks 0\.0313725, the radius figures\.eps"),
+        ("suites.quick.attacks", {"margins": {"steps": 3}}, "'margins' is unknown; did you mean 'margin'"),
+        ("suites.quick.attacks", {"margin": {"step": 3}}, "key 'step' is unknown; did you mean 'steps'"),
+        ("run.controls", ["pixel_8"], "control 'pixel_8' is unknown; did you mean 'pixels_8'"),
+        ("run.seeds", [], "run.seeds is empty; list at least one"),
+        ("run.datasets", [], "run.datasets is empty; list at least one"),
+        ("figures.suite", "quik", "figures.suite 'quik' is unknown; did you mean 'quick'"),
+        ("figures.paper", "robuts", "figures.paper 'robuts' is unknown; did you mean 'robust'"),
+        ("suites.quick.queries", 0, "queries is 0; it must be at least 1"),
+        ("figures", {"eps": 0.1}, "figures lacks the key 'baseline'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(key: str, value: Any, words: str) -> None:
+    with pytest.raises(ParamsError, match=words) as caught:
+        load({key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_defence_may_set_parts_of_its_schedule() -> None:
+    own = {"epochs": 2, "freeze_batchnorm": True}
+    recipe, plain = load({"recipes.glyphs.defenses.robust.schedule": own}).recipe("glyphs"), load().recipe("glyphs")
+    assert recipe.schedules["robust"] == replace(plain.schedules["robust"], **own)
+    assert recipe.schedules["standard"] == plain.schedules["standard"]
+    assert recipe.defenses == plain.defenses
+
+
+def test_a_change_of_a_key_that_is_not_there() -> None:
+    with pytest.raises(ParamsError, match=r"no key 'recipes\.cub\.data\.size'"):
+        load({"recipes.cub.data.size": 3})
+
+
+def test_an_unknown_dataset_is_named() -> None:
+    with pytest.raises(ValueError, match="dataset 'glyph' is unknown; did you mean 'glyphs'"):
+        load().recipe("glyph")
+
+
+def test_a_file_that_is_no_yaml_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="cannot be read"):
+        load(file=tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("run: [a\nb")
+    with pytest.raises(ParamsError, match="is not valid YAML"):
+        load(file=tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("run\n")
+    with pytest.raises(ParamsError, match="it must hold the keys"):
+        load(file=tmp_path / "params.yaml")
+
+
+def test_a_new_loss_is_checked_by_its_own_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of an entry reach its class converted by its annotations; nothing else has to know of it."""
+    monkeypatch.setitem(LOSSES, "soft", f"{__name__}:Soft")
+    params = load({"recipes.glyphs.losses.soft": {"sharpness": 3}})
+    loss = training.loss("soft", params.recipe("glyphs").losses["soft"], classes=5, dimension=7)
+    assert (loss.classes, loss.dimension, loss.sharpness) == (5, 7, 3.0)
+    with pytest.raises(ParamsError, match="soft key 'sharp' is unknown; did you mean 'sharpness'"):
+        load({"recipes.glyphs.losses.soft": {"sharp": 3}})
+
+
+class Soft:
+    """Stands in for a loss."""
+
+    def __init__(self, classes: int, dimension: int, *, sharpness: float = 1.0) -> None:
+        self.classes, self.dimension, self.sharpness = classes, dimension, sharpness
+
+
+def test_the_benchmarks_have_the_published_recipe() -> None:
+    for dataset in ("cub200", "cars196", "sop"):
+        recipe = load().recipe(dataset)
+        schedule = recipe.schedules["robust"]
+        assert (recipe.model.backbone, recipe.model.dimension, schedule.freeze_batchnorm) == ("resnet50", 128, True)
+        assert (robust(dataset).eps, robust(dataset).steps) == (0.01, 5)
+        assert schedule.classes * schedule.images_per_class == 112
+        assert (recipe.data.size, recipe.data.crop, schedule.crop) == (256, 224, 224)
+
+
+def test_a_preset_is_chosen_by_one_word(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(PARAMS.read_text().replace("<<: *paper", "<<: *field"))
+    recipe = load(file=file).recipe("cub200")
+    assert (recipe.model.backbone, recipe.model.dimension) == ("resnet18", 512)
+    defense = robust("cub200", file)
+    assert (defense.eps, defense.steps, defense.step_size) == (8 / 255, 8, 1 / 255)

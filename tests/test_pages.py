@@ -1,0 +1,167 @@
+"""results/README.md and the pages of datasets."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+from made_records import EPS, FIGURES, GATE, record, row, six
+
+from dml.reporting import pages, style
+from dml.reporting.records import Stale
+
+ORIGINS = {"others": "Somebody's images.", "toys": "Drawn here."}
+
+
+@pytest.fixture
+def everything() -> list[dict[str, Any]]:
+    """Every kind of suite, a control, two datasets."""
+    runs = six()
+    runs += [run | {"suite": "auto", "digests": run["digests"] | {"evaluation": "auto"}} for run in six()]
+    runs.append(record("none", "pixels_8", 0.4, 60))
+    single = [row("none", 0.0, 400), row("margin", EPS, 100), row("fgsm", EPS, 200), row("worst", EPS, 90)]
+    runs.append(record("triplet", "robust", 0.9, 90, "single", rows=single, alone=True, claims=False, gates=[]))
+    proven = [row("none", 0.0, 360, norm="l2"), row("certified", 0.1, 90, norm="l2")]
+    scores = {"sigma": 0.1, "alpha": 0.001}
+    runs.append(record("triplet", "robust", 0.9, 1, "certified", rows=proven, scores=scores, survival={}, gates=[]))
+    runs.append(record("triplet", "robust", 0.9, 1, "ranking", scores={"CA+": 1.0, "ERS": 33.3}, claims=False))
+    return [*runs, record("triplet", "robust", 0.7, 10, dataset="others")]
+
+
+def write(folder: Path, runs: list[dict[str, Any]], stale: list[Stale] | None = None, **more: Any) -> dict[str, str]:
+    written = pages.write(folder, runs, stale or [], FIGURES, ORIGINS, **more)
+    return {file.stem: file.read_text() for file in written}
+
+
+def test_the_overview_is_one_screen_with_leaderboard_claims_and_links(
+    everything: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    text = write(tmp_path, everything)["README"]
+    assert len(text.splitlines()) < 45
+    assert text.index("[others](pages/others.md)") < text.index("[toys](pages/toys.md)"), "in the order of origins"
+    assert "| [toys](pages/toys.md) | robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0" in text
+    assert "| [toys](pages/toys.md) | pixels 8 | untrained |" in text
+    assert "| `robust` models beat `single_step` ones at eps 8/255 | **not separated** |" in text
+    assert "- [toys](pages/toys.md) (16 runs). Drawn here." in text
+    assert "](figures/" not in text
+
+
+def test_every_link_and_figure_leads_to_a_file(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    figure, _ = plt.subplots()
+    style.save(figure, tmp_path / "figures" / "toys", "headline", "The headline.")
+    write(tmp_path, everything)
+    (tmp_path / "metrics.csv").touch()
+    (tmp_path / "runs").mkdir()
+    for file in (tmp_path / "README.md", tmp_path / "pages" / "toys.md", tmp_path / "pages" / "others.md"):
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text())
+        assert links
+        for link in links:
+            assert (file.parent / link).exists(), f"{file.name} links to {link}"
+
+
+def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    text = write(tmp_path, everything)["toys"]
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# toys",
+        "## Models compared",
+        "## Claims",
+        "## Untrained controls",
+        "## How far to trust these numbers",
+        "## Other suites",
+        "## How it was measured",
+    ]
+    assert "Drawn here. [All results](../README.md)" in text
+    assert (
+        "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after" in text
+    )
+    assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 0.100 | 10.0 (6.5 to 15.5) |" in text
+    assert "| – | pixels 8, untrained | 0.400 | 0.550 | **0.150** (" in text
+    for summary in (
+        "Gates of suite <code>auto</code>",
+        "More effort on the same queries, eps 8/255",
+        "One attack at a time, eps 8/255",
+        "Defences on the same queries, suite <code>quick</code>, eps 8/255",
+        "Suite <code>auto</code>",
+        "Ranking attacks and ERS",
+        "Certified R@1 in the l2 ball",
+        "Time of training",
+        "Settings",
+    ):
+        assert f"<details><summary>{summary}</summary>" in text
+    assert "<summary>Suite <code>quick</code>" not in text, "the main suite is open at the top"
+    assert text.count("<details>") == text.count("</details>")
+    assert "eps 0.01" not in text, "no table for a radius that was not attacked"
+    assert "7 trained models" not in text
+    assert "6 trained models, 1 untrained control. Measured on: CPU." in text
+
+
+def test_no_table_is_wider_than_eight_columns_however_many_models(tmp_path: Path) -> None:
+    runs = [record("triplet", f"defence_{place}", 0.9, 10 * place, gates=[GATE] * 2) for place in range(20)]
+    runs += [run | {"suite": "ranking", "scores": {"ERS": 1.0}} for run in runs]
+    for text in write(tmp_path, runs).values():
+        widths = {line.count(" | ") + 1 for line in text.splitlines() if line.startswith("|")}
+        assert max(widths) <= 8
+
+
+def test_stale_runs_are_listed_at_the_end_and_counted_nowhere_else(tmp_path: Path) -> None:
+    old = [record("triplet", "old", 0.99, 399, suite) for suite in ("quick", "auto")]
+    old.append({key: value for key, value in record("triplet", "older", 0.9, 1).items() if key != "machine"})
+    old[2]["device"] = "GPU"  # as records from before machine files say it
+    gone = record("triplet", "robust", 0.9, 1, dataset="gone")
+    stale = [Stale(run, "trained with other settings or code") for run in [*old, gone]]
+    text = write(tmp_path, six(), stale)
+    assert "0.99" not in text["toys"]
+    assert "399" not in text["toys"]
+    listed = text["toys"][text["toys"].index("## Stale runs") :]
+    assert "<summary>3 runs</summary>" in listed
+    assert "| triplet, old, seed 0 | `quick`, `auto` | trained with other settings or code | CPU |" in listed
+    assert "| triplet, older, seed 0 | `quick` | trained with other settings or code | GPU |" in listed
+    assert "[toys](pages/toys.md) (6 runs, 3 stale)" in text["README"]
+    assert "[gone](pages/gone.md) (0 runs, 1 stale)" in text["README"]
+    assert "## Models compared" not in text["gone"]
+
+
+def test_figures_of_an_earlier_run_stay_on_the_page(tmp_path: Path) -> None:
+    for name, caption in (("search_1_robust", "A search."), ("headline", "The headline."), ("other", "")):
+        figure, _ = plt.subplots()
+        style.save(figure, tmp_path / "figures" / "toys", name, caption)
+    found = pages.figures_of(tmp_path, "toys", ["figures/toys/headline.png"])
+    assert found == [
+        ("figures/toys/headline.png", "The headline."),
+        ("figures/toys/search_1_robust.png", "A search. (Drawn in an earlier run.)"),
+        ("figures/toys/other.png", "other (Drawn in an earlier run.)"),
+    ]
+    text = write(tmp_path, six(), drawn=["figures/toys/headline.png"])["toys"]
+    assert text.index("![The headline.](../figures/toys/headline.png)") < text.index("## Models compared")
+    assert text.index("## Figures") < text.index("![A search. (Drawn in an earlier run.)]")
+    assert pages.figures_of(tmp_path, "none") == []
+
+
+def test_a_page_whose_dataset_has_no_record_any_more_goes(tmp_path: Path) -> None:
+    write(tmp_path, [record("triplet", "robust", 0.9, 1, dataset="others"), *six()])
+    assert (tmp_path / "pages" / "others.md").exists()
+    write(tmp_path, six())
+    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["toys.md"]
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    first = write(tmp_path / "a", everything)
+    again = write(tmp_path / "b", everything)
+    assert first == again
+    assert json.loads((tmp_path / "a" / "provenance.json").read_text())["runs"]
+
+
+def test_results_without_any_record_are_a_page_too(tmp_path: Path) -> None:
+    assert list(write(tmp_path, [])) == ["README"]
+
+
+def test_claims_at_both_radii_stand_once_each() -> None:
+    runs = six()
+    for run in runs:
+        run["rows"].insert(1, row("worst", 0.01, 300))
+    judged = [verdict.claim for verdict in pages.judged(runs, FIGURES)]
+    assert len(judged) == len(set(judged)) == 7
+    assert sum("0.95" in claim for claim in judged) == 1, "natural scores have no radius"

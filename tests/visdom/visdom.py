@@ -1,0 +1,1 @@
+"""An empty stand-in; see pyproject.toml beside it."""
