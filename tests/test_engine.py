@@ -215,9 +215,14 @@ def test_a_killed_evaluation_continues_after_its_finished_queries(search: Search
     whole = attack(search, ROWS, groups, [Linf(0.05)], seed=0, chunk_size=4, report=silent)
     with pytest.raises(KeyboardInterrupt):
         run(2)
+    finished = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(finished) == 2
+    first, *_ = done
     done.clear()
     pd.testing.assert_frame_equal(run(None), whole)
-    assert [line.split()[0] for line in done] == ["resumed", "resumed", "attacked"]
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished, "not attacked again"
+    assert done[0] == first
+    assert len(done) == 3
     assert {file.suffix for file in tmp_path.iterdir()} == {".npz"}, "files that run no code when they are read"
 
 

@@ -87,7 +87,6 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
         "Suite <code>auto</code>",
         "Ranking attacks and ERS",
         "Certified R@1 in the l2 ball",
-        "Time of training",
         "Settings",
     ):
         assert f"<details><summary>{summary}</summary>" in text

@@ -3,7 +3,6 @@
 All compute in float64: their distances are small beside 1, where float32 would be too coarse.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dml.models.backbones.palette import Palette
-from dml.retrieval.gallery import Gallery, Matches
+from dml.retrieval.gallery import Matches
 from dml.retrieval.index import Search
 
-CELLS = 2**22  # cells of a (right items, items) table held at a time
+AT_ONCE = 8  # right items whose distances to all others are computed at a time
 SLACK = 1e-12  # similarity that a certificate gives up for rounding; near-ties of float64 are 1.8e-15
 
 
@@ -77,25 +76,20 @@ def certificate(search: Search, rows: np.ndarray, norm: Literal["linf", "l2"], e
     # The largest length that a perturbed query can have turns the slack of a similarity into one of these products.
     slack = SLACK * (model.constant**2 + 0.25 * (vectors.shape[1] - 1)) ** 0.5
     scale = eps if norm == "linf" else eps * model.side / (images.shape[2] * images.shape[3]) ** 0.5
+    order, points = 1.0 if norm == "linf" else 2.0, gallery.embeddings[:, :-1].contiguous()
+    matches = Matches.of(queries, gallery)
     safe = torch.zeros(len(queries), dtype=torch.bool, device=vectors.device)
-    for label in queries.labels.unique():
-        asked = (queries.labels == label).nonzero().squeeze(1)
-        matches = Matches.of(queries.take(asked), gallery)
-        for items, apart in _distances(gallery, label, 1.0 if norm == "linf" else 2.0):
-            right = matches.right[:, items]
-            for place, query in enumerate(asked):
-                similarity = gallery.embeddings @ vectors[query]
-                rival = (similarity + scale * apart)[:, matches.wrong[place]].amax(1)
-                safe[query] |= bool((similarity[items] > rival + slack)[right[place]].any())
+    for place, vector in enumerate(vectors):
+        similarity, wrong = gallery.embeddings @ vector, matches.wrong[place]
+        # Only a right item that is ahead of every wrong one can prove anything: mostly none, or a few.
+        ahead = (matches.right[place] & (similarity > similarity[wrong].amax() + slack)).nonzero().squeeze(1)
+        for items in ahead[similarity[ahead].argsort(descending=True)].split(AT_ONCE):
+            apart = torch.cdist(points[items], points[wrong], p=order, compute_mode="donot_use_mm_for_euclid_dist")
+            rival = (similarity[wrong] + scale * apart).amax(1)
+            if bool((similarity[items] > rival + slack).any()):
+                safe[place] = True
+                break
     return safe
-
-
-def _distances(gallery: Gallery, label: Tensor, norm: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (R,) of the items of a class and their distances (R, N) to all items, a few at a time."""
-    points = gallery.embeddings[:, :-1].contiguous()
-    items = (gallery.labels == label).nonzero().squeeze(1)
-    for some in items.split(max(1, CELLS // len(gallery))):
-        yield some, torch.cdist(points[some], points, p=norm, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class Pixels8(PooledPixels):

@@ -176,7 +176,7 @@ def in_chunks(
         folder: where the tables of finished chunks are kept. One folder serves one evaluation: the caller names it by
             all that decides the outcome, and removes it at the end. None keeps nothing.
         verb: what happened to the queries, for the report.
-        report: receives one line per chunk.
+        report: receives one line per chunk, the same whether it was finished before or not.
 
     Returns:
         All tables below each other.
@@ -187,13 +187,11 @@ def in_chunks(
         file = folder / f"{first:07d}.npz" if folder else None
         if file is not None and file.exists():
             tables.append(read_columns(file))
-            done = "resumed"
         else:
             tables.append(work(chunk))
-            done = verb
             if file is not None:
                 write_columns(file, tables[-1])
-        report(f"{done} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
+        report(f"{verb} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
     return pd.concat(tables, ignore_index=True)
 
 
