@@ -7,6 +7,7 @@ them run something else on the queries that survive the suite, and count how man
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def check(
         seed: of the random starts.
         surrogates: other models of the same images, by name, whose adversarial images are tried on this one.
         folder: keeps the gates that are finished, so that a killed check continues; None keeps nothing.
-        report: receives one line at the end.
+        report: receives one line per gate, and one at the end.
 
     Returns:
         ``gate, eps, measured, limit, passed``, one row per gate and radius. Most limits are the standard error of the
@@ -101,18 +102,19 @@ def check(
     queries = np.sort(attacked["query"].unique())
     some = queries[evenly(QUERIES, len(queries))]
 
+    kept = partial(_kept, folder, report)
     found = [
-        _kept(folder, "eps 0", 0.0, _zero_radius, search, groups, some, seed),
+        kept("eps 0", 0.0, _zero_radius, search, groups, some, seed),
         *_rise(outcomes),
-        _kept(folder, "whole range", WHOLE_RANGE, _whole_range, search, groups[:2], some, seed),
+        kept("whole range", WHOLE_RANGE, _whole_range, search, groups[:2], some, seed),
     ]
     others = _others(search, suite, surrogates)
     for radius, left in attacked.groupby("eps"):
         eps = float(radius)
         survivors = np.sort(left.loc[left["r1"] == 1, "query"].to_numpy())
         for other in others:
-            found.append(_kept(folder, other.gate, eps, _broken_by, search, other, eps, survivors, len(left), seed))
-        found.append(_kept(folder, "gradients", eps, _zero_gradients, search, some, eps, seed))
+            found.append(kept(other.gate, eps, _broken_by, search, other, eps, survivors, len(left), seed))
+        found.append(kept("gradients", eps, _zero_gradients, search, some, eps, seed))
         found.extend(_from_outcomes(outcomes, eps, len(survivors)))
     table = pd.DataFrame(found)
     failed = [f"{gate.gate}, eps {radius_text(gate.eps)}" for gate in found if not gate.passed]
@@ -120,15 +122,24 @@ def check(
     return table
 
 
-def _kept(folder: Path | None, gate: str, eps: float, measure: Callable[..., Gate], *arguments: Any) -> Gate:
-    """The gate that an earlier, killed check measured, or else a fresh one."""
+def _kept(
+    folder: Path | None,
+    report: Callable[[str], None],
+    gate: str,
+    eps: float,
+    measure: Callable[..., Gate],
+    *arguments: Any,
+) -> Gate:
+    """The gate that an earlier, killed check measured, or else a fresh one; reported as one line."""
     name = re.sub(r"\W+", "_", f"{gate} {eps:.6f}")
     file = folder / f"{name}.json" if folder else None
     if file is not None and file.exists():
-        return Gate(*json.loads(file.read_text(encoding="utf-8")))
-    found = measure(*arguments)
-    if file is not None:
-        write_json(file, list(found))
+        found = Gate(*json.loads(file.read_text(encoding="utf-8")))
+    else:
+        found = measure(*arguments)
+        if file is not None:
+            write_json(file, list(found))
+    report(f"{found.gate}, eps {radius_text(found.eps)}: {found.measured:.3f} of at most {found.limit:.3f}")
     return found
 
 
