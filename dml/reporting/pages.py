@@ -257,15 +257,18 @@ def _made(records: Sequence[Record], figures: Figures) -> list[str]:
 
 
 def _stale(stale: Sequence[Stale]) -> list[str]:
-    """What was measured with settings or code of the past: listed, and shown nowhere else."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for record, reason in stale:
-        model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
-        device = record.get("machine", {}).get("device") or record.get("device", MISSING)
-        found.setdefault((model, reason, device), []).append(f"`{record['suite']}`")
-    if not found:
+    """What was measured with settings or code of the past: listed with its figures, and shown nowhere else."""
+    if not stale:
         return []
-    rows = [[model, ", ".join(suites), reason, device] for (model, reason, device), suites in found.items()]
-    text = "These runs were made with other settings or code than now. No table or figure uses them."
-    listed = table(["model", "suites", "reason", "device"], rows)
+    rows = []
+    for record, reason in stale:
+        worst = [row for row in record["rows"] if row["attack"] == "worst"]
+        left = ", ".join(f"{row['r1']:.3f} at {radius_text(row['eps'])}" for row in worst)
+        model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
+        rows.append([model, f"`{record['suite']}`", f"{record['natural']['r1']:.3f}", left or MISSING, reason])
+    text = (
+        "These runs were made with other settings or code than now. No table, figure or claim above uses them, and "
+        "they are not comparable with it."
+    )
+    listed = table(["model", "suite", "natural R@1", "adversarial R@1", "reason"], rows)
     return ["", "## Stale runs", "", text, *details(count(len(stale), "run"), listed)]
