@@ -1,13 +1,20 @@
 """The README shows what is there: its tables and links are true, its code runs, and no photograph is shown."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import pytest
+
+from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import load
+from dml.reporting import records, sections
+from dml.reporting.tables import comparison
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -78,3 +85,35 @@ fit(model, split, loss, defense, schedule, seed=0, validate=lambda model: {{"nat
 after = torch.cat([p.detach().flatten() for p in model.parameters()])
 print("trained" if not torch.equal(before, after) else "unchanged")
 """
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    """The records that the README was written from: `make repro` on another machine may have changed those here."""
+    packed = subprocess.run(
+        ["git", "archive", "HEAD", "--", "results/runs"], cwd=ROOT, capture_output=True, check=False
+    )
+    if packed.returncode:  # a downloaded copy without git
+        return ROOT / "results/runs"
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "results/runs"
+
+
+def test_the_table_is_the_measured_one(committed: Path) -> None:
+    ((dataset, suite, eps, written),) = re.findall(
+        r"<!-- table: (\w+), suite (\w+), eps (\S+) -->\n(.*?)\n<!-- end -->", README, re.DOTALL
+    )
+    assert written == readme_table(committed, dataset, suite, eps)
+
+
+def readme_table(runs: Path, dataset: str, suite: str, eps: str) -> str:
+    """The table that the README shows of a suite's trained models, in Markdown."""
+    figures = load().figures
+    own = [
+        record
+        for record in records.read(runs)
+        if (record["dataset"], record["suite"]) == (dataset, suite) and "digests" in record and record["loss"] != "none"
+    ]
+    (radius,) = (value for value in (figures.eps, figures.paper_eps) if radius_text(value) == eps)
+    return "\n".join(sections.comparison_table(comparison(own, radius, figures))).strip()
