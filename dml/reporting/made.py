@@ -20,10 +20,12 @@ from dml.reporting.trust import sort_records
 def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
     """Show how long each training took, also relative to the baseline's of the same loss on the same device."""
     times: dict[tuple[str, str, str], dict[int, float]] = {}
+    counted: set[tuple[str, str, int]] = set()  # a model stands in the records of several suites
     for record in sort_records(records, figures):
-        machine = record.get("machine", {})
+        machine, model = record.get("machine", {}), (record["loss"], record["defense"], record["seed"])
         seconds = machine.get("seconds", {}).get("training")
-        if seconds and record["loss"] != CONTROL:
+        if seconds and record["loss"] != CONTROL and model not in counted:
+            counted.add(model)
             key = (record["loss"], record["defense"], machine.get("device", "unknown"))
             times.setdefault(key, {})[record["seed"]] = seconds
     rows = []
