@@ -124,3 +124,18 @@ def test_progress_is_shown_and_not_kept(tmp_path: Path, target: Path, capfd: pyt
     text = target.read_text()
     assert "done" in text
     assert "3 s left" not in text.replace("print('3 s left'", "")
+
+
+def test_stdout_is_one_piece_however_it_came() -> None:
+    """A kernel sends what it prints in pieces that depend on the clock, and progress on stderr splits it further."""
+
+    def saved(*pieces: tuple[str, str]) -> list:
+        cell = nbformat.v4.new_code_cell("print()")
+        cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+        cell.outputs.append(nbformat.v4.new_output("display_data", {"text/plain": "figure"}))
+        return notebook._plain(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+
+    whole = saved(("stdout", "one\ntwo\n"))
+    assert saved(("stdout", "one\n"), ("stderr", "3 s left"), ("stdout", "two\n")) == whole
+    assert saved(("stdout", "one\n"), ("stdout", "two\n")) == whole
+    assert [output.output_type for output in whole] == ["stream", "display_data"]

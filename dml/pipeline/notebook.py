@@ -41,10 +41,23 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.id = f"cell-{place:02d}"
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if cell.cell_type == "code":  # progress and time left go to stderr: the terminal shows them, no result has them
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            cell.outputs = _without_progress(cell.outputs)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _without_progress(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Drop stderr, where progress and time left go, and join the pieces of stdout that it or the clock split."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if output.get("name") == "stdout" and kept and kept[-1].get("name") == "stdout":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def strip_folder(source: Path, target: Path) -> None:
