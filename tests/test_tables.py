@@ -25,6 +25,15 @@ def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) ->
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), table, atol=1e-6)
 
 
+def test_a_certificate_has_no_map(tmp_path: Path) -> None:
+    table = tables.metrics(six())
+    table.loc[0, ["attack", "map_r"]] = ["certified", 0.25]
+    tables.write_metrics(table, tmp_path / "a.csv")
+    written = pd.read_csv(tmp_path / "a.csv")
+    assert written["map_r"].isna().tolist() == [True] + [False] * (len(table) - 1)
+    assert written.loc[0, "r1"] == pytest.approx(table.loc[0, "r1"])
+
+
 def test_metrics_csv_in_git_is_what_its_records_give(tmp_path: Path) -> None:
     """Byte for byte, whichever of the records in git are current."""
     file = ROOT / "results" / "metrics.csv"
