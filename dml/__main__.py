@@ -4,6 +4,7 @@ check      check params.yaml and that the images of every dataset of `run` exist
 datasets   download the benchmarks, check what is there, unpack archives of images
 digests    write what the stages of the pipeline depend on
 notebook   strip notebooks, or run one with parameters
+study      train and attack many defences under one suite
 tune       compare settings on held-out training classes
 """
 
@@ -62,6 +63,13 @@ def notebook(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def study(arguments: list[str]) -> int:
+    """Train and attack many defences under one suite."""
+    from dml.pipeline.study import main as command
+
+    return command(arguments)
+
+
 def tune(arguments: list[str]) -> int:
     """Compare settings on held-out training classes."""
     from dml.pipeline.tuning import main as command
@@ -74,6 +82,7 @@ COMMANDS: dict[str, Command] = {
     "datasets": datasets,
     "digests": digests,
     "notebook": notebook,
+    "study": study,
     "tune": tune,
 }
 

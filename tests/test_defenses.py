@@ -100,6 +100,38 @@ def test_robust_replaces_one_role_of_each_tuple(
     torch.testing.assert_close(values, loss(**roles))
 
 
+@pytest.mark.parametrize(
+    "target", [["positive", "negative"], ["negative", "anchor"], ["anchor", "positive", "negative"]]
+)
+def test_robust_perturbs_each_listed_role_by_itself(target: list[str], model: Recorder, images: Tensor) -> None:
+    """Relative to the clean embeddings of the others, as if it were the only one, and all of them reach the loss."""
+    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+    loss = FixedTuples()
+    values = Robust(EPS, 3, target)(model, images, LABELS, loss, draws[0])
+    clean, *perturbed = model.seen
+    assert torch.equal(clean, images)
+    assert len(perturbed) == len(target)
+    roles = dict(zip(Tuples._fields, FIXED.pick(model(images)), strict=True))
+    for role, changed in zip(target, perturbed, strict=True):
+        Robust(EPS, 3, role)(model, images, LABELS, loss, draws[1])
+        assert torch.equal(changed, model.seen[-1]), "bit for bit, with the same draws"
+        roles[role] = model(changed)
+    torch.testing.assert_close(values, loss(**roles))
+    values.mean().backward()
+    found = model.linear.weight.grad.clone()
+    model.zero_grad()
+    loss(**roles).mean().backward()
+    torch.testing.assert_close(found, model.linear.weight.grad)
+
+
+def test_a_list_of_one_role_is_that_role(model: Recorder, images: Tensor) -> None:
+    one, listed = (
+        Robust(EPS, 3, target)(model, images, LABELS, FixedTuples(), torch.Generator().manual_seed(0))
+        for target in ("negative", ["negative"])
+    )
+    assert torch.equal(one, listed)
+
+
 @pytest.mark.parametrize("target", ["anchor", "positive", "negative"])
 def test_robust_perturbation_raises_its_own_term(
     target: str, model: Recorder, images: Tensor, generator: torch.Generator
@@ -166,10 +198,11 @@ def test_robust_perturbs_queries_relative_to_the_clean_batch(
             "target is 'query'; FixedTuples costs tuples, so it must be 'positive', 'negative' or",
         ),
         ("anchor", Furthest(), "target is 'anchor'; Furthest costs whole queries, so it must be 'query'"),
+        (["anchor"], Furthest(), r"target is \['anchor'\]; Furthest costs whole queries, so it must be 'query'"),
     ],
 )
 def test_a_target_that_the_loss_does_not_have(
-    target: str, loss: Loss, words: str, model: Recorder, images: Tensor, generator: torch.Generator
+    target: str | list[str], loss: Loss, words: str, model: Recorder, images: Tensor, generator: torch.Generator
 ) -> None:
     with pytest.raises(ValueError, match=words):
         Robust(EPS, 2, target)(model, images, LABELS, loss, generator)
@@ -220,6 +253,7 @@ def test_single_step_draws_its_radius_from_a_truncated_normal(model: Recorder, i
     ("make", "loss"),
     [
         (lambda: Robust(0.0, 2), FixedTuples()),
+        (lambda: Robust(0.0, 2, ["positive", "negative"]), FixedTuples()),
         (lambda: SingleStep(0.0), FixedTuples()),
         (lambda: Robust(0.0, 2, "query"), Furthest()),
         (lambda: SingleStep(0.0), Furthest()),
@@ -234,13 +268,13 @@ def test_radius_zero_is_standard_training(
 
 @pytest.mark.parametrize("name", sorted(DEFENSES))
 def test_every_defence_trains_a_real_model(name: str, generator: torch.Generator) -> None:
-    """One loss per tuple, gradients for every parameter, modes as they were, no use of the global generator."""
+    """One loss per tuple or image, gradients for every parameter, modes as they were, global generator unused."""
     model = build("conv4", 8, seed=0).train()
     loss = FixedTuples().train()
     images = torch.rand(6, 3, 32, 32, generator=generator)
     before = torch.get_rng_state()
     values = find(DEFENSES, name, "defense")()(model, images, LABELS, loss, generator)
-    assert values.shape == (3,)
+    assert values.shape in {(3,), (6,)}
     assert all(parameter.grad is None for parameter in model.parameters())
     values.mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -283,6 +317,9 @@ def test_the_radius_grows_over_the_ramp(model: Recorder, images: Tensor) -> None
         (lambda: Robust(8), "eps is 8; .*perhaps 8/255"),
         (lambda: SingleStep(8), "eps is 8; .*perhaps 8/255"),
         (lambda: Robust(target="postive"), "target 'postive' is unknown; did you mean 'positive'"),
+        (lambda: Robust(target=[]), "target is an empty list; it must name at least one role"),
+        (lambda: Robust(target=["anchor", "anchor"]), "target lists 'anchor' more than once; it must list each role"),
+        (lambda: Robust(target=["anchor", "query"]), "role in target 'query' is unknown; known: anchor, negative, pos"),
     ],
 )
 def test_settings_that_make_no_sense(make: Callable[[], Defense], words: str) -> None:

@@ -104,7 +104,7 @@ def test_settings_and_code_change_the_digest_and_the_seed_does_not() -> None:
     }
     assert len(others) == 4
     assert same not in others
-    text = load({"recipes.glyphs.data.origin": "Elsewhere.", "run.seeds": [0, 1], "run.standard_seeds": [0, 1, 100]})
+    text = load({"recipes.glyphs.data.origin": "Elsewhere.", "run.seeds": [0, 1]})
     assert digest.training_digest(text.recipe("glyphs"), "triplet", "robust") == same
 
 

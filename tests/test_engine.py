@@ -264,3 +264,17 @@ def test_summary_counts_queries() -> None:
     assert (row["queries"], row["r1"], row["map_r"]) == (4, 0.5, 0.25)
     assert (row["r1_low"], row["r1_high"]) == wilson(2, 4)
     assert survival(table) == {"0.100000": "1001"}
+
+
+def test_an_attack_on_map_meets_every_query_and_keeps_its_own_images(search: Search) -> None:
+    attacks = {"margin": {"steps": 6}, "map": {"steps": 6}}
+    suite = AttackSuite(queries=12, eps=(0.05,), attacks=attacks)
+    outcomes = suite.evaluate(search, ROWS, seed=0, report=silent).outcomes
+    rows = {name: table.set_index("query").loc[ROWS] for name, table in outcomes.groupby("attack")}
+    assert set(rows) == {"none", "margin", "map", "worst"}
+    assert rows["map"]["map_r"].mean() < rows["margin"]["map_r"].mean(), "it lowers what it says"
+    assert (rows["map"]["map_r"] <= rows["none"]["map_r"] + 1e-9).all()
+    assert (rows["worst"]["r1"] == rows["margin"]["r1"] * rows["map"]["r1"]).all(), "what it breaks counts"
+    alone = replace(suite, attacks={"map": {"steps": 6}}).evaluate(search, ROWS, seed=0, report=silent).outcomes
+    alone = alone[alone["attack"] == "map"].set_index("query").loc[ROWS]
+    pd.testing.assert_series_equal(rows["map"]["map_r"], alone["map_r"])

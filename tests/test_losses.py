@@ -124,7 +124,7 @@ def test_a_clean_batch_costs_its_mined_tuples() -> None:
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_of_the_table_is_built_with_classes_and_dimension(name: str) -> None:
     kind = find(LOSSES, name, "loss")
-    settings = {"miner": "random"} if issubclass(kind, TupleLoss) else {"name": "NTXentLoss"}
+    settings = {"miner": "random"} if issubclass(kind, TupleLoss) else {"name": "NTXentLoss"} if kind is PML else {}
     values = kind(3, 8, **settings).natural(unit(9), LABELS, torch.Generator())
     assert values.shape == (9,)
     with pytest.raises(ValueError, match="classes is 1; it must be at least 2"):

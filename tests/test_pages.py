@@ -41,8 +41,9 @@ def test_the_overview_is_one_screen_with_leaderboard_claims_and_links(
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
     assert text.index("[others](pages/others.md)") < text.index("[toys](pages/toys.md)"), "in the order of origins"
-    assert "| [toys](pages/toys.md) | robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0" in text
-    assert "| [toys](pages/toys.md) | pixels 8 | untrained |" in text
+    assert "| robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0" in text
+    assert "**[toys](pages/toys.md)**, suite `quick`, 400 queries" in text
+    assert "| pixels 8 | untrained |" in text
     assert "| `robust` models beat `single_step` ones at eps 8/255 | **not separated** |" in text
     assert "- [toys](pages/toys.md) (16 runs). Drawn here." in text
     assert "](figures/" not in text
@@ -77,7 +78,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
     assert (
         "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after" in text
     )
-    assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 0.100 | 10.0 (6.5 to 15.5) |" in text
+    assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 10.0 (6.5 to 15.5) |" in text
     assert "| – | pixels 8, untrained | 0.400 | 0.550 | **0.150** (" in text
     for summary in (
         "Gates of suite <code>auto</code>",

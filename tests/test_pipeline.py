@@ -76,7 +76,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "surrogate_seed": 1,
                 "suites": ["quick"],
                 "seeds": [0],
-                "standard_seeds": [0, 1],
             },
             "suites.quick": {
                 "kind": "attacks",

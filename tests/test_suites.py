@@ -71,7 +71,7 @@ def test_every_kind_refuses_settings_that_make_no_sense(kind: str) -> None:
         ({"mine": {"attack": "pdg"}}, "attacks.mine: attack 'pdg' is unknown; did you mean 'pgd'"),
         ({"margin": {"step": 3}}, "attacks.margin key 'step' is unknown; did you mean 'steps'"),
         ({"margin": {"steps": "many"}}, "attacks.margin.steps is 'many'"),
-        ({"margin": {"steps": 0}}, "attacks.margin: steps is 0; it must be at least 1"),
+        ({"margin": {"steps": 0}}, "attacks.margin.steps is 0; it must be at least 1"),
         ({"fgsm": {"objective": "margins"}}, "attacks.fgsm.objective is 'margins'"),
         ({"worst": {"attack": "pgd"}}, "attacks.worst is a name that the outcomes use"),
     ],

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
+from dml.common.arguments import check_keys, mapping, record
 from dml.common.checks import known
 from dml.common.files import ROOT
-from dml.config.arguments import check_keys, mapping, record
 from dml.config.build import evaluation, training
 from dml.config.build.model import check_model
 from dml.config.build.source import check_source
-from dml.config.run import Figures, Params, Run
+from dml.config.run import Figures, Params, Run, Study
 from dml.config.schema import Data, Model, ParamsError, Recipe, Settings, Validation
 from dml.training.schedule import Schedule
 
@@ -55,9 +55,10 @@ def preset(name: str, dataset: str) -> dict[str, Any]:
 
 
 def _params(raw: Any) -> Params:
-    check_keys(raw, {"run", "presets", "recipes", "suites", "figures"}, "params.yaml")
+    check_keys(raw, {"run", "study", "presets", "recipes", "suites", "figures"}, "params.yaml")
     params = Params(
         run=record(Run, raw["run"], "run"),
+        study=record(Study, raw["study"], "study"),
         recipes={name: _recipe(name, value) for name, value in mapping(raw["recipes"], "recipes").items()},
         suites={name: mapping(value, f"suites.{name}") for name, value in mapping(raw["suites"], "suites").items()},
         figures=record(Figures, raw["figures"], "figures"),
@@ -66,6 +67,7 @@ def _params(raw: Any) -> Params:
     for name, settings in params.suites.items():
         evaluation.suite(settings, f"suites.{name}")
     _check_run(params)
+    _check_study(params)
     return params
 
 
@@ -95,8 +97,8 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
 
 def _check_recipe(dataset: str, recipe: Recipe) -> None:
     where, data = f"recipes.{dataset}", recipe.data
-    if not Path(data.path).is_relative_to(Path("data", dataset)):
-        raise ValueError(f"{where}.data.path is {data.path!r}; it must be data/{dataset} or lie in it")
+    if not Path(data.path).is_relative_to("data"):
+        raise ValueError(f"{where}.data.path is {data.path!r}; it must lie in data/")
     if "standard" not in recipe.defenses:
         raise ValueError(f"{where}.defenses lacks the key 'standard', which every defence is compared with")
     for schedule in recipe.schedules.values():
@@ -115,6 +117,11 @@ def _check_run(params: Params) -> None:
     for dataset in run.datasets:
         known("run.datasets", dataset, params.recipes)
         recipe = params.recipes[dataset]
+        if not Path(recipe.data.path).is_relative_to(Path("data", dataset)):  # the stage `prepare` depends on it
+            raise ValueError(
+                f"recipes.{dataset}.data.path is {recipe.data.path!r}; for run.datasets it must be data/{dataset} or "
+                "lie in it"
+            )
         for loss in run.losses:
             known(f"run.losses (of recipes.{dataset})", loss, recipe.losses)
         for defense in [*run.defenses, *run.attacked]:
@@ -129,6 +136,18 @@ def _check_run(params: Params) -> None:
     known("figures.suite", figures.suite, params.suites)
     for name in ("baseline", "paper", "peer"):
         known(f"figures.{name}", getattr(figures, name), {key for r in params.recipes.values() for key in r.defenses})
+
+
+def _check_study(params: Params) -> None:
+    study = params.study
+    known("study.suite", study.suite, params.suites)
+    for dataset in study.datasets:
+        known("study.datasets", dataset, params.recipes)
+        recipe = params.recipes[dataset]
+        for loss, defenses in study.losses.items():
+            known(f"study.losses (of recipes.{dataset})", loss, recipe.losses)
+            for defense in defenses:
+                known(f"study.losses.{loss} (of recipes.{dataset})", defense, recipe.defenses)
 
 
 def fractions(value: Any) -> Any:

@@ -19,10 +19,9 @@ class Run:
         attacked: defences that notebook 04 evaluates, ``standard`` included.
         controls: untrained embedders that notebook 04 evaluates beside them.
         surrogate: the defence whose adversarial images are tried on every other model.
-        surrogate_seed: seed of one more standard model, used in the same way.
+        surrogate_seed: seed of one more standard model, of the first loss, used in the same way.
         suites: keys of ``suites``.
         seeds: of the trainings and evaluations.
-        standard_seeds: of standard training: all of ``seeds``, and ``surrogate_seed``.
     """
 
     datasets: list[str]
@@ -34,7 +33,6 @@ class Run:
     surrogate_seed: int
     suites: list[str]
     seeds: list[int]
-    standard_seeds: list[int]
 
     def __post_init__(self) -> None:
         for name in ("datasets", "losses", "defenses", "attacked", "suites", "seeds"):
@@ -47,11 +45,28 @@ class Run:
         known("run.surrogate", self.surrogate, self.defenses)
         if self.surrogate_seed in self.seeds:
             raise ValueError(f"run.surrogate_seed is {self.surrogate_seed}, one of run.seeds; it must be another seed")
-        needed = [*self.seeds, self.surrogate_seed]
-        if sorted(self.standard_seeds) != sorted(needed):
-            raise ValueError(
-                f"run.standard_seeds is {self.standard_seeds}; it must be {needed}: run.seeds and run.surrogate_seed"
-            )
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `make study` runs: many defences under one suite.
+
+    Attributes:
+        datasets: keys of ``recipes``.
+        losses: the defences to train and attack, ``standard`` included, by loss.
+        suite: a key of ``suites``.
+        seeds: of the trainings and evaluations.
+    """
+
+    datasets: list[str]
+    losses: dict[str, list[str]]
+    suite: str
+    seeds: list[int]
+
+    def __post_init__(self) -> None:
+        for name in ("datasets", "losses", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"study.{name} is empty; list at least one")
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class Params:
 
     Attributes:
         run: what the pipeline runs.
+        study: what `make study` runs beside it.
         recipes: settings by dataset.
         suites: settings of each evaluation suite, by name; ``kind`` is a key of ``SUITES``.
         figures: what results/ reports.
@@ -95,6 +111,7 @@ class Params:
     """
 
     run: Run
+    study: Study
     recipes: dict[str, Recipe]
     suites: dict[str, Settings]
     figures: Figures

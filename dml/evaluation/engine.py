@@ -106,8 +106,8 @@ def attack(
     """Attack the queries of some rows.
 
     Every radius is attacked separately. An attack runs only on the queries that the earlier ones could not break, so
-    the time goes to the hard ones. The rows of the first group show what it leaves by itself, and ``worst`` what all of
-    them leave together.
+    the time goes to the hard ones; one that lowers MAP@R runs on all of them. The rows of the first group show what it
+    leaves by itself, those of an attack on MAP@R what it leaves of that, and ``worst`` what all leave together.
 
     Args:
         search: the model and its gallery.
@@ -121,10 +121,11 @@ def attack(
         report: receives one line per chunk.
 
     Returns:
-        One row per query, ball and group (the first one by its name, and ``worst``):
-        ``query, attack, norm, eps, r1, r_precision, map_r, disagree``. The natural outcome has attack ``none`` and eps
-        0. R-precision and MAP@R are those of the images found: an attack that lowers R@1 does not look for the lowest.
-        ``disagree`` is 1 where float32 alone would have called a broken query safe.
+        One row per query, ball and group (the first one and those on MAP@R by their names, and ``worst``):
+        ``query, attack, norm, eps, r1, r_precision, map_r, disagree, margin``. The natural outcome has attack ``none``
+        and eps 0. R-precision and MAP@R are those of the images found: an attack that lowers R@1 does not look for the
+        lowest. ``disagree`` is 1 where float32 alone would have called a broken query safe. ``margin`` is the exact
+        1-NN margin, below 0 where the query survives.
     """
 
     def work(chunk: np.ndarray) -> pd.DataFrame:
@@ -132,19 +133,21 @@ def attack(
 
         def table(name: str, ball: Ball, eps: float, found: Worst) -> pd.DataFrame:
             outcome, disagree = found.outcome()
-            return rows_of(chunk, name, ball.norm, eps, outcome).assign(disagree=disagree.cpu().numpy().astype(int))
+            rows = rows_of(chunk, name, ball.norm, eps, outcome)
+            return rows.assign(disagree=disagree.cpu().numpy().astype(int), margin=found.margin.cpu().numpy())
 
         tables = [table("none", balls[0], 0.0, Worst(search, images, queries))]
         for ball in balls:
             worst = Worst(search, images, queries)
             for place, group in enumerate(groups):
-                own = Worst(search, images, queries, group.lowers) if alone else worst
+                apart = alone or group.lowers != worst.lowers  # what is left of R@1 says little about MAP@R
+                own = Worst(search, images, queries, group.lowers) if apart else worst
                 for number, run in enumerate(group.runs):
                     generator = torch_generator(seed, "attack", int(chunk[0]), ball.norm, ball.eps, group.name, number)
                     own.advance(run, ball, generator)
-                if alone or place == 0:
+                if apart or place == 0:
                     tables.append(table(group.name, ball, ball.eps, own))
-                if alone:
+                if apart:
                     worst.merge(own)
             tables.append(table("worst", ball, ball.eps, worst))
         return pd.concat(tables, ignore_index=True)

@@ -3,5 +3,8 @@
 LOSSES: dict[str, str] = {
     "contrastive": "dml.losses.contrastive:Contrastive",
     "triplet": "dml.losses.triplet:Triplet",
+    "margin": "dml.losses.margin:Margin",
+    "multi_similarity": "dml.losses.multi_similarity:MultiSimilarity",
+    "proxy_anchor": "dml.losses.proxy_anchor:ProxyAnchor",
     "pml": "dml.losses.pml:PML",
 }

@@ -39,7 +39,8 @@ Code = dict[str, str]
 def training_code(recipe: Recipe, loss: str, defense: str) -> Code:
     """Return the code that decides a trained model."""
     model = recipe.model
-    names = [entry(BACKBONES, model.backbone), entry(LOSSES, loss), entry(DEFENSES, defense)]
+    kind = recipe.defenses[defense].get("defense", defense)
+    names = [entry(BACKBONES, model.backbone), entry(LOSSES, loss), entry(DEFENSES, kind)]
     code = stage_code("train", names) | prepare_code(recipe.data)
     if model.weights not in WORDS:
         code[model.weights] = hashlib.sha256((ROOT / model.weights).read_bytes()).hexdigest()[:16]

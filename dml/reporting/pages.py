@@ -21,8 +21,8 @@ MEANING = (
     "each query in the l-inf ball, with the whole test half as gallery and a 95% Wilson interval over the attacked "
     "queries. The *factor* is relative to the undefended model of the same loss, with its 95% interval; where none of "
     "that model's queries survive, it is the least that the sample allows. Of several trainings, natural scores are "
-    "the mean, and the attacked queries are counted together; the interval leaves out how trainings differ. Attacks "
-    "aim at R@1, so the *MAP@R of these images* is not the worst possible."
+    "the mean, and the attacked queries are counted together; the interval leaves out how trainings differ. "
+    "*Adversarial* MAP@R is what an attack on MAP@R itself leaves."
 )
 JUDGED = (
     "Only suites with gates support claims. A gate looks for signs that the attack failed: whatever else breaks "
@@ -112,10 +112,13 @@ def overview(
             "## Leaderboard",
             "",
             "R@1 after the worst of all attacks (95% interval), each defence with its best loss. The factor is "
-            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}. {MARK}: a gate does "
-            "not hold.",
-            *sections.leaderboard_table(boards, shown, figures),
+            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}. A training step costs as "
+            f"many forward passes of its batch, each but the clean ones with a backward pass. {MARK}: a gate does not "
+            "hold.",
         ]
+        for name, board in boards.items():
+            lines += ["", f"**[{name}]({FOLDER}/{name}.md)**, suite `{shown[name]}`, {sections.queries_text(board)}"]
+            lines += sections.leaderboard_table(board, figures)
     lines += _claims_overview({name: of_suite(by_dataset[name], suite) for name, suite in shown.items()}, figures)
     lines += ["", "## Pages", ""]
     for name, own in by_dataset.items():

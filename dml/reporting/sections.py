@@ -1,6 +1,6 @@
 """Sections of a page that compare models: the leaderboard, a suite at each radius, untrained controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,8 @@ def marked(r1: float, low: float, high: float, gates: str, bold: bool = False) -
 
 
 def comparison_table(found: pd.DataFrame) -> list[str]:
-    """Show :func:`dml.reporting.tables.comparison`, one row per model."""
+    """Show :func:`dml.reporting.tables.comparison`, one row per model; adversarial MAP@R where it was attacked."""
+    lowered = bool(found["adversarial_map_r"].notna().any())
     rows = [
         [
             MISSING if row.loss == CONTROL else spell(row.loss),
@@ -43,13 +44,13 @@ def comparison_table(found: pd.DataFrame) -> list[str]:
             number(row.natural),
             number(row.map_r),
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
-            number(row.adversarial_map_r),
+            *([number(row.adversarial_map_r)] if lowered else []),
             factor_text(row.factor, row.factor_low, row.factor_high),
         ]
         for row in found.itertuples()
     ]
-    header = ["loss", "defence", "natural R@1", "natural MAP@R", "adversarial R@1", "MAP@R of these images", "factor"]
-    return table(header, rows)
+    map_r = ["adversarial MAP@R"] if lowered else []
+    return table(["loss", "defence", "natural R@1", "natural MAP@R", "adversarial R@1", *map_r, "factor"], rows)
 
 
 def queries_text(found: pd.DataFrame) -> str:
@@ -129,27 +130,27 @@ def controls_section(records: Sequence[Record], figures: Figures) -> list[str]:
     return ["", text, *table(header, rows)]
 
 
-def leaderboard_table(boards: Mapping[str, pd.DataFrame], suites: Mapping[str, str], figures: Figures) -> list[str]:
-    """Show the leaderboards of all datasets, one row per dataset and defence.
+def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
+    """Show the leaderboard of one dataset, one row per defence.
 
     Args:
-        boards: dataset -> :func:`dml.reporting.tables.leaderboard`.
-        suites: dataset -> suite that it shows.
+        board: :func:`dml.reporting.tables.leaderboard`.
         figures: gives the radii.
     """
+    lowered = bool(board["adversarial_map_r"].notna().any())
     rows = [
         [
-            f"[{dataset}](pages/{dataset}.md)",
             spell(row.defense),
             "untrained" if row.loss == CONTROL else spell(row.loss),
             number(row.natural),
             number(row.r1_paper),
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
+            *([number(row.adversarial_map_r)] if lowered else []),
             factor_text(row.factor, row.factor_low, row.factor_high),
-            f"`{suites[dataset]}`, {row.queries:,}",
+            number(row.passes, 1),
         ]
-        for dataset, board in boards.items()
         for row in board.itertuples()
     ]
     paper, eps = (f"R@1 at {radius_text(eps)}" for eps in (figures.paper_eps, figures.eps))
-    return table(["dataset", "defence", "loss", "natural R@1", paper, eps, "factor", "suite, queries"], rows)
+    map_r = [f"MAP@R at {radius_text(figures.eps)}"] if lowered else []
+    return table(["defence", "loss", "natural R@1", paper, eps, *map_r, "factor", "passes"], rows)

@@ -31,17 +31,14 @@ def metrics(records: Sequence[Record]) -> pd.DataFrame:
         for record in records
         for row in record["rows"]
     ]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values([*KEYS, "norm", "eps", "attack"], ignore_index=True)
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"map_r": float})  # none for a certificate
+    return table.sort_values([*KEYS, "norm", "eps", "attack"], ignore_index=True)
 
 
 def write_metrics(table: pd.DataFrame, file: Path) -> None:
-    """Write metrics.csv with six digits after the point, so that the same outcomes give the same bytes.
-
-    MAP@R has no certificate: records repeat R@1 in its place, and the cell stays empty here.
-    """
-    told = table.assign(map_r=table["map_r"].mask(table["attack"].eq("certified")))
+    """Write metrics.csv with six digits after the point, so that the same outcomes give the same bytes."""
     with atomic(file) as partial:
-        told.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n")
+        table.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n")
 
 
 def of_suite(records: Sequence[Record], suite: str) -> list[Record]:
@@ -103,15 +100,18 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
 
     Returns:
         ``loss, defense, trainings, queries, claims, gates, natural, natural_low, natural_high, map_r, r1, r1_low,
-        r1_high, adversarial_map_r, factor, factor_low, factor_high``. The factor of the baseline and of a control is
+        r1_high, adversarial_map_r, factor, factor_low, factor_high``. Adversarial MAP@R is what an attack on MAP@R
+        leaves, NaN in a suite without one. The factor of the baseline and of a control is
         NaN; where none of the baseline's queries survived, it and the upper end of its 95% interval are infinite.
 
     Raises:
         ValueError: see :func:`check_alike`.
     """
     found = pool(records)
-    found = found[found["attack"].eq("worst") & found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
-    found = found.rename(columns={"map_r": "adversarial_map_r"}).merge(_natural(records), on=MODEL)
+    found = found[found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
+    lowered = found.loc[found["attack"].eq("map"), [*MODEL, "map_r"]].rename(columns={"map_r": "adversarial_map_r"})
+    found = found[found["attack"].eq("worst")].drop(columns="map_r")
+    found = found.merge(lowered, on=MODEL, how="left").merge(_natural(records), on=MODEL)
     base = found.loc[found["defense"] == figures.baseline, ["loss", "r1", "queries"]]
     found = found.merge(base, on="loss", how="left", suffixes=("", "_base"))
     factors = [_factor(row, figures.baseline) for row in found.itertuples()]
@@ -162,8 +162,8 @@ def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
     Of the untrained controls the best at each of the two radii is kept.
 
     Returns:
-        The columns of :func:`comparison` at ``figures.eps``, and ``r1_paper``: adversarial R@1 at
-        ``figures.paper_eps``, NaN if that was not attacked; best first.
+        The columns of :func:`comparison` at ``figures.eps``, ``r1_paper``, adversarial R@1 at ``figures.paper_eps``
+        (NaN if that was not attacked), and ``passes``, what a training step costs (NaN for a control); best first.
     """
     suite = main_suite(records, figures)
     own = of_suite(records, suite) if suite else []
@@ -172,6 +172,9 @@ def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
     found = comparison(own, figures.eps, figures)
     other = comparison(own, figures.paper_eps, figures)[[*MODEL, "r1"]]
     found = found.merge(other.rename(columns={"r1": "r1_paper"}), on=MODEL, how="left")
+    passes = {(record["loss"], record["defense"]): record["passes"] for record in own}
+    found["passes"] = [passes[model] for model in zip(found["loss"], found["defense"], strict=True)]
+    found["passes"] = found["passes"].astype(float)  # None of a control
     ranked = found.sort_values(["r1", "r1_paper", "natural"], ascending=False, kind="stable", ignore_index=True)
     trained = ranked[ranked["loss"] != CONTROL].drop_duplicates("defense")
     controls = ranked[ranked["loss"] == CONTROL]

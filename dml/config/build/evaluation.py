@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from dml.common.arguments import mapping, record
 from dml.common.table import find
-from dml.config.arguments import mapping, record
 from dml.config.schema import Settings
 from dml.evaluation import CONTROLS
 from dml.evaluation.suites import SUITES

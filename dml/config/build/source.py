@@ -1,8 +1,8 @@
 """Settings to the raw images of a dataset."""
 
+from dml.common.arguments import arguments, record
 from dml.common.files import ROOT
 from dml.common.table import find
-from dml.config.arguments import arguments, record
 from dml.config.schema import Data
 from dml.data.base import Source
 from dml.data.sources import SOURCES

@@ -1,7 +1,7 @@
 """Settings to losses and defences."""
 
+from dml.common.arguments import record
 from dml.common.table import find
-from dml.config.arguments import record
 from dml.config.schema import Settings
 from dml.defenses import DEFENSES
 from dml.defenses.base import Defense
@@ -15,5 +15,6 @@ def loss(name: str, settings: Settings, *, classes: int, dimension: int, where: 
 
 
 def defense(name: str, settings: Settings, where: str = "defense") -> Defense:
-    """Return a defence."""
-    return record(find(DEFENSES, name, where), settings, where)
+    """Return a defence: the one of that name, or the one that the settings call ``defense``, so that two may differ."""
+    others = {key: value for key, value in settings.items() if key != "defense"}
+    return record(find(DEFENSES, settings.get("defense", name), where), others, where)

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+import torch
 
 from dml.attacks import ATTACKS
 from dml.attacks.balls import Linf
 from dml.attacks.base import Attack
-from dml.common.checks import at_least, known
+from dml.common.arguments import record
+from dml.common.checks import at_least
 from dml.common.table import find
 from dml.evaluation.engine import Group, attack, chunk_size_for, in_chunks
 from dml.evaluation.outcomes import rows_of
@@ -102,14 +102,15 @@ def _certified(
     balls: list[Linf],
     report: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Rows of the queries that the model proves safe. MAP@R has no certificate: R@1 is given in its place."""
+    """Rows of the queries that the model proves safe. R-precision and MAP@R have no certificate."""
 
     def work(chunk: np.ndarray) -> pd.DataFrame:
         tables = []
         for ball in balls:
             safe = certify(search, chunk, ball.norm, ball.eps)
-            outcome = Outcome(safe, safe.double(), safe.double())
-            tables.append(rows_of(chunk, "certified", ball.norm, ball.eps, outcome).assign(disagree=0))
+            none = torch.full_like(safe, torch.nan, dtype=torch.float64)
+            rows = rows_of(chunk, "certified", ball.norm, ball.eps, Outcome(safe, none, none))
+            tables.append(rows.assign(disagree=0, margin=torch.nan))
         return pd.concat(tables, ignore_index=True)
 
     return in_chunks(rows, work, size=chunk_size_for(search), verb="certified", report=report)
@@ -118,18 +119,4 @@ def _certified(
 def _attack(name: str, settings: dict) -> Attack:
     """Build an attack from its settings; errors name the setting."""
     others = {key: value for key, value in settings.items() if key != "attack"}
-    kind = find(ATTACKS, settings.get("attack", name), f"attacks.{name}: attack")
-    fields, hints = signature(kind).parameters, get_type_hints(kind.__init__)
-    for key, value in others.items():
-        known(f"attacks.{name} key", key, fields)
-        try:
-            TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            raise ValueError(f"attacks.{name}.{key} is {value!r}: {error.errors()[0]['msg']}") from error
-    for key, field in fields.items():
-        if field.default is Parameter.empty and key not in others:
-            raise ValueError(f"attacks.{name} lacks the key {key!r}")
-    try:
-        return kind(**others)
-    except ValueError as error:
-        raise ValueError(f"attacks.{name}: {error}") from error
+    return record(find(ATTACKS, settings.get("attack", name), f"attacks.{name}: attack"), others, f"attacks.{name}")

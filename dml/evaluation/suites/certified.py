@@ -98,7 +98,8 @@ class Certified(Suite):
         images, queries = search.images(chunk), search.queries(chunk)
 
         def table(attack: str, eps: float, right: Tensor) -> pd.DataFrame:
-            return rows_of(chunk, attack, L2.norm, eps, Outcome(right, right.double(), right.double()))
+            unknown = torch.full_like(right, torch.nan, dtype=torch.float64)  # neither score has a certificate
+            return rows_of(chunk, attack, L2.norm, eps, Outcome(right, unknown, unknown))
 
         draw = torch_generator(seed, "certificate", int(chunk[0]))
         radius = certified_radius(model, images, queries, gallery, self.sigma, self.samples, self.alpha, draw)

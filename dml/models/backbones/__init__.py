@@ -6,4 +6,5 @@ BACKBONES: dict[str, str] = {
     "lite0_stages": "dml.models.backbones.lite0_stages:Lite0Stages",
     "resnet18": "dml.models.backbones.resnet18:ResNet18",
     "resnet50": "dml.models.backbones.resnet50:ResNet50",
+    "vgg16": "dml.models.backbones.vgg16:VGG16",
 }

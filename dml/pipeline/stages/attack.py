@@ -189,12 +189,12 @@ def run_gates(target: Target, found: Found, *, others: Sequence[str] = ()) -> pd
 
 
 def _surrogates(target: Target, others: Sequence[str]) -> list[str]:
-    """Names of other models of the same loss: undefended, of another defence, and of another seed."""
+    """Names of other models: undefended and of another defence, of the same loss, and undefended of another seed."""
     if target.loss == CONTROL:
         return sorted(others)
     run = target.params.run
     names = {paths.run_name(target.loss, name, target.seed) for name in ("standard", run.surrogate)}
-    names |= {paths.run_name(target.loss, "standard", run.surrogate_seed), *others}
+    names |= {paths.run_name(run.losses[0], "standard", run.surrogate_seed), *others}
     return sorted(names - {target.run})
 
 
@@ -247,11 +247,12 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
         "alone": bool(target.suite_settings.get("alone", False)),
         "natural": natural_scores(target.search).to_dict(),
         "embedding": diagnostics(target.search.gallery),
-        "rows": found.summary.to_dict("records"),
+        "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
         "scores": found.evaluation.scores,
         "gates": checked.to_dict("records"),
         "survival": survival(found.evaluation.outcomes),
         "settings": {**settings, "suite": target.suite_settings},
+        "passes": target.stored.passes if target.stored else None,
         "epoch_kept": target.stored.epoch_kept if target.stored else None,
         "weights": weights.digest(target.search.model),
     }

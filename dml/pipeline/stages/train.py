@@ -86,8 +86,9 @@ def train(
         partial.mkdir()
         weights.save(trained.model, partial / "weights.safetensors")
         write_json(partial / SETTINGS, made_with)
-        epochs = {"epochs": trained.history.epochs, "chosen": trained.history.chosen}
-        write_json(partial / "history.json", epochs)
+        history = trained.history
+        kept = {"epochs": history.epochs, "chosen": history.chosen, "passes": history.passes}
+        write_json(partial / "history.json", kept)
     write_json(
         paths.output(workspace, paths.times_file(dataset, run)), {"training": round(sum(trained.history.seconds), 1)}
     )

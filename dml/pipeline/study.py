@@ -1,0 +1,180 @@
+"""Every defence under one suite: trains and attacks what params.yaml lists under ``study``, and skips what is current.
+
+    python -m dml study --jobs 2
+
+Each job is a notebook of the pipeline in a process of its own. A killed study continues where it was: a model or
+record that today's settings and code would make again is not made twice. The figures stage of `dvc repro` then puts the
+records into results/.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dml.common.files import ROOT
+from dml.config.load import load
+from dml.config.run import Params
+from dml.config.schema import ParamsError
+from dml.pipeline import paths
+from dml.pipeline.digest import data_settings, expected, training_digest
+from dml.pipeline.stored import SETTINGS
+
+CONTROL = "none"  # the loss of an untrained control
+
+
+class Model(NamedTuple):
+    """A trained model or a control."""
+
+    dataset: str
+    loss: str
+    defense: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with its parameters.
+
+    Attributes:
+        notebook: its name without the ending.
+        name: of the executed copy.
+        parameters: of the notebook.
+    """
+
+    notebook: str
+    name: str
+    parameters: dict[str, str]
+
+    def run(self, threads: int) -> tuple[int, float, Path]:
+        """Execute the notebook; return its exit status, the seconds it took, and the log of what it printed."""
+        target = Path("artifacts", "notebooks", self.notebook, f"{self.name}.ipynb")
+        log = ROOT / "artifacts" / "logs" / self.notebook / f"{self.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", "dml", "notebook", "run", f"notebooks/{self.notebook}.ipynb", str(target)]
+        for name, value in ({"workspace": "."} | self.parameters).items():
+            words += ["-p", name, value]
+        start = time.perf_counter()
+        with log.open("w", encoding="utf-8") as stream:
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            done = subprocess.run(
+                words, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False
+            )
+        return done.returncode, time.perf_counter() - start, log
+
+
+def models(params: Params) -> list[Model]:
+    """Return the models and controls to attack, first seed first."""
+    study = params.study
+    return [
+        Model(dataset, loss, defense, seed)
+        for seed in study.seeds
+        for dataset in study.datasets
+        for loss, defenses in [*study.losses.items(), (CONTROL, params.run.controls if seed == study.seeds[0] else [])]
+        for defense in defenses
+    ]
+
+
+def trainings(params: Params, attacked: list[Model]) -> list[Model]:
+    """Return the trainings that these models need, those of the surrogates included, which the gates use."""
+    run = params.run
+    found: dict[Model, None] = {}
+    for model in attacked:
+        if model.loss != CONTROL:
+            found[model] = None
+            for loss, defense, seed in (
+                (model.loss, "standard", model.seed),
+                (model.loss, run.surrogate, model.seed),
+                (run.losses[0], "standard", run.surrogate_seed),
+            ):
+                found[Model(model.dataset, loss, defense, seed)] = None
+    return list(found)
+
+
+def phases(params: Params) -> Iterator[list[Job]]:
+    """Yield jobs that may run side by side: whatever is not current of the images, then of each seed's models."""
+    yield [
+        Job("01_data", dataset, {"dataset": dataset}) for dataset in params.study.datasets if not _has(params, dataset)
+    ]
+    for seed in params.study.seeds:
+        attacked = [model for model in models(params) if model.seed == seed]
+        yield [_training(model) for model in trainings(params, attacked) if not trained(params, model)]
+        yield [_attack(params, model) for model in attacked if not evaluated(params, model)]
+
+
+def _training(model: Model) -> Job:
+    chapter = "02_standard_training" if model.defense == "standard" else "03_robust_training"
+    parameters = {"dataset": model.dataset, "loss": model.loss, "seed": str(model.seed)}
+    if model.defense != "standard":
+        parameters["defense"] = model.defense
+    return Job(chapter, f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
+
+
+def _attack(params: Params, model: Model) -> Job:
+    suite = params.study.suite
+    parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": suite}
+    return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{suite}", parameters)
+
+
+def _has(params: Params, dataset: str) -> bool:
+    file = ROOT / paths.data_dir(dataset) / SETTINGS
+    wanted = json.loads(json.dumps(data_settings(params.recipe(dataset).data)))
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("settings") == wanted
+
+
+def trained(params: Params, model: Model) -> bool:
+    """Whether today's settings and code would make the stored model again."""
+    file = ROOT / paths.model_dir(model.dataset, paths.run_name(*model[1:])) / SETTINGS
+    if not file.exists():
+        return False
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return stored["digest"] == training_digest(params.recipe(model.dataset), model.loss, model.defense)
+
+
+def evaluated(params: Params, model: Model) -> bool:
+    """Whether today's settings and code would make the stored record again."""
+    suite = params.study.suite
+    file = ROOT / paths.record_file(model.dataset, paths.run_name(*model[1:]), suite)
+    key = (model.dataset, model.loss, model.defense, suite)
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("digests") == expected(params, [key])[key]
+
+
+def run(params: Params, jobs: int) -> int:
+    """Run all phases, print one line per finished job, and return how many failed."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failed = 0
+    for phase in phases(params):
+        start = time.perf_counter()
+        with ThreadPoolExecutor(jobs) as pool:
+            waiting = {pool.submit(job.run, threads): job for job in phase}
+            for number, future in enumerate(as_completed(waiting), 1):
+                job = waiting[future]
+                status, seconds, log = future.result()
+                left = (time.perf_counter() - start) / number * (len(phase) - number) / 60
+                note = f"FAILED, see {log.relative_to(ROOT)}" if status else f"{seconds:.0f} s"
+                failed += bool(status)
+                print(f"{number}/{len(phase)} {job.notebook} {job.name}: {note}, {left:.0f} min left", flush=True)
+    return failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml study", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="notebooks side by side; one per core if unset"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.jobs < 1:
+        parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
+    try:
+        return int(run(load(), chosen.jobs) > 0)
+    except ParamsError as error:
+        print(f"ParamsError: {error}", file=sys.stderr)
+        return 1

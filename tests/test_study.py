@@ -1,0 +1,129 @@
+"""The study: which jobs are left, in which order, and what a killed one skips."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dml.config.load import load
+from dml.config.run import Params
+from dml.pipeline import study
+from dml.pipeline.digest import data_settings, expected, training_digest
+
+SETTINGS = {
+    "study": {
+        "datasets": ["glyphs"],
+        "losses": {"triplet": ["standard", "robust"], "contrastive": ["single_step"]},
+        "suite": "quick",
+        "seeds": [0, 1],
+    },
+    "run.controls": ["pixels_8"],
+}
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    return load(SETTINGS)
+
+
+def names(phase: list[study.Job]) -> list[str]:
+    return [f"{job.notebook[:2]} {job.name}" for job in phase]
+
+
+def keep(place: Path, value: dict) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(value))
+
+
+def test_all_is_to_be_done_at_first(params: Params) -> None:
+    images, first, attacks, second, others = map(names, study.phases(params))
+    assert images == ["01 glyphs"]
+    assert first[0] == "02 glyphs-triplet-standard-0"
+    assert set(first) == {
+        "02 glyphs-triplet-standard-0",
+        "03 glyphs-triplet-robust-0",
+        "02 glyphs-contrastive-standard-100",  # a surrogate of the gates, as are the next two
+        "02 glyphs-contrastive-standard-0",
+        "03 glyphs-contrastive-robust-0",
+        "03 glyphs-contrastive-single_step-0",
+    }
+    assert attacks == [
+        "04 glyphs-triplet-standard-0-quick",
+        "04 glyphs-triplet-robust-0-quick",
+        "04 glyphs-contrastive-single_step-0-quick",
+        "04 glyphs-none-pixels_8-0-quick",
+    ]
+    assert len(second) == 6, "the other seed's, and the surrogate that is not there yet"
+    assert all("pixels" not in name for name in others), "a control has no seed of its own"
+
+
+def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
+    recipe, key = params.recipe("glyphs"), ("glyphs", "triplet", "robust", "quick")
+    keep(tmp_path / "artifacts/data/glyphs/settings.json", {"settings": data_settings(recipe.data)})
+    digest = training_digest(recipe, "triplet", "robust")
+    keep(tmp_path / "artifacts/models/glyphs/triplet-robust-0/settings.json", {"digest": digest})
+    keep(tmp_path / "artifacts/models/glyphs/triplet-standard-0/settings.json", {"digest": "of an older recipe"})
+    keep(tmp_path / "results/runs/glyphs/triplet-robust-0/quick.json", {"digests": expected(params, [key])[key]})
+    keep(tmp_path / "results/runs/glyphs/triplet-standard-0/quick.json", {"digests": {"training": "x"}})
+    images, first, attacks, *_ = map(names, study.phases(params))
+    assert images == []
+    assert "03 glyphs-triplet-robust-0" not in first
+    assert "02 glyphs-triplet-standard-0" in first
+    assert "04 glyphs-triplet-robust-0-quick" not in attacks
+    assert "04 glyphs-triplet-standard-0-quick" in attacks
+
+
+def test_a_failed_job_is_told_and_the_others_go_on(
+    params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(job: study.Job, threads: int) -> tuple[int, float, Path]:
+        return int("robust" in job.name), 61.0, tmp_path / "artifacts" / "logs" / f"{job.name}.log"
+
+    monkeypatch.setattr(study.Job, "run", run)
+    assert study.run(params, 2) == 6, "four trainings and two attacks"
+    printed = capsys.readouterr().out
+    assert (
+        "03_robust_training glyphs-triplet-robust-0: FAILED, see artifacts/logs/glyphs-triplet-robust-0.log" in printed
+    )
+    assert "4/4 04_attack_evaluation" in printed
+
+
+def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+
+    class Done:
+        returncode = 3
+
+    def subprocess_run(words: list[str], **others: object) -> Done:
+        calls.append((words, others))
+        return Done()
+
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study.subprocess, "run", subprocess_run)
+    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(1)
+    ((words, others),) = calls
+    assert status == 3
+    assert " ".join(words[1:]) == (
+        "-m dml notebook run notebooks/01_data.ipynb artifacts/notebooks/01_data/glyphs.ipynb "
+        "-p workspace . -p dataset glyphs"
+    )
+    assert others["env"]["OMP_NUM_THREADS"] == "1"
+    assert log.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study.seeds": []}, "study.seeds is empty; list at least one"),
+        ({"study.suite": "quikc"}, "study.suite 'quikc' is unknown; did you mean 'quick'"),
+        ({"study.datasets": ["glyph"]}, "study.datasets 'glyph' is unknown"),
+        (
+            {"study.losses": {"triplet": ["robus"]}},
+            r"study.losses.triplet \(of recipes.glyphs_long\) 'robus' is unknown",
+        ),
+    ],
+)
+def test_a_wrong_study_is_one_sentence(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(change)
