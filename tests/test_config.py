@@ -67,6 +67,9 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.schedule.epochs", "ten", r"recipes\.glyphs\.schedule\.epochs is 'ten'"),
         ("recipes.glyphs.schedule.epochs", 0, "epochs is 0; it must be at least 1"),
         ("recipes.glyphs.schedule.learning_rate", -1, "learning_rate is -1.0; it must be above 0"),
+        ("recipes.glyphs.defenses.robust.target", "postive", r"defenses\.robust\.target is 'postive': Input should be"),
+        ("recipes.glyphs.defenses.robust.target", ["positive", "positive"], "target lists 'positive' more than once"),
+        ("recipes.glyphs.defenses.other", {"defense": "robst"}, "'robst' is unknown; did you mean 'robust'"),
         ("recipes.glyphs.defenses.robust.schedule", {"epoch": 3}, r"robust\.schedule key 'epoch' is unknown; did you"),
         (
             "recipes.glyphs.defenses.robust.schedule",

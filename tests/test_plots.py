@@ -260,3 +260,19 @@ def test_perturbations_are_amplified_to_the_full_range() -> None:
     same = plots.perturbations(clean, clean).axes
     assert same[16].get_ylabel() == "no change"
     np.testing.assert_allclose(same[16].images[0].get_array(), 0.5)
+
+
+def test_names_beside_a_scatter_do_not_overlap_and_stay_near_their_marks() -> None:
+    values = [0.0, 0.01, 0.02, 0.5, 0.93, 0.95, 0.96]
+    heights = charts.spread_out(values, 0.05)
+    assert np.diff(heights).min() >= 0.05 - 1e-9
+    assert min(heights) >= 0
+    assert max(heights) <= 1
+    assert heights[3] == pytest.approx(0.5), "it has room"
+    assert charts.spread_out([0.9] * 20, 0.05)[-1] == pytest.approx(1)
+
+
+def test_the_pareto_front_holds_what_nothing_beats_in_both() -> None:
+    found = pd.DataFrame({"natural": [0.9, 0.95, 0.8, 0.97, 0.7], "r1": [0.5, 0.4, 0.6, 0.4, 0.1]})
+    front = charts.pareto_front(found)
+    assert list(zip(front["natural"], front["r1"], strict=True)) == [(0.8, 0.6), (0.9, 0.5), (0.97, 0.4)]

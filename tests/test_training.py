@@ -325,7 +325,7 @@ def test_a_schedule_that_makes_no_sense(change: dict, words: str) -> None:
 
 
 def test_passes_count_what_a_training_step_embeds(toy_split: Split) -> None:
-    """Standard training embeds its batch once; robust training also perturbed images, once per PGD step and one more."""
+    """Standard training embeds its batch once; robust training also perturbed images, each PGD step and at the end."""
     schedule = Schedule(epochs=2, batches=3, classes=3, images_per_class=2)
     _, standard = train(toy_split, schedule=schedule)
     _, robust = train(toy_split, schedule=schedule, defense=Robust(eps=0.03, steps=4))

@@ -55,7 +55,8 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         return pydantic.TypeAdapter(hint).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        parts = [part for part in first["loc"] if "[" not in str(part)]  # the branch of a union is no place in settings
+        inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         raise ValueError(f"{where}{inner} is {first['input']!r}: {first['msg']}") from error
 
 

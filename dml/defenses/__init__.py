@@ -11,4 +11,5 @@ DEFENSES: dict[str, str] = {
     "joint": "dml.defenses.joint:Joint",
     "trades": "dml.defenses.trades:Trades",
     "fare": "dml.defenses.fare:FARE",
+    "nearest": "dml.defenses.nearest:Nearest",
 }

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from scipy.optimize import isotonic_regression
 
 from dml.attacks.balls import radius_text
-from dml.reporting.spelling import CONTROL, MARK, spell
-from dml.reporting.style import MARKERS, WIDTH, Look, Palette, legend_above, panels
+from dml.reporting.spelling import CONTROL, MARK, model_text, spell
+from dml.reporting.style import COLORS, MARKERS, WIDTH, Look, Palette, legend_above, panels
 
 UNTRAINED = "untrained controls"
 LABELLED = 22  # bars beside each other, at most, that leave room for their values
@@ -45,6 +47,40 @@ def headline(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> F
     return figure
 
 
+def ranked(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> Figure:
+    """Every model in a row of its own, best first: natural R@1 and what the worst attack leaves at each radius.
+
+    Args:
+        found: pooled rows of one dataset and suite, see :func:`dml.reporting.tables.pool`. † marks a model with a gate
+            that does not hold.
+        radii: natural first, as radius 0; the models are ranked by the last.
+        palette: of the dataset.
+    """
+    attacks = {eps: "none" if eps == 0 else "worst" for eps in radii}
+    parts = {eps: found[found["attack"].eq(name) & np.isclose(found["eps"], eps)] for eps, name in attacks.items()}
+    order = parts[radii[-1]].sort_values("r1")[["loss", "defense", "gates"]].itertuples(index=False)
+    models = [(row.loss, row.defense, row.gates) for row in order]
+    figure, panel = plt.subplots(figsize=(WIDTH, 0.27 * len(models) + 1.2))
+    for height, (loss, defense, _) in enumerate(models):
+        look = palette.look(loss, defense)
+        for mark, (eps, part) in zip(("|", "D", "o"), parts.items(), strict=True):
+            row = part[part["loss"].eq(loss) & part["defense"].eq(defense)].iloc[0]
+            error = [[row["r1"] - row["r1_low"]], [row["r1_high"] - row["r1"]]]
+            style = {"color": look.color, "elinewidth": 2 if eps == radii[-1] else 0.8, "markersize": 7}
+            face = look.color if eps == radii[-1] else "white"
+            panel.errorbar(row["r1"], height, xerr=error, fmt=mark, markerfacecolor=face, markeredgewidth=1.5, **style)
+    names = [f"{model_text(loss, name)}{MARK if gates == 'fail' else ''}" for loss, name, gates in models]
+    panel.set_yticks(range(len(models)), names, fontsize=9)
+    panel.set(xlabel="R@1", xlim=(-0.02, 1.02), ylim=(-0.7, len(models) - 0.3))
+    keys = [
+        Line2D([], [], color="black", marker=mark, linestyle="", markerfacecolor=face, markeredgewidth=1.5)
+        for mark, face in (("|", "white"), ("D", "white"), ("o", "black"))
+    ]
+    labels = ["natural" if eps == 0 else f"attacked, eps {radius_text(eps)}" for eps in radii]
+    legend_above(figure, keys[: len(radii)], labels)
+    return figure
+
+
 def _bar_places(groups: Sequence[str], palette: Palette) -> dict[tuple[str, str], float]:
     """Where the bar of each model is: side by side in groups, a gap of one bar between groups."""
     places, at = {}, 0.0
@@ -71,13 +107,18 @@ def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int) -> None:
 def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
     """Natural against adversarial R@1, one panel per radius: one colour per defence, one marker per loss.
 
+    The grey steps are the Pareto front: no trained model lies above and to the right of them.
+
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
         palette: of the dataset. Untrained controls are grey marks.
     """
-    figure, axes = panels(len(tables), height=4.0)
+    crowded = len(palette.defenses) > len(COLORS)  # then names stand beside the marks, since colours repeat
+    figure, axes = panels(len(tables), height=5.0 if crowded else 4.0)
     for panel, (eps, found) in zip(axes, tables.items(), strict=True):
         panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+        front = pareto_front(found[found["loss"] != CONTROL])
+        panel.step(front["natural"], front["r1"], where="pre", color="silver", linewidth=3, zorder=0)
         for row in found.itertuples():
             look = palette.look(row.loss, row.defense)
             mark = look.marker if row.loss == CONTROL else _loss_marker(row.loss, palette)
@@ -85,16 +126,44 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
             up = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
             style = {"color": look.color, "elinewidth": 1, "markersize": 7, "markerfacecolor": _face(row.gates, look)}
             panel.errorbar(row.natural, row.r1, xerr=across, yerr=up, fmt=mark, **style)
+        if crowded:
+            _names(panel, found, palette)
         panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes[0].set_ylabel("adversarial R@1")
-    looks = [palette.look(*model) for model in palette.models]
+    looks = [] if crowded else [palette.look(*model) for model in palette.models]
     keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
     keys += [_mark(look.color, look.marker) for look in looks[len(palette.defenses) :]]
     keys += [_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
-    keys.append(Line2D([], [], color="grey", linestyle=":"))
-    names = [*(look.label for look in looks), *(f"{spell(loss)} loss" for loss in palette.losses), "no query broken"]
-    legend_above(figure, keys, names)
+    keys += [Line2D([], [], color="grey", linestyle=":"), Line2D([], [], color="silver", linewidth=3)]
+    losses = [f"{spell(loss)} loss" for loss in palette.losses]
+    legend_above(figure, keys, [*(look.label for look in looks), *losses, "no query broken", "Pareto front"])
     return figure
+
+
+def pareto_front(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the models that no other beats in both natural and adversarial R@1, by rising natural R@1."""
+    ranked = found.sort_values(["natural", "r1"], ascending=False)
+    best = ranked["r1"].cummax()
+    return ranked[ranked["r1"].gt(best.shift(fill_value=-1.0))].iloc[::-1]
+
+
+def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
+    """Names of the models in a column at the right, highest first, each with a thin line to its mark."""
+    ordered = found.sort_values(["r1", "natural"])
+    heights = spread_out(ordered["r1"].tolist(), min(0.06, 1 / len(ordered)))
+    several = ordered["defense"].duplicated(keep=False)
+    for row, height, shared in zip(ordered.itertuples(), heights, several, strict=True):
+        look = palette.look(row.loss, row.defense)
+        name = f"{look.label} ({spell(row.loss)})" if shared and row.loss != CONTROL else look.label
+        line = {"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        where = {"textcoords": "data", "va": "center", "annotation_clip": False}
+        panel.annotate(name, (row.natural, row.r1), (1.08, height), fontsize=8, arrowprops=line, **where)
+
+
+def spread_out(values: Sequence[float], gap: float) -> list[float]:
+    """Return the heights from 0 to 1 that are nearest to rising values and at least ``gap`` apart."""
+    steps = gap * np.arange(len(values))
+    return (isotonic_regression(values - steps).x.clip(0, 1 - steps[-1]) + steps).tolist()
 
 
 def _face(gates: str, look: Look) -> str:

@@ -93,7 +93,9 @@ def _headline(
     if not tables:
         return {}
     queries = queries_text(next(iter(tables.values())))
-    bars = charts.headline(pool(own), [0.0, *tables], palette)
+    # Bars of many defences would be too thin to read, and their colours repeat.
+    shape = charts.ranked if len(palette.defenses) > len(style.COLORS) else charts.headline
+    bars = shape(pool(own), [0.0, *tables], palette)
     return {
         "headline": (
             bars,
@@ -103,7 +105,8 @@ def _headline(
         "scatter": (
             charts.scatter(tables, palette),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. The best "
-            "model is at the top right; a hollow mark has a gate that does not hold.",
+            "model is at the top right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
+            "has a gate that does not hold.",
         ),
     }
 
