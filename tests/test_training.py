@@ -324,10 +324,10 @@ def test_a_schedule_that_makes_no_sense(change: dict, words: str) -> None:
         Schedule(**{"epochs": 1, "batches": 1, "classes": 2, "images_per_class": 2, **change})
 
 
-def test_passes_count_what_a_training_step_embeds(toy_split: Split) -> None:
+def test_the_cost_of_a_training_is_what_it_embeds(toy_split: Split) -> None:
     """Standard training embeds its batch once; robust training also perturbed images, each PGD step and at the end."""
     schedule = Schedule(epochs=2, batches=3, classes=3, images_per_class=2)
     _, standard = train(toy_split, schedule=schedule)
     _, robust = train(toy_split, schedule=schedule, defense=Robust(eps=0.03, steps=4))
-    assert standard.passes == pytest.approx(1)
-    assert robust.passes == pytest.approx(1 + 4 + 1)
+    assert standard.embedded == 2 * 3 * 6
+    assert robust.embedded == 2 * 3 * 6 * (1 + 4 + 1)

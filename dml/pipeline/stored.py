@@ -33,7 +33,7 @@ class StoredModel:
         settings: of its training, as they lie beside the weights.
         digest: of those settings and of the code that trained it.
         epoch_kept: counted from 1.
-        passes: forward passes of a batch in a training step.
+        embedded: images that its training embedded.
         seconds: of its training, NaN if that is not known.
     """
 
@@ -41,7 +41,7 @@ class StoredModel:
     settings: Settings
     digest: str
     epoch_kept: int
-    passes: float
+    embedded: int
     seconds: float
 
 
@@ -82,7 +82,7 @@ def _open(folder: Path) -> StoredModel:
         settings=stored["settings"],
         digest=stored["digest"],
         epoch_kept=history["chosen"] + 1,
-        passes=round(history["passes"], 2),
+        embedded=history["embedded"],
         seconds=json.loads(times.read_text(encoding="utf-8"))["training"] if times.exists() else float("nan"),
     )
 

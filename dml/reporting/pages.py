@@ -112,9 +112,8 @@ def overview(
             "## Leaderboard",
             "",
             "R@1 after the worst of all attacks (95% interval), each defence with its best loss. The factor is "
-            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}. A training step costs as "
-            f"many forward passes of its batch, each but the clean ones with a backward pass. {MARK}: a gate does not "
-            "hold.",
+            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}, and so is the cost, "
+            f"the number of images that the model embedded in training. {MARK}: a gate does not hold.",
         ]
         for name, board in boards.items():
             lines += ["", f"**[{name}]({FOLDER}/{name}.md)**, suite `{shown[name]}`, {sections.queries_text(board)}"]

@@ -27,7 +27,7 @@ MUST = (
     "claims",  # whether claims rest on the suite
     "alone",  # whether every attack ran on every query
     "settings",  # that made it, as in params.yaml
-    "passes",  # forward passes of the batch in a training step; None for a control
+    "embedded",  # images that the training embedded, its adversary's included; None for a control
 )
 MACHINE = ".machine.json"  # beside a record: device, versions and seconds, on which nothing depends
 Expected = Mapping[tuple[str, str, str, str], Mapping[str, str] | None]

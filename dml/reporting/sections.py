@@ -147,10 +147,10 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
             *([number(row.adversarial_map_r)] if lowered else []),
             factor_text(row.factor, row.factor_low, row.factor_high),
-            number(row.passes, 1),
+            number(row.cost, 1),
         ]
         for row in board.itertuples()
     ]
     paper, eps = (f"R@1 at {radius_text(eps)}" for eps in (figures.paper_eps, figures.eps))
     map_r = [f"MAP@R at {radius_text(figures.eps)}"] if lowered else []
-    return table(["defence", "loss", "natural R@1", paper, eps, *map_r, "factor", "passes"], rows)
+    return table(["defence", "loss", "natural R@1", paper, eps, *map_r, "factor", "cost"], rows)

@@ -163,7 +163,8 @@ def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
 
     Returns:
         The columns of :func:`comparison` at ``figures.eps``, ``r1_paper``, adversarial R@1 at ``figures.paper_eps``
-        (NaN if that was not attacked), and ``passes``, what a training step costs (NaN for a control); best first.
+        (NaN if that was not attacked), and ``cost``, the images that the training embedded relative to the baseline
+        of the same loss (NaN for a control); best first.
     """
     suite = main_suite(records, figures)
     own = of_suite(records, suite) if suite else []
@@ -172,9 +173,11 @@ def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
     found = comparison(own, figures.eps, figures)
     other = comparison(own, figures.paper_eps, figures)[[*MODEL, "r1"]]
     found = found.merge(other.rename(columns={"r1": "r1_paper"}), on=MODEL, how="left")
-    passes = {(record["loss"], record["defense"]): record["passes"] for record in own}
-    found["passes"] = [passes[model] for model in zip(found["loss"], found["defense"], strict=True)]
-    found["passes"] = found["passes"].astype(float)  # None of a control
+    embedded = {(record["loss"], record["defense"]): float(record["embedded"] or np.nan) for record in own}
+    found["cost"] = [
+        embedded[loss, defense] / embedded.get((loss, figures.baseline), np.nan)
+        for loss, defense in zip(found["loss"], found["defense"], strict=True)
+    ]
     ranked = found.sort_values(["r1", "r1_paper", "natural"], ascending=False, kind="stable", ignore_index=True)
     trained = ranked[ranked["loss"] != CONTROL].drop_duplicates("defense")
     controls = ranked[ranked["loss"] == CONTROL]

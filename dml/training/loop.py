@@ -31,14 +31,14 @@ class History:
     Attributes:
         epochs: mean ``loss`` and validation scores, one entry per epoch.
         chosen: the epoch whose weights were kept, counted from 0.
-        passes: forward passes of a batch in a training step, those of the defence's adversary included: what training
-            costs, whatever the machine.
+        embedded: images that the model embedded, those of the defence's adversary included: what training costs,
+            whatever the machine.
         seconds: of each epoch. They differ from run to run and take no part in a comparison.
     """
 
     epochs: list[Scores] = field(default_factory=list)
     chosen: int = 0
-    passes: float = 0.0
+    embedded: int = 0
     seconds: list[float] = field(default_factory=list, compare=False)
 
 
@@ -152,15 +152,13 @@ class _Training:
             device=device,
             generator=numpy_generator(seed, "batches", epoch),
         )
-        total, given, embedded = 0.0, 0, 0
+        total = 0.0
 
         def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            nonlocal embedded
-            embedded += len(inputs[0])
+            self.history.embedded += len(inputs[0])
 
         counting = model.register_forward_pre_hook(count)
         for number, (images, labels) in enumerate(drawn):
-            given += len(images)
             progress = (epoch + number / batches) / schedule.epochs
             with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
                 losses = self.defense(model, images, labels, self.modules["loss"], generator, progress)
@@ -175,7 +173,6 @@ class _Training:
             self.cycle.step()
             self.averaged.update_parameters(self.modules)
         counting.remove()
-        self.history.passes += embedded / given / schedule.epochs
         return total / batches
 
     def judge(self, epoch: int, mean: float, scores: Scores) -> None:

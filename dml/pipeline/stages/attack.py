@@ -252,7 +252,7 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
         "gates": checked.to_dict("records"),
         "survival": survival(found.evaluation.outcomes),
         "settings": {**settings, "suite": target.suite_settings},
-        "passes": target.stored.passes if target.stored else None,
+        "embedded": target.stored.embedded if target.stored else None,
         "epoch_kept": target.stored.epoch_kept if target.stored else None,
         "weights": weights.digest(target.search.model),
     }

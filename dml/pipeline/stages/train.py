@@ -87,7 +87,7 @@ def train(
         weights.save(trained.model, partial / "weights.safetensors")
         write_json(partial / SETTINGS, made_with)
         history = trained.history
-        kept = {"epochs": history.epochs, "chosen": history.chosen, "passes": history.passes}
+        kept = {"epochs": history.epochs, "chosen": history.chosen, "embedded": history.embedded}
         write_json(partial / "history.json", kept)
     write_json(
         paths.output(workspace, paths.times_file(dataset, run)), {"training": round(sum(trained.history.seconds), 1)}
