@@ -39,7 +39,14 @@ def record(
         "suite": suite,
         "digests": {"training": f"{loss} {defense}", "evaluation": suite},
         "natural": {"queries": 1000, "r1": natural, "map_r": 0.55},
-        "embedding": {"effective_rank": 12.25, "top_share": 0.2, "intra": 0.5, "inter": 1.25, "ratio": 0.4},
+        "embedding": {
+            "effective_rank": 12.25,
+            "directions": 99.0,
+            "top_share": 0.2,
+            "intra": 0.5,
+            "inter": 1.25,
+            "ratio": 0.4,
+        },
         "rows": [
             row("none", 0.0, round(natural * queries), queries, map_r=0.5),
             row("worst", EPS, survive, queries),

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from made_records import EPS, FIGURES, GATE, record, six
 
-from dml.reporting import claims, tables
+from dml.reporting import claims, paper, tables
 
 
 def judge(runs: list[dict[str, Any]]) -> dict[str, claims.Verdict]:
@@ -109,3 +109,29 @@ def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> N
         "At eps 8/255, R@1 is 0.050 (0.033 to 0.076) after standard training with the triplet loss."
     )
     assert claims.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""
+
+
+def test_the_page_judges_each_claim_of_the_paper_one_by_one() -> None:
+    runs = [*six(), record("triplet", "joint", 0.9, 150), record("none", "pixels_8", 0.4, 30)]
+    text = paper.claims_page({"toys": runs}, FIGURES)
+    sections = text.split("\n## ")[1:]
+    assert [section[0] for section in sections[:4]] == list("1234")
+    assert "| toys | contrastive | 8/255 | 0.900 | 0.000 (0.000 to 0.010) | **holds** |" in sections[0]
+    (joint,) = [line for line in sections[1].splitlines() if line.startswith("| toys")]
+    assert joint.startswith("| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.375 (0.329 to 0.423) | < 0.0001 |")
+    assert joint.endswith("**holds** |")
+    factor = next(line for line in sections[2].splitlines() if line.startswith("| toys | triplet"))
+    assert "| 10.0 (6.5 to 15.5) | 0.075 (pixels 8) | **holds** |" in factor
+    close = next(line for line in sections[3].splitlines() if line.startswith("| toys | contrastive"))
+    assert close.endswith("| 0.5000 | **not separated** |"), "100 of 400 and 98 of 400, one within the other"
+    assert "on cub200, cars196, sop: these need the official archives" in sections[4]
+
+
+def test_a_claim_about_a_model_with_a_failed_gate_is_not_judged() -> None:
+    runs = six()
+    runs[1]["gates"] = [runs[1]["gates"][0] | {"passed": False}]
+    text = paper.claims_page({"toys": runs}, FIGURES)
+    for line in text.splitlines():
+        if line.startswith("| toys | triplet") and "10.0" in line:
+            assert line.endswith("| not judged |")
+    assert "Not measured with the present settings and code." in text, "nothing is known of joint training"

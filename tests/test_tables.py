@@ -319,3 +319,15 @@ def test_settings_read_as_in_params_yaml() -> None:
         "| loss `triplet` | `{miner: easy, margin: 0.2}` |",
         "| suite `quick` | `{eps: [0.01, 8/255], attacks: {margin: {steps: 40}, fgsm: {}}}` |",
     ]
+
+
+def test_a_collapsed_embedding_does_not_pass_as_a_result() -> None:
+    """Its gates may hold: nothing moves it. An untrained control may lie in one place and still rank well."""
+    run = record("triplet", "robust", 0.9, 300)
+    flat = {"effective_rank": 1.2, "directions": 99.0, "top_share": 0.9, "intra": 0.5, "inter": 0.6, "ratio": 0.83}
+    assert tables.gates_of(run) == "hold"
+    assert tables.gates_of(run | {"embedding": flat}) == "fail"
+    assert tables.gates_of(run | {"embedding": flat, "loss": "none"}) == "hold"
+    lines = trust.collapse_section([run, record("triplet", "joint", 0.9, 300) | {"embedding": flat}], FIGURES)
+    assert lines[-2].endswith("| effective rank 1.2 of 99 |")
+    assert lines[-1].endswith("| no |")

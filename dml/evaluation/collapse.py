@@ -1,11 +1,16 @@
 """How an embedding fills its sphere. A collapsed one is hard to move, and looks robust for that reason alone."""
 
+from collections.abc import Mapping
+
 import torch
 
 from dml.data.sampling import evenly
 from dml.retrieval.gallery import Gallery
 
 ITEMS = 2_000  # about how many gallery items have their distances to each other measured
+LEAST_RANK = 0.05  # share of the directions after the first that a healthy embedding uses
+LEAST_DISTANCE = 0.1  # mean distance between classes; half of the smallest margin of any loss in params.yaml
+LARGEST_RATIO = 0.95  # distance within classes over that between; an untrained network has 0.88 to 0.93 on glyphs
 
 
 @torch.no_grad()
@@ -14,7 +19,8 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
 
     Returns:
         ``effective_rank``: exp of the entropy of the covariance spectrum (Roy and Vetterli 2007), from 1 (all on a
-        line) to the dimension; ``top_share``: share of the variance in the first direction; ``intra`` and
+        line) to the dimension; ``directions``: how many tight classes span, the dimension or the number of classes less
+        one, whichever is smaller; ``top_share``: share of the variance in the first direction; ``intra`` and
         ``inter``: mean Euclidean distance between items of the same and of different classes (0 to 2);
         ``ratio``: intra over inter, 0 being perfectly tight classes and 1 no classes at all.
     """
@@ -33,8 +39,35 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
     intra, inter = float(apart[same & ~itself].mean()), float(apart[~same].mean())
     return {
         "effective_rank": float(entropy.exp()),
+        "directions": float(max(1, min(points.shape[1], len(classes) - 1))),
         "top_share": float(shares[0]),
         "intra": intra,
         "inter": inter,
         "ratio": intra / inter if inter else float("nan"),
     }
+
+
+def why_collapsed(found: Mapping[str, float]) -> str:
+    """Return why the embedding of a trained model counts as collapsed; an empty string if it does not.
+
+    One sign suffices:
+
+    - one line: the effective rank uses less than ``LEAST_RANK`` of the directions after the first. Classes that are
+      merely tight still span all ``directions``.
+    - one point: classes are less than ``LEAST_DISTANCE`` apart on average, so the loss is met nowhere. A constant
+      embedding costs a triplet loss its margin, whatever the attack.
+    - no classes: images of one class are as far apart as images of different classes, up to ``LARGEST_RATIO``.
+
+    The rule is about training. An untrained control may have all its embeddings in one place and still rank well.
+
+    Args:
+        found: see :func:`diagnostics`.
+    """
+    rank, directions = found["effective_rank"], found["directions"]
+    if rank - 1 < LEAST_RANK * (directions - 1):
+        return f"effective rank {rank:.1f} of {directions:.0f}"
+    if found["inter"] < LEAST_DISTANCE:
+        return f"classes are {found['inter']:.3f} apart"
+    if found["ratio"] > LARGEST_RATIO:
+        return f"distance within classes is {found['ratio']:.2f} of that between"
+    return ""

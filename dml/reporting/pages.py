@@ -8,6 +8,7 @@ from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
 from dml.reporting import kinds, made, sections, trust
 from dml.reporting.claims import Verdict, finding, verdicts
+from dml.reporting.paper import claims_page
 from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
 from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, spell, table, wide_table
@@ -27,7 +28,7 @@ MEANING = (
 JUDGED = (
     "Only suites with gates support claims. A gate looks for signs that the attack failed: whatever else breaks "
     f"surviving queries may change R@1 by no more than its standard error. {MARK} marks a model with a gate that does "
-    "not hold; claims about it are not judged."
+    "not hold, or with a collapsed embedding; claims about it are not judged."
 )
 
 
@@ -39,7 +40,9 @@ def write(
     origins: Mapping[str, str],
     drawn: Sequence[str] = (),
 ) -> list[Path]:
-    """Write README.md, pages/<dataset>.md, cost.md and provenance.json; pages of datasets without records are removed.
+    """Write README.md, pages/<dataset>.md, claims.md, cost.md and provenance.json.
+
+    Pages of datasets without records are removed.
 
     Args:
         results: folder to write to. Figures that lie in its ``figures/<dataset>/`` are shown, whoever drew them.
@@ -65,9 +68,16 @@ def write(
         partial.mkdir()
         for name, text in pages.items():
             (partial / f"{name}.md").write_text(text, encoding="utf-8")
+    write_text(results / "claims.md", claims_page(main_records(by_dataset, figures), figures))
     write_text(results / "cost.md", made.cost_page(by_dataset, figures))
     write_json(results / "provenance.json", provenance(records))
     return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]
+
+
+def main_records(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> dict[str, Sequence[Record]]:
+    """Return the records of each dataset's main suite; datasets without one are left out."""
+    suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
+    return {name: of_suite(by_dataset[name], suite) for name, suite in suites.items() if suite}
 
 
 def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -118,7 +128,7 @@ def overview(
         for name, board in boards.items():
             lines += ["", f"**[{name}]({FOLDER}/{name}.md)**, suite `{shown[name]}`, {sections.queries_text(board)}"]
             lines += sections.leaderboard_table(board, figures)
-    lines += _claims_overview({name: of_suite(by_dataset[name], suite) for name, suite in shown.items()}, figures)
+    lines += _claims_overview(main_records(by_dataset, figures), figures)
     lines += ["", "## Pages", ""]
     for name, own in by_dataset.items():
         old = sum(found.record["dataset"] == name for found in stale)
@@ -145,7 +155,10 @@ def _claims_overview(by_dataset: Mapping[str, Sequence[Record]], figures: Figure
     datasets = [name for name in by_dataset if any(name in verdicts for verdicts in found.values())]
     rows = [([claim], [cells.get(name, MISSING) for name in datasets]) for claim, cells in found.items()]
     links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
-    text = "A claim holds if it does for every loss. Verdicts use 95% intervals; the pages give the numbers."
+    text = (
+        "A claim holds if it does for every loss. Verdicts use 95% intervals; the pages give the numbers. One by one, "
+        "as the paper makes them: [claims.md](claims.md)."
+    )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dml.common.files import atomic
 from dml.config.run import Figures
+from dml.evaluation.collapse import why_collapsed
 from dml.evaluation.statistics import pool_seeds, ratio_interval, wilson
 from dml.reporting.records import KEYS, Record
 from dml.reporting.spelling import CONTROL, order
@@ -18,10 +19,18 @@ MODEL = ["loss", "defense"]  # what the trainings of several seeds share
 
 
 def gates_of(record: Record) -> str:
-    """Return ``hold`` or ``fail``, or ``not run``."""
+    """Return ``hold`` or ``fail``, or ``not run``; a collapsed embedding fails, whatever its gates say."""
+    if collapsed(record):
+        return "fail"
     if not record["gates"]:
         return "not run"
     return "hold" if all(gate["passed"] for gate in record["gates"]) else "fail"
+
+
+def collapsed(record: Record) -> str:
+    """Return why the embedding of a trained model counts as collapsed; empty if it does not, or was not measured."""
+    measured = record["embedding"] and record["loss"] != CONTROL
+    return why_collapsed(record["embedding"]) if measured else ""
 
 
 def metrics(records: Sequence[Record]) -> pd.DataFrame:

@@ -9,10 +9,13 @@ import numpy as np
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
+from dml.evaluation.collapse import LARGEST_RATIO, LEAST_DISTANCE, LEAST_RANK
 from dml.evaluation.statistics import over_seeds, paired_test, wilson
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import CONTROL, MARK, MISSING, interval, model_text, order, spell, table, wide_table
-from dml.reporting.tables import check_alike, gates_of, of_suite
+from dml.reporting.tables import check_alike, collapsed, gates_of, of_suite
+
+COLLAPSE = ("model", "effective rank", "share of first direction", "within classes", "between", "ratio")
 
 
 def suites_of(records: Sequence[Record]) -> list[str]:
@@ -125,7 +128,9 @@ def _share(marks: str) -> str:
 
 
 def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
-    """Compare every two defences of a loss on the same queries by McNemar's exact test, all seeds together.
+    """Compare defences of a loss on the same queries by McNemar's exact test, all seeds together.
+
+    Every two of up to six defences are compared; of more, each with the paper's and with the one ahead of all.
 
     Args:
         records: of one dataset and suite.
@@ -135,12 +140,16 @@ def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> l
     key = eps_key(eps)
     own = [r for r in sort_records(records, figures) if r["claims"] and r["loss"] != CONTROL and key in r["survival"]]
     check_alike(own)
+    defenses = {record["defense"] for record in own}
+    compared = defenses if len(defenses) <= 6 else {figures.paper, _leader(own, key)}
     rows = []
     for loss, (first, second) in itertools.product(
         sorted({record["loss"] for record in own}),
         itertools.combinations(order((record["defense"] for record in own), figures), 2),
     ):
-        pairs = _same_queries(own, loss, first, second, key)
+        if not {first, second} & compared:
+            continue
+        pairs = same_queries(own, loss, first, second, key)
         if not pairs:
             continue
         sides = list(zip(*pairs, strict=True))
@@ -162,10 +171,22 @@ def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> l
     ]
 
 
-def _same_queries(
+def _leader(records: Sequence[Record], key: str) -> str:
+    """The defence under which the largest share of queries survives, with some loss and seed."""
+    shares = {record["defense"]: np.mean([mark == "1" for mark in record["survival"][key]]) for record in records}
+    return max(sorted(shares), key=shares.__getitem__)
+
+
+def same_queries(
     records: Sequence[Record], loss: str, first: str, second: str, key: str
 ) -> list[tuple[Record, Record]]:
-    """Records of two defences trained with the same seed and attacked on the same queries at radius ``key``."""
+    """Return the records of two defences with the same seed and the same queries at a radius, in pairs.
+
+    Args:
+        records: of one dataset and suite, of any seeds.
+        loss, first, second: of the two models.
+        key: the radius, see :func:`dml.reporting.records.eps_key`.
+    """
     models = {(record["defense"], record["seed"]): record for record in records if record["loss"] == loss}
     seeds = sorted({seed for _, seed in models})
     pairs = [(models[first, s], models[second, s]) for s in seeds if (first, s) in models and (second, s) in models]
@@ -222,11 +243,12 @@ def collapse_section(records: Sequence[Record], figures: Figures) -> list[str]:
         found = record["embedding"]
         name = model_text(record["loss"], record["defense"]) + (f", seed {record['seed']}" if several else "")
         spread = [f"{found[key]:.2f}" for key in ("top_share", "intra", "inter", "ratio")]
-        rows.append([name, f"{found['effective_rank']:.1f}", *spread])
+        rows.append([name, f"{found['effective_rank']:.1f}", *spread, collapsed(record) or "no"])
     return [
         "",
-        "A collapsed embedding is hard to move, and looks robust for that reason alone: its effective rank (of the "
-        "covariance over the test half) is far below that of the undefended model. Distances within and between "
-        "classes are means over pairs.",
-        *table(["model", "effective rank", "share of first direction", "within classes", "between", "ratio"], rows),
+        "A collapsed embedding is hard to move, and looks robust for that reason alone. It counts as collapsed if its "
+        f"effective rank uses less than {LEAST_RANK:.0%} of the directions, if classes are less than {LEAST_DISTANCE:g} "
+        f"apart, or if the distance within classes is more than {LARGEST_RATIO:g} of that between. Distances are means "
+        f"over pairs. A collapsed model is marked {MARK}.",
+        *table([*COLLAPSE, "collapsed"], rows),
     ]

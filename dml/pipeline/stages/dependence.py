@@ -1,0 +1,191 @@
+"""Chapter 6: how the tuples of a batch depend on each other, and what that means for adversarial training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from dml.attacks.balls import radius_text
+from dml.common.files import ROOT, write_text
+from dml.common.randomness import numpy_generator
+from dml.config.build import model as build_model
+from dml.config.build import training as build
+from dml.config.load import load
+from dml.config.run import Params
+from dml.data.base import Split
+from dml.data.sampling import balanced_batches
+from dml.data.transforms import to_float
+from dml.evaluation import dependence, plane
+from dml.models.embedder import best_device
+from dml.pipeline import paths
+from dml.pipeline.digest import expected
+from dml.pipeline.stored import open_data, open_model
+from dml.reporting import dependence as shown
+from dml.reporting import records, style
+from dml.reporting.spelling import spell, table
+
+FOLDER = Path("results", "dependence")
+COMPARED = ("standard", "robust", "joint")  # defences that differ in what is perturbed, relative to what
+CLASSES, IMAGES = 6, 4  # of a batch to look into, and images of each
+CAPTIONS = {
+    "two_ways": "Image 2 is the positive of tuple 1 and the negative of tuple 2. The perturbation that is made for one "
+    "tuple lowers the other. A shared perturbation raises both, each by less.",
+    "plane": "Nine classes in the plane, embedded on a circle, after the same number of steps. Each class is drawn on a "
+    "ring of its own; the pale arcs are what its points reach within their balls. A constant embedding costs the margin "
+    "(dashed), whatever the attack.",
+    "batches": "Left: in how many tuples an image occurs, in how many roles. Middle: how one perturbed image changes "
+    "its own tuple and the others that hold the image. Right: share of perturbed images that bring another tuple nearer "
+    "to being right. Bars are 95% intervals over batches.",
+}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of a dataset under its models.
+
+    Attributes:
+        counts: (N, 3), tuples in which each image occurs, by role, under the last model.
+        means: see :func:`dml.evaluation.dependence.means`, by ``model`` and ``adversary``.
+        missing: one sentence per model that is not there.
+    """
+
+    counts: np.ndarray
+    means: pd.DataFrame
+    missing: list[str]
+
+
+def in_the_plane(seeds: Sequence[int], miners: Sequence[str]) -> list[plane.Trained]:
+    """Train every defence in the plane, with each miner and seed."""
+    return [
+        plane.train(name, defense, seed, miner=miner)
+        for miner in miners
+        for name, defense in plane.defenses().items()
+        for seed in seeds
+    ]
+
+
+def in_batches(dataset: str, batches: int, *, workspace: str, changes: Mapping[str, Any] | None = None) -> Batches:
+    """Measure how perturbations act on other tuples in batches of training images, under the models that are there.
+
+    The models are an untrained one, and those of the baseline and of the paper's defence with the loss whose models
+    figures show. All adversaries have the radius and the steps of the paper's defence.
+
+    Args:
+        dataset: a recipe of params.yaml.
+        batches: how many.
+        workspace: below the project root; its data and models are read before the pipeline's.
+        changes: settings to replace, by dotted key.
+
+    Raises:
+        ParamsError: a setting is wrong.
+        FileNotFoundError: the dataset is not prepared with these settings.
+    """
+    params = load(changes)
+    recipe, figures, seed = params.recipe(dataset), params.figures, params.run.seeds[0]
+    train = open_data(dataset, recipe, workspace).train
+    models: dict[str, nn.Module] = {"untrained": build_model.start(recipe.model, train, seed=seed)}
+    missing = []
+    for defense in (figures.baseline, figures.paper):
+        try:
+            models[spell(defense)] = open_model(dataset, recipe, figures.loss, defense, seed, workspace).model
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    classes = int(train.labels.max()) + 1
+    loss = build.loss(figures.loss, recipe.losses[figures.loss], classes=classes, dimension=recipe.model.dimension)
+    paper = build.defense(figures.paper, recipe.defenses[figures.paper])
+    compared = dependence.adversaries(paper.eps, paper.steps)
+    drawn = _draw(train, batches, seed)
+    tables = []
+    for name, model in models.items():
+        model.to(best_device()).eval()
+        tables.append(dependence.batch_changes(model, drawn, loss, compared, seed).assign(model=name))
+    means = dependence.means(pd.concat(tables), ["model", "adversary"])
+    return Batches(dependence.occurrences(model, drawn, loss, seed), means, missing)
+
+
+def _draw(split: Split, batches: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Images and labels of some balanced batches, on the model's device."""
+    generator, device = numpy_generator(seed, "batches to look into"), best_device()
+    classes = min(CLASSES, len(split.classes))
+    drawn = balanced_batches(
+        split.labels, classes=classes, images_per_class=IMAGES, batches=batches, generator=generator
+    )
+    return [
+        (to_float(split.images[rows], device), torch.from_numpy(split.labels[rows].copy()).to(device)) for rows in drawn
+    ]
+
+
+def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> list[str]:
+    """Show what every setting of the study achieves, as lines of Markdown; what was not run yet is listed below.
+
+    Args:
+        workspace: below the project root; its records replace the pipeline's of the same run.
+        changes: settings to replace, by dotted key.
+
+    Raises:
+        ParamsError: a setting is wrong.
+        ValueError: a file is no record.
+    """
+    params = load(changes)
+    found = records.read(ROOT / paths.RECORDS, paths.output(workspace, paths.RECORDS))
+    current, stale = records.split_stale(found, expected(params, map(records.run_key, found)))
+    return study_lines(params, current, [old.record for old in stale])
+
+
+def study_lines(params: Params, current: Sequence[records.Record], stale: Sequence[records.Record]) -> list[str]:
+    """Show the table of one dataset and loss after the other; see :func:`study_table`."""
+    study, eps, lines = params.study, params.figures.eps, []
+    for dataset in study.datasets:
+        kinds = {name: given.get("defense", name) for name, given in params.recipe(dataset).defenses.items()}
+        for loss, names in study.losses.items():
+            wanted = [name for name in names if kinds[name] in COMPARED]
+
+            def own(
+                held: Sequence[records.Record], key: tuple[str, str, str] = (dataset, study.suite, loss)
+            ) -> list[records.Record]:
+                return [r for r in held if (r["dataset"], r["suite"], r["loss"]) == key and r["defense"] in wanted]  # noqa: B023
+
+            lines += ["", f"**{spell(dataset)}, {loss} loss, suite `{study.suite}`, eps {radius_text(eps)}**"]
+            if here := own(current):
+                lines += shown.settings_table(here, eps, params.figures)
+            runs = [(name, seed) for name in wanted for seed in study.seeds]
+            lines += ["", *(f"- {text}" for text in shown.missing(runs, here, own(stale)))]
+    return lines
+
+
+def save(figure: Figure, name: str, workspace: str) -> Path:
+    """Write a figure with its caption below results/, and return the PNG."""
+    return style.save(figure, paths.output(workspace, FOLDER), name, CAPTIONS[name])
+
+
+def write_page(workspace: str, plane_runs: pd.DataFrame, batches: pd.DataFrame, study: Sequence[str]) -> Path:
+    """Write results/dependence/README.md: every figure with its table.
+
+    Args:
+        workspace: below the project root, where results go.
+        plane_runs: see :func:`dml.reporting.dependence.plane_table`.
+        batches: see :func:`dml.reporting.dependence.batch_table`.
+        study: see :func:`study_table`.
+    """
+    titles = {
+        "two_ways": ("One image in two tuples", []),
+        "plane": ("Training in a plane", _lines(plane_runs)),
+        "batches": ("Inside batches", _lines(batches)),
+    }
+    lines = ["# Dependence between the tuples of a batch", "", "Written by notebook 06_dependence."]
+    for name, (title, below) in titles.items():
+        lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", CAPTIONS[name], *below]
+    lines += ["", "## What is perturbed, and against what", *study]
+    file = paths.output(workspace, FOLDER) / "README.md"
+    write_text(file, "\n".join(lines).rstrip() + "\n")
+    return file
+
+
+def _lines(found: pd.DataFrame) -> list[str]:
+    return table(list(found.columns), found.astype(str).to_numpy().tolist())

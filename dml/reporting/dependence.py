@@ -1,0 +1,266 @@
+"""Figures and tables of chapter 6: how the tuples of a batch depend on each other, and what that does to training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch, Rectangle
+from torch import Tensor
+
+from dml.config.run import Figures
+from dml.evaluation.collapse import why_collapsed
+from dml.evaluation.plane import EPS, MARGIN, PAIR, Trained, TwoWays
+from dml.reporting.records import Record
+from dml.reporting.sections import marked
+from dml.reporting.spelling import MISSING, interval, number, spell, table
+from dml.reporting.style import COLORS, HATCHES, MARKERS, WIDTH, legend_above
+from dml.reporting.tables import comparison
+
+TUPLES = COLORS[:2]  # colours of the two tuples of a drawing
+NAMES = ("image 1", "image 2", "image 3", "image 4")
+
+
+def two_ways(found: TwoWays) -> Figure:
+    """Two tuples that share two images: a perturbation per role of a tuple, one per image, and what each costs."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH * 1.25, 4.0), width_ratios=(1, 1, 0.95))
+    for axes, made in ((left, found.robust), (middle, found.joint)):
+        _tuples(axes, found.points)
+        for role, images in made.images.items():
+            for place, (image, moved) in enumerate(zip(getattr(PAIR, role), images.flatten(1), strict=True)):
+                color = TUPLES[place] if made is found.robust else "black"
+                _arrow(axes, found.points[image], moved, color)
+    left.set_title("robust: each tuple has its own perturbation")
+    middle.set_title("joint: an image has one")
+    left.set_ylabel("second pixel")
+    places = np.arange(len(found.shared))
+    for tuple_, color in enumerate(TUPLES):
+        heights = [values[tuple_] for values in found.shared.values()]
+        right.bar(places + 0.38 * (tuple_ - 0.5), heights, 0.36, color=color, hatch=HATCHES[tuple_], edgecolor="white")
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set_xticks(places, [name.replace(" ", "\n", 1) for name in found.shared])
+    right.set(title="what moving image 2 does", xlabel="perturbation of image 2", ylabel="change of d(a, p) − d(a, n)")
+    right.grid(axis="x", visible=False)
+    keys: list[Any] = [Patch(color=color) for color in TUPLES]
+    keys += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
+    keys.append(Patch(facecolor="#f2f2f2", edgecolor="grey"))
+    legend_above(figure, keys, ["tuple 1", "tuple 2", "to the positive", "to the negative", "ball of radius eps"], 5)
+    return figure
+
+
+def _tuples(axes: Axes, points: Tensor) -> None:
+    """Four images with their balls, and lines from each anchor to its positive and negative."""
+    for image, (x, y) in enumerate(points.tolist()):
+        corner = (x - EPS, y - EPS)
+        axes.add_patch(Rectangle(corner, 2 * EPS, 2 * EPS, facecolor="#f2f2f2", edgecolor="grey", linewidth=0.8))
+        axes.plot(x, y, marker="os"[image // 2], color="black", markersize=8, zorder=4)
+        axes.text(x, y - EPS - 0.015, NAMES[image], ha="center", va="top", fontsize=10)
+    for place, color in enumerate(TUPLES):
+        anchor, positive, negative = (points[rows[place]] for rows in PAIR)
+        for other, line in ((positive, "-"), (negative, "--")):
+            axes.plot(*np.stack([anchor, other], axis=1), color=color, linestyle=line, linewidth=1.6, alpha=0.6)
+    axes.set(xlim=(0.08, 0.9), ylim=(0.2, 0.82), xlabel="first pixel", aspect="equal")
+    axes.grid(visible=False)
+
+
+def _arrow(axes: Axes, start: Tensor, end: Tensor, color: str) -> None:
+    style = {"arrowstyle": "-|>", "color": color, "linewidth": 2.4, "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=end.tolist(), xytext=start.tolist(), arrowprops=style, zorder=5)
+
+
+def plane(runs: Sequence[Trained]) -> Figure:
+    """Embeddings of trainings in the plane, one circle per training, and the loss by step below.
+
+    Every class is drawn on a ring of its own, so that classes in one place do not hide each other. The pale arc is what
+    its points reach within their balls.
+
+    Args:
+        runs: six trainings with different defences.
+    """
+    figure = plt.figure(figsize=(WIDTH, 9.4))
+    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 0.8), hspace=0.32, wspace=0.12)
+    for place, run in enumerate(runs):
+        axes = figure.add_subplot(grid[place // 3, place % 3])
+        _rings(axes, run)
+        state = "\ncollapsed" if run.collapsed else ""
+        axes.set_title(f"{run.defense}\nR@1 {run.natural:.2f}, worst case {run.worst:.2f}{state}", fontsize=10.5)
+    axes = figure.add_subplot(grid[2, :])
+    for place, run in enumerate(runs):
+        smooth = pd.Series(run.losses).rolling(5, min_periods=1).mean()
+        look = {"color": COLORS[place], "marker": MARKERS[place], "markevery": (place * 3, 20), "markersize": 5}
+        axes.plot(np.arange(1, len(smooth) + 1), smooth, label=run.defense, linewidth=1.6, **look)
+    axes.axhline(MARGIN, color="black", linestyle="--", linewidth=1, label="constant embedding")
+    axes.set(xlabel="step of training", ylabel="training loss", ylim=(-0.01, None), xlim=(0, len(runs[0].losses)))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    return figure
+
+
+def _rings(axes: Axes, run: Trained) -> None:
+    """The unit circle of one training: points by class, and the arcs that they reach."""
+    classes = run.labels.unique().tolist()
+    for place, label in enumerate(classes):
+        radius, color = 0.5 + 0.5 * place / max(1, len(classes) - 1), COLORS[place % len(COLORS)]
+        own, reached = (array[run.labels == label].reshape(-1, 2).numpy() for array in (run.embeddings, run.reached))
+        middle = own.mean(0) / np.linalg.norm(own.mean(0))
+        turned = reached @ np.array([[middle[0], -middle[1]], [middle[1], middle[0]]])
+        away = np.arctan2(turned[:, 1], turned[:, 0])  # angles relative to the middle of the class
+        arc = np.arctan2(middle[1], middle[0]) + np.linspace(away.min(), away.max(), 100)
+        axes.plot(radius * np.cos(arc), radius * np.sin(arc), color=color, linewidth=4, alpha=0.25, zorder=2)
+        mark = MARKERS[place // len(COLORS)]
+        axes.scatter(*(radius * own).T, s=22, color=color, marker=mark, linewidth=0.4, edgecolor="white", zorder=3)
+        axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#e3e3e3", linewidth=0.6, zorder=1))
+    axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), xticks=[], yticks=[], aspect="equal")
+    axes.set_frame_on(False)
+
+
+def plane_table(runs: Sequence[Trained]) -> pd.DataFrame:
+    """Return one row per miner and defence: mean R@1 over seeds with the lowest and the highest, and collapses."""
+    rows = []
+    for miner in dict.fromkeys(run.miner for run in runs):
+        for name in dict.fromkeys(run.defense for run in runs):
+            own = [run for run in runs if (run.miner, run.defense) == (miner, name)]
+            cells = {}
+            for column, values in (
+                ("natural R@1", [run.natural for run in own]),
+                ("worst-case R@1", [run.worst for run in own]),
+            ):
+                cells[column] = f"{np.mean(values):.2f} {interval(min(values), max(values), 2)}"
+            fell = f"{sum(bool(run.collapsed) for run in own)} of {len(own)}"
+            rows.append({"miner": spell(miner), "training": name, **cells, "collapsed": fell})
+    return pd.DataFrame(rows)
+
+
+def batches(counts: np.ndarray, found: pd.DataFrame) -> Figure:
+    """How often images occur in tuples, what a perturbation does to other tuples, and how often it helps them.
+
+    Args:
+        counts: (N, 3), tuples in which each image occurs as anchor, positive and negative.
+        found: see :func:`dml.evaluation.dependence.means`, by ``model`` and ``adversary``.
+    """
+    height = 0.36 * found["adversary"].nunique() + 1.5
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH * 1.25, height), width_ratios=(0.8, 1, 1))
+    total, roles = counts.sum(1), (counts > 0).sum(1)
+    below = np.zeros(total.max() + 1)
+    for number_, color in zip((1, 2, 3), ("#b0b0b0", COLORS[5], COLORS[0]), strict=True):
+        share = np.bincount(total[roles == number_], minlength=len(below)) / len(total)
+        text = f"{number_} role{'s' if number_ > 1 else ''}"
+        left.bar(np.arange(len(below)), share, 0.85, bottom=below, color=color, label=text)
+        below += share
+    left.set(xlabel="tuples that hold an image", ylabel="share of the images", title="an image in its batch")
+    left.set_xlim(0.4, 1.5 + np.flatnonzero(below > 0.005).max())
+    left.grid(axis="x", visible=False)
+    left.legend(fontsize=9)
+    names, models = list(dict.fromkeys(found["adversary"])), list(dict.fromkeys(found["model"]))
+    for place, model in enumerate(models):
+        rows = found[found["model"] == model].set_index("adversary").loc[names]
+        y = -np.arange(len(names)) - 0.24 * (place - (len(models) - 1) / 2)
+        look = {"color": COLORS[place], "fmt": MARKERS[place], "markersize": 5.5, "elinewidth": 1}
+        middle.hlines(y, rows["shared"], rows["own"], color=COLORS[place], linewidth=1, alpha=0.5)
+        middle.errorbar(rows["own"], y, xerr=rows["own_half"], **look)
+        middle.errorbar(rows["shared"], y, xerr=rows["shared_half"], markerfacecolor="white", **look)
+        right.errorbar(rows["lowers"], y, xerr=rows["lowers_half"], **look)
+    for axes in (middle, right):
+        axes.set(yticks=-np.arange(len(names)), ylim=(0.6 - len(names), 0.6))
+        axes.set_yticklabels(names if axes is middle else [])
+        for place in range(1, len(names)):
+            axes.axhline(0.5 - place, color="lightgrey", linewidth=0.6)
+        axes.grid(axis="y", visible=False)
+    middle.axvline(0, color="black", linewidth=0.8)
+    middle.set(xlabel="change of d(a, p) − d(a, n)", title="own tuple (full), others (hollow)")
+    right.set(xlabel="share of perturbed images", title="helps another tuple", xlim=(0, 1))
+    keys = [Line2D([], [], color=COLORS[p], marker=MARKERS[p], linestyle="") for p in range(len(models))]
+    legend_above(figure, keys, [f"{model} model" for model in models])
+    return figure
+
+
+def batch_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`dml.evaluation.dependence.means` as text, every mean with half of its 95% interval."""
+    labels = {
+        "rises": "loss rises",
+        "falls": "loss falls",
+        "change": "mean change",
+        "own": "own tuple",
+        "shared": "tuples that share the image",
+        "lowers": "helps another tuple",
+    }
+    text = {
+        label: [f"{mean:.3f} ± {half:.3f}" for mean, half in zip(found[name], found[f"{name}_half"], strict=True)]
+        for name, label in labels.items()
+    }
+    return pd.DataFrame({"model": found["model"], "adversary": found["adversary"], **text})
+
+
+def described(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a defence perturbs, how far a perturbation is shared, and when tuples are selected again.
+
+    Args:
+        settings: of the defence in a record: its ``name``, and ``defense`` where the class has another name.
+    """
+    kind = settings.get("defense", settings["name"])
+    if kind == "standard":
+        return MISSING, MISSING, MISSING
+    if kind == "robust":
+        target = settings.get("target", "positive")
+        return ", ".join([target] if isinstance(target, str) else target), "one role of one tuple", "never"
+    again = {"none": "never", "after": "after perturbing", "each": "at each step"}
+    targets = settings.get("targets", ("anchor", "positive", "negative"))
+    return ", ".join(targets), "all tuples of the image", again[settings.get("remine", "none")]
+
+
+def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
+    """Show target, scope and re-mining of every training beside what it achieves, one row per defence.
+
+    Args:
+        records: of one dataset, suite and loss.
+        eps: radius of the attack.
+        figures: gives the order of the defences.
+    """
+    rows = []
+    for row in comparison(records, eps, figures).itertuples():
+        own = [record for record in records if record["defense"] == row.defense]
+        held = [record["embedding"] for record in own if record["embedding"]]
+        rank = float(np.mean([found["effective_rank"] for found in held])) if held else float("nan")
+        rows.append(
+            [
+                spell(row.defense),
+                *described(own[0]["settings"]["defense"]),
+                f"{row.natural:.3f} {interval(row.natural_low, row.natural_high)}",
+                marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
+                number(rank, 1),
+                _collapses([why_collapsed(found) for found in held]),
+            ]
+        )
+    header = ["training", "perturbed", "shared by", "re-mined", "natural R@1", "adversarial R@1"]
+    return table([*header, "effective rank", "collapsed"], rows)
+
+
+def _collapses(reasons: Sequence[str]) -> str:
+    """In how many trainings the embedding collapsed, and why in the first of them."""
+    fell = [reason for reason in reasons if reason]
+    if not reasons:
+        return MISSING
+    if not fell:
+        return "no"
+    return f"{f'{len(fell)} of {len(reasons)}' if len(reasons) > 1 else 'yes'}: {fell[0]}"
+
+
+def missing(wanted: Sequence[tuple[str, int]], current: Sequence[Record], stale: Sequence[Record]) -> Iterator[str]:
+    """Yield one sentence per defence of the study that lacks a current record.
+
+    Args:
+        wanted: defence and seed of each training of the study.
+        current: records of one loss that today's settings and code would make again.
+        stale: records that they would not.
+    """
+    held, old = ({(record["defense"], record["seed"]) for record in records} for records in (current, stale))
+    for defense in dict.fromkeys(name for name, _ in wanted):
+        lacks = [run for run in wanted if run[0] == defense and run not in held]
+        if lacks:
+            whole = len(lacks) == sum(name == defense for name, _ in wanted)
+            seeds = "" if whole else f" with seed {', '.join(str(seed) for _, seed in lacks)}"
+            word = "current record" if old.intersection(lacks) else "record"
+            yield f"no {word} of {defense}{seeds} yet: run `make study`"
