@@ -220,7 +220,7 @@ def test_a_model_under_two_suites_is_one_row_of_the_collapse_table() -> None:
     runs = [record("triplet", "robust", 0.9, 1), record("triplet", "robust", 0.9, 1, "auto")]
     runs.append(record("none", "pixels_8", 0.9, 1))
     lines = trust.collapse_section(runs, FIGURES)
-    assert [line for line in lines if "12.2" in line] == ["| triplet, robust | 12.2 | 0.20 | 0.50 | 1.25 | 0.40 |"]
+    assert [line for line in lines if "12.2" in line] == ["| triplet, robust | 12.2 | 0.20 | 0.50 | 1.25 | 0.40 | no |"]
     assert trust.collapse_section([record("triplet", "robust", 0.9, 1, embedding={})], FIGURES) == []
 
 
@@ -329,5 +329,5 @@ def test_a_collapsed_embedding_does_not_pass_as_a_result() -> None:
     assert tables.gates_of(run | {"embedding": flat}) == "fail"
     assert tables.gates_of(run | {"embedding": flat, "loss": "none"}) == "hold"
     lines = trust.collapse_section([run, record("triplet", "joint", 0.9, 300) | {"embedding": flat}], FIGURES)
-    assert lines[-2].endswith("| effective rank 1.2 of 99 |")
-    assert lines[-1].endswith("| no |")
+    assert lines[-2].endswith("| no |")
+    assert lines[-1].endswith("| effective rank 1.2 of 99 |")
