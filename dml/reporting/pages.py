@@ -63,7 +63,8 @@ def write(
     for name, own in by_dataset.items():
         old = [found for found in stale if found.record["dataset"] == name]
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
-    write_text(results / "README.md", overview(by_dataset, stale, figures, origins))
+    drawings = {name: figures_of(results, name) for name in order}
+    write_text(results / "README.md", overview(by_dataset, stale, figures, origins, drawings))
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():
@@ -102,19 +103,25 @@ def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[t
 
 
 def overview(
-    by_dataset: Mapping[str, Sequence[Record]], stale: Sequence[Stale], figures: Figures, origins: Mapping[str, str]
+    by_dataset: Mapping[str, Sequence[Record]],
+    stale: Sequence[Stale],
+    figures: Figures,
+    origins: Mapping[str, str],
+    drawings: Mapping[str, Sequence[tuple[str, str]]],
 ) -> str:
-    """Return results/README.md: leaderboard, verdicts, and links.
+    """Return results/README.md: leaderboards, verdicts, and links.
 
     Args:
         by_dataset: dataset -> its current records, in the order of the leaderboard.
         stale: records that are counted only.
         figures: what results/ reports.
         origins: where each dataset's images come from.
+        drawings: file and caption of each dataset's figures.
     """
     suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
     shown = {name: suite for name, suite in suites.items() if suite}
     boards = {name: leaderboard(by_dataset[name], figures) for name in shown}
+    boards = dict(sorted(boards.items(), key=lambda item: -len(item[1])))  # the most defences lead
     lines = ["# Results", "", "Written by the pipeline from the JSON of each run in [runs/](runs)."]
     if any(not board.empty for board in boards.values()):
         lines += [
@@ -125,6 +132,8 @@ def overview(
             f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}, and so is the cost, "
             f"the number of images that the model embedded in training. {MARK}: a gate does not hold.",
         ]
+        lead = [drawn for drawn in drawings[next(iter(boards))] if Path(drawn[0]).stem == "scatter"]
+        lines += [line for file, caption in lead for line in ("", f"![{caption}]({file})")]
         for name, board in boards.items():
             lines += ["", f"**[{name}]({FOLDER}/{name}.md)**, suite `{shown[name]}`, {sections.queries_text(board)}"]
             lines += sections.leaderboard_table(board, figures)
