@@ -57,17 +57,21 @@ def test_a_stage_depends_on_all_that_its_notebook_reaches(stage: str) -> None:
     attacks = ["dml.evaluation.suites.attacks", "dml.attacks.queries.margin", "dml.attacks.queries.targeted"]
     shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml/reporting").glob("[a-z]*.py")]
     stages = "dml.pipeline.stages."
+    names = ("dependence", "records", "sections", "spelling", "style", "tables")
+    chapter = [f"dml.reporting.{name}" for name in names]
     expected = {
         "prepare": [stages + "prepare", source],
         "train": [stages + "train", stages + "prepare", source, backbone, "dml.losses.triplet", "dml.defenses.robust"],
         "attack": [stages + "attack", stages + "prepare", source, backbone, *attacks],
         "figures": [stages + "figures", *shown],
+        "dependence": [stages + "dependence", backbone, "dml.losses.triplet", "dml.defenses.robust", *chapter],
     }[stage]
     code = {
         "prepare": lambda: digest.prepare_code(recipe.data),
         "train": lambda: digest.training_code(recipe, "triplet", "robust"),
         "attack": lambda: digest.evaluation_code(recipe, params.suites["quick"]),
         "figures": lambda: digest.figures_code(),
+        "dependence": lambda: digest.dependence_code(params),
     }[stage]()
     assert set(code) == reached(expected)
 

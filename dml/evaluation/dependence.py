@@ -27,10 +27,12 @@ class Perturbed(NamedTuple):
     Attributes:
         tuples: that the loss is taken over.
         images: role -> (T, 3, H, W), the perturbed images in that role of each tuple.
+        embeddings: role -> (T, D), theirs.
     """
 
     tuples: Tuples
     images: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
 
 
 class Watched(TupleLoss):
@@ -76,7 +78,7 @@ def perturb(
         tuples: to attack instead of selected ones.
     """
     watched, shown = Watched(loss, tuples), []
-    hook = model.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].detach()))
+    hook = model.register_forward_hook(lambda module, given, out: shown.append((given[0].detach(), out.detach())))
     try:
         defense(model, images, labels, watched, generator)
     finally:
@@ -85,8 +87,11 @@ def perturb(
     # What a defence trains on is the last that it shows the model: a batch per role, or one batch for all roles.
     if isinstance(defense, Robust):
         roles = [defense.target] if isinstance(defense.target, str) else defense.target
-        return Perturbed(used, dict(zip(roles, shown[-len(roles) :], strict=True)))
-    return Perturbed(used, {role: shown[-1][getattr(used, role)] for role in defense.targets})
+        pairs = dict(zip(roles, shown[-len(roles) :], strict=True))
+    else:
+        pairs = {role: [each[getattr(used, role)] for each in shown[-1]] for role in defense.targets}
+    images, embeddings = ({role: pair[place] for role, pair in pairs.items()} for place in range(2))
+    return Perturbed(used, images, embeddings)
 
 
 def difference(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -175,23 +180,30 @@ def batch_changes(
             clean = model(images)
         for name, defense in compared.items():
             found = perturb(defense, model, images, labels, loss, torch_generator(seed, "batch", number))
-            with torch.no_grad():
-                moved = {role: model(changed) for role, changed in found.images.items()}
-            parts = {name: moved}
+            parts = {name: found.embeddings}
             if isinstance(defense, Robust):
-                parts = {f"{name}, {role}": {role: embeddings} for role, embeddings in moved.items()}
-                parts[f"{name}, all roles"] = moved
+                parts = {f"{name}, {role}": {role: moved} for role, moved in found.embeddings.items()}
+                parts[f"{name}, all roles"] = found.embeddings
             rows += [{"adversary": key, **changes(clean, found.tuples, part, loss)} for key, part in parts.items()]
     return pd.DataFrame(rows, columns=["adversary", *MEASURED])
 
 
 def means(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the mean of every measure over batches, and half of its 95% t-interval as ``<measure>_half``."""
+    """Return the mean of every measure over batches, and half of its 95% t-interval as ``<measure>_half``.
+
+    Args:
+        found: see :func:`batch_changes`, with further columns.
+        by: columns that tell groups apart.
+
+    Returns:
+        One row per group. Half an interval is NaN where fewer than two batches have the measure.
+    """
     rows = []
     for key, group in found.groupby(list(by), sort=False):
         row = dict(zip(by, key, strict=True))
         for name in MEASURED:
-            mean, low, _ = over_seeds(group[name].dropna().tolist())
+            values = group[name].dropna().tolist()
+            mean, low, _ = over_seeds(values) if len(values) > 1 else (group[name].mean(), np.nan, np.nan)
             row |= {name: mean, f"{name}_half": mean - low}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -236,9 +236,35 @@ def write(params: Params, folder: Path) -> None:
     ]
     current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
     put("figures", figures_code() | current, "05_figures.ipynb")
+    study = {" ".join(key) for key in study_keys(params)}
+    put(
+        "dependence",
+        dependence_code(params) | {key: value for key, value in current.items() if key in study},
+        "06_dependence.ipynb",
+    )
 
 
 def figures_code() -> Code:
     """Return the code that decides tables, pages and figures."""
     shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml" / "reporting").glob("*.py") if file.stem[0] != "_"]
     return stage_code("figures", shown)
+
+
+def dependence_code(params: Params) -> Code:
+    """Return the code that decides what chapter 6 shows, of the first dataset of ``run`` and of the study."""
+    recipe = params.recipe(params.run.datasets[0])
+    named = [entry(BACKBONES, recipe.model.backbone), entry(LOSSES, params.figures.loss)]
+    paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
+    shown = [f"dml.reporting.{name}" for name in ("dependence", "records", "sections", "spelling", "style", "tables")]
+    return stage_code("dependence", [*named, entry(DEFENSES, paper), *shown])
+
+
+def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
+    """Return (dataset, loss, defense, suite) of all that the study trains."""
+    study = params.study
+    return [
+        (data, loss, name, study.suite)
+        for data in study.datasets
+        for loss in study.losses
+        for name in study.losses[loss]
+    ]

@@ -10,60 +10,67 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dml.config.run import Figures
-from dml.evaluation.collapse import why_collapsed
 from dml.evaluation.plane import EPS, MARGIN, PAIR, Trained, TwoWays
 from dml.reporting.records import Record
 from dml.reporting.sections import marked
 from dml.reporting.spelling import MISSING, interval, number, spell, table
-from dml.reporting.style import COLORS, HATCHES, MARKERS, WIDTH, legend_above
-from dml.reporting.tables import comparison
+from dml.reporting.style import COLORS, HATCHES, MARKERS, WIDTH
+from dml.reporting.tables import collapsed, comparison
 
 TUPLES = COLORS[:2]  # colours of the two tuples of a drawing
-NAMES = ("image 1", "image 2", "image 3", "image 4")
 
 
 def two_ways(found: TwoWays) -> Figure:
     """Two tuples that share two images: a perturbation per role of a tuple, one per image, and what each costs."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH * 1.25, 4.0), width_ratios=(1, 1, 0.95))
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(WIDTH * 1.3, 4.4), width_ratios=(1, 1, 0.8), layout="constrained"
+    )
     for axes, made in ((left, found.robust), (middle, found.joint)):
         _tuples(axes, found.points)
         for role, images in made.images.items():
             for place, (image, moved) in enumerate(zip(getattr(PAIR, role), images.flatten(1), strict=True)):
-                color = TUPLES[place] if made is found.robust else "black"
-                _arrow(axes, found.points[image], moved, color)
-    left.set_title("robust: each tuple has its own perturbation")
-    middle.set_title("joint: an image has one")
-    left.set_ylabel("second pixel")
+                _arrow(axes, found.points[image], moved, TUPLES[place] if axes is left else "black")
+    left.set(title="robust: one perturbation per tuple", ylabel="second pixel")
+    middle.set(title="joint: one perturbation per image", yticklabels=[])
     places = np.arange(len(found.shared))
     for tuple_, color in enumerate(TUPLES):
         heights = [values[tuple_] for values in found.shared.values()]
         right.bar(places + 0.38 * (tuple_ - 0.5), heights, 0.36, color=color, hatch=HATCHES[tuple_], edgecolor="white")
     right.axhline(0, color="black", linewidth=0.8)
     right.set_xticks(places, [name.replace(" ", "\n", 1) for name in found.shared])
-    right.set(title="what moving image 2 does", xlabel="perturbation of image 2", ylabel="change of d(a, p) − d(a, n)")
+    right.set(title="effect of moving image 2", xlabel="its perturbation", ylabel="change of d(a, p) − d(a, n)")
     right.grid(axis="x", visible=False)
-    keys: list[Any] = [Patch(color=color) for color in TUPLES]
-    keys += [Line2D([], [], color="grey"), Line2D([], [], color="grey", linestyle="--")]
+    keys: list[Any] = [Patch(facecolor=color, hatch=HATCHES[n], edgecolor="white") for n, color in enumerate(TUPLES)]
+    keys += [Line2D([], [], color="grey", linestyle=line) for line in ("-", "--")]
     keys.append(Patch(facecolor="#f2f2f2", edgecolor="grey"))
-    legend_above(figure, keys, ["tuple 1", "tuple 2", "to the positive", "to the negative", "ball of radius eps"], 5)
+    names = ["tuple 1", "tuple 2", "anchor to positive", "anchor to negative", "ball of radius eps"]
+    figure.legend(keys, names, loc="outside upper center", ncols=5, fontsize=10)
     return figure
 
 
 def _tuples(axes: Axes, points: Tensor) -> None:
-    """Four images with their balls, and lines from each anchor to its positive and negative."""
+    """Four images with their balls and roles, and lines from each anchor to its positive and negative."""
     for image, (x, y) in enumerate(points.tolist()):
         corner = (x - EPS, y - EPS)
         axes.add_patch(Rectangle(corner, 2 * EPS, 2 * EPS, facecolor="#f2f2f2", edgecolor="grey", linewidth=0.8))
-        axes.plot(x, y, marker="os"[image // 2], color="black", markersize=8, zorder=4)
-        axes.text(x, y - EPS - 0.015, NAMES[image], ha="center", va="top", fontsize=10)
+        axes.plot(x, y, marker="os"[image // 2], color="black", markersize=8, zorder=6)
+        axes.text(x, y + EPS + 0.012, f"image {image + 1}", ha="center", va="bottom", fontsize=10)
+        lower = y - EPS - 0.012
+        for place, color in enumerate(TUPLES):
+            for role, rows in PAIR._asdict().items():
+                if rows[place] == image:
+                    text = f"{role} of {place + 1}"
+                    axes.text(x, lower, text, ha="center", va="top", fontsize=9, color=color, fontweight="bold")
+                    lower -= 0.042
     for place, color in enumerate(TUPLES):
         anchor, positive, negative = (points[rows[place]] for rows in PAIR)
         for other, line in ((positive, "-"), (negative, "--")):
             axes.plot(*np.stack([anchor, other], axis=1), color=color, linestyle=line, linewidth=1.6, alpha=0.6)
-    axes.set(xlim=(0.08, 0.9), ylim=(0.2, 0.82), xlabel="first pixel", aspect="equal")
+    axes.set(xlim=(0.08, 0.94), ylim=(0.14, 0.88), xlabel="first pixel", aspect="equal")
     axes.grid(visible=False)
 
 
@@ -81,21 +88,22 @@ def plane(runs: Sequence[Trained]) -> Figure:
     Args:
         runs: six trainings with different defences.
     """
-    figure = plt.figure(figsize=(WIDTH, 9.4))
-    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 0.8), hspace=0.32, wspace=0.12)
+    figure = plt.figure(figsize=(WIDTH, 10.0), layout="constrained")
+    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 0.8))
     for place, run in enumerate(runs):
         axes = figure.add_subplot(grid[place // 3, place % 3])
         _rings(axes, run)
-        state = "\ncollapsed" if run.collapsed else ""
-        axes.set_title(f"{run.defense}\nR@1 {run.natural:.2f}, worst case {run.worst:.2f}{state}", fontsize=10.5)
+        axes.set_title(f"{run.defense}\nR@1 {run.natural:.2f}, worst case {run.worst:.2f}", fontsize=10.5)
+        if run.collapsed:
+            axes.text(0, 0, "collapsed", ha="center", va="center", fontsize=12)
     axes = figure.add_subplot(grid[2, :])
     for place, run in enumerate(runs):
         smooth = pd.Series(run.losses).rolling(5, min_periods=1).mean()
         look = {"color": COLORS[place], "marker": MARKERS[place], "markevery": (place * 3, 20), "markersize": 5}
         axes.plot(np.arange(1, len(smooth) + 1), smooth, label=run.defense, linewidth=1.6, **look)
-    axes.axhline(MARGIN, color="black", linestyle="--", linewidth=1, label="constant embedding")
-    axes.set(xlabel="step of training", ylabel="training loss", ylim=(-0.01, None), xlim=(0, len(runs[0].losses)))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    axes.axhline(MARGIN, color="black", linestyle="--", linewidth=1.2, label="constant embedding")
+    axes.set(xlabel="step of training", ylabel="training loss", ylim=(-0.01, None), xlim=(0, len(runs[0].losses) + 1))
+    axes.legend(loc="upper right", ncols=2, fontsize=9, frameon=True)
     return figure
 
 
@@ -113,7 +121,7 @@ def _rings(axes: Axes, run: Trained) -> None:
         mark = MARKERS[place // len(COLORS)]
         axes.scatter(*(radius * own).T, s=22, color=color, marker=mark, linewidth=0.4, edgecolor="white", zorder=3)
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#e3e3e3", linewidth=0.6, zorder=1))
-    axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), xticks=[], yticks=[], aspect="equal")
+    axes.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), xticks=[], yticks=[], aspect="equal")
     axes.set_frame_on(False)
 
 
@@ -141,40 +149,47 @@ def batches(counts: np.ndarray, found: pd.DataFrame) -> Figure:
         counts: (N, 3), tuples in which each image occurs as anchor, positive and negative.
         found: see :func:`dml.evaluation.dependence.means`, by ``model`` and ``adversary``.
     """
-    height = 0.36 * found["adversary"].nunique() + 1.5
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH * 1.25, height), width_ratios=(0.8, 1, 1))
-    total, roles = counts.sum(1), (counts > 0).sum(1)
-    below = np.zeros(total.max() + 1)
-    for number_, color in zip((1, 2, 3), ("#b0b0b0", COLORS[5], COLORS[0]), strict=True):
-        share = np.bincount(total[roles == number_], minlength=len(below)) / len(total)
-        text = f"{number_} role{'s' if number_ > 1 else ''}"
-        left.bar(np.arange(len(below)), share, 0.85, bottom=below, color=color, label=text)
-        below += share
-    left.set(xlabel="tuples that hold an image", ylabel="share of the images", title="an image in its batch")
-    left.set_xlim(0.4, 1.5 + np.flatnonzero(below > 0.005).max())
-    left.grid(axis="x", visible=False)
-    left.legend(fontsize=9)
     names, models = list(dict.fromkeys(found["adversary"])), list(dict.fromkeys(found["model"]))
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(WIDTH * 1.3, 0.4 * len(names) + 1.7), width_ratios=(1.1, 0.9, 0.8), layout="constrained"
+    )
     for place, model in enumerate(models):
         rows = found[found["model"] == model].set_index("adversary").loc[names]
         y = -np.arange(len(names)) - 0.24 * (place - (len(models) - 1) / 2)
         look = {"color": COLORS[place], "fmt": MARKERS[place], "markersize": 5.5, "elinewidth": 1}
-        middle.hlines(y, rows["shared"], rows["own"], color=COLORS[place], linewidth=1, alpha=0.5)
-        middle.errorbar(rows["own"], y, xerr=rows["own_half"], **look)
-        middle.errorbar(rows["shared"], y, xerr=rows["shared_half"], markerfacecolor="white", **look)
-        right.errorbar(rows["lowers"], y, xerr=rows["lowers_half"], **look)
-    for axes in (middle, right):
-        axes.set(yticks=-np.arange(len(names)), ylim=(0.6 - len(names), 0.6))
-        axes.set_yticklabels(names if axes is middle else [])
+        left.hlines(y, rows["shared"], rows["own"], color=COLORS[place], linewidth=1, alpha=0.5)
+        left.errorbar(rows["own"], y, xerr=rows["own_half"], **look)
+        left.errorbar(rows["shared"], y, xerr=rows["shared_half"], markerfacecolor="white", **look)
+        middle.errorbar(rows["lowers"], y, xerr=rows["lowers_half"], **look)
+    for axes in (left, middle):
+        axes.set_yticks(-np.arange(len(names)), names if axes is left else [""] * len(names))
+        axes.set_ylim(0.6 - len(names), 0.6)
+        axes.grid(axis="y", visible=False)
         for place in range(1, len(names)):
             axes.axhline(0.5 - place, color="lightgrey", linewidth=0.6)
-        axes.grid(axis="y", visible=False)
-    middle.axvline(0, color="black", linewidth=0.8)
-    middle.set(xlabel="change of d(a, p) − d(a, n)", title="own tuple (full), others (hollow)")
-    right.set(xlabel="share of perturbed images", title="helps another tuple", xlim=(0, 1))
+    left.axvline(0, color="black", linewidth=0.8)
+    left.set(xlabel="change of d(a, p) − d(a, n)", title="own tuple (full), others (hollow)")
+    middle.set(xlabel="share of perturbed images", title="helps another tuple", xlim=(0, 1))
+    _roles(right, counts)
     keys = [Line2D([], [], color=COLORS[p], marker=MARKERS[p], linestyle="") for p in range(len(models))]
-    legend_above(figure, keys, [f"{model} model" for model in models])
+    figure.legend(keys, [f"{name} model" for name in models], loc="outside upper center", ncols=3, fontsize=10)
     return figure
+
+
+def _roles(axes: Axes, counts: np.ndarray) -> None:
+    """Bars of how many tuples hold an image, by the number of roles that it has in them."""
+    total, roles = counts.sum(1), (counts > 0).sum(1)
+    below = np.zeros(total.max() + 1)
+    for some, color in zip((1, 2, 3), ("#b0b0b0", COLORS[5], COLORS[0]), strict=True):
+        share = np.bincount(total[roles == some], minlength=len(below)) / len(total)
+        label = f"in {some} role{'s' if some > 1 else ''}"
+        axes.bar(np.arange(len(below)), share, 0.85, bottom=below, color=color, label=label, linewidth=0)
+        below += share
+    axes.set(xlabel="tuples that hold an image", ylabel="share of the images", title="an image in its batch")
+    axes.set(xlim=(0.4, 0.6 + np.flatnonzero(below > 0.005).max()), ylim=(0, 1.08 * below.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize=9)
 
 
 def batch_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +203,9 @@ def batch_table(found: pd.DataFrame) -> pd.DataFrame:
         "lowers": "helps another tuple",
     }
     text = {
-        label: [f"{mean:.3f} ± {half:.3f}" for mean, half in zip(found[name], found[f"{name}_half"], strict=True)]
+        label: [
+            f"{number(mean)} ± {number(half)}" for mean, half in zip(found[name], found[f"{name}_half"], strict=True)
+        ]
         for name, label in labels.items()
     }
     return pd.DataFrame({"model": found["model"], "adversary": found["adversary"], **text})
@@ -222,16 +239,16 @@ def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> l
     rows = []
     for row in comparison(records, eps, figures).itertuples():
         own = [record for record in records if record["defense"] == row.defense]
-        held = [record["embedding"] for record in own if record["embedding"]]
-        rank = float(np.mean([found["effective_rank"] for found in held])) if held else float("nan")
+        held = [record for record in own if record["embedding"]]
+        ranks = [record["embedding"]["effective_rank"] for record in held]
         rows.append(
             [
                 spell(row.defense),
                 *described(own[0]["settings"]["defense"]),
                 f"{row.natural:.3f} {interval(row.natural_low, row.natural_high)}",
                 marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
-                number(rank, 1),
-                _collapses([why_collapsed(found) for found in held]),
+                number(float(np.mean(ranks)) if ranks else None, 1),
+                _collapses([collapsed(record) for record in held]),
             ]
         )
     header = ["training", "perturbed", "shared by", "re-mined", "natural R@1", "adversarial R@1"]

@@ -13,7 +13,7 @@ from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
 from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, spell, table, wide_table
 from dml.reporting.style import caption_of
-from dml.reporting.tables import comparison, leaderboard, main_suite, of_suite
+from dml.reporting.tables import comparison, leaderboard, main_records, main_suite, of_suite
 
 FOLDER = "pages"  # of the datasets' pages
 FIRST = ("headline", "scatter", "accuracy_by_eps", "attacks", "certified", "search", "embeddings")  # order of figures
@@ -64,7 +64,11 @@ def write(
         old = [found for found in stale if found.record["dataset"] == name]
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
     drawings = {name: figures_of(results, name) for name in order}
-    write_text(results / "README.md", overview(by_dataset, stale, figures, origins, drawings))
+    chapter = results / "dependence" / "README.md"
+    text = overview(by_dataset, stale, figures, origins, drawings)
+    if chapter.exists():  # it has a stage of its own
+        text += "\nWhy a metric loss changes adversarial training: [dependence](dependence/README.md).\n"
+    write_text(results / "README.md", text)
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():
@@ -73,12 +77,6 @@ def write(
     write_text(results / "cost.md", made.cost_page(by_dataset, figures))
     write_json(results / "provenance.json", provenance(records))
     return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]
-
-
-def main_records(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> dict[str, Sequence[Record]]:
-    """Return the records of each dataset's main suite; datasets without one are left out."""
-    suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
-    return {name: of_suite(by_dataset[name], suite) for name, suite in suites.items() if suite}
 
 
 def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[tuple[str, str]]:

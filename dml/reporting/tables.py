@@ -1,6 +1,6 @@
 """From records to tables of numbers: metrics.csv, models compared at one radius, the leaderboard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,12 @@ def main_suite(records: Sequence[Record], figures: Figures) -> str | None:
         return figures.suite
     sizes = {record["suite"]: record["rows"][0]["queries"] for record in records if record["claims"] and record["rows"]}
     return max(sorted(sizes), key=sizes.__getitem__, default=None)
+
+
+def main_records(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> dict[str, Sequence[Record]]:
+    """Return the records of each dataset's main suite; datasets without one are left out."""
+    suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
+    return {name: of_suite(by_dataset[name], suite) for name, suite in suites.items() if suite}
 
 
 def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.DataFrame:

@@ -247,8 +247,8 @@ def collapse_section(records: Sequence[Record], figures: Figures) -> list[str]:
     return [
         "",
         "A collapsed embedding is hard to move, and looks robust for that reason alone. It counts as such if its "
-        f"effective rank uses less than {LEAST_RANK:.0%} of the directions, if classes are less than {LEAST_DISTANCE:g} "
-        f"apart, or if the distance within classes is more than {LARGEST_RATIO:g} of that between. Distances are means "
-        f"over pairs. A collapsed model is marked {MARK}.",
+        f"effective rank uses less than {LEAST_RANK:.0%} of the directions, if classes are less than "
+        f"{LEAST_DISTANCE:g} apart, or if the distance within classes is more than {LARGEST_RATIO:g} of that between. "
+        f"Distances are means over pairs. A collapsed model is marked {MARK}.",
         *table([*COLLAPSE, "collapsed"], rows),
     ]

@@ -32,16 +32,16 @@ from dml.reporting.spelling import spell, table
 
 FOLDER = Path("results", "dependence")
 COMPARED = ("standard", "robust", "joint")  # defences that differ in what is perturbed, relative to what
-CLASSES, IMAGES = 6, 4  # of a batch to look into, and images of each
+CLASSES, IMAGES = 12, 4  # of a batch to look into, and images of each
 CAPTIONS = {
-    "two_ways": "Image 2 is the positive of tuple 1 and the negative of tuple 2. The perturbation that is made for one "
-    "tuple lowers the other. A shared perturbation raises both, each by less.",
-    "plane": "Nine classes in the plane, embedded on a circle, after the same number of steps. Each class is drawn on a "
-    "ring of its own; the pale arcs are what its points reach within their balls. A constant embedding costs the margin "
-    "(dashed), whatever the attack.",
-    "batches": "Left: in how many tuples an image occurs, in how many roles. Middle: how one perturbed image changes "
-    "its own tuple and the others that hold the image. Right: share of perturbed images that bring another tuple nearer "
-    "to being right. Bars are 95% intervals over batches.",
+    "two_ways": "Image 2 is the positive of tuple 1 and the negative of tuple 2. A perturbation that raises one tuple "
+    "lowers the other; a shared one raises both, each by less.",
+    "plane": "Nine classes in the plane, embedded on a circle, after the same number of steps. Each class is drawn on "
+    "its own ring; pale arcs are what its points reach within their balls. A constant embedding costs the margin "
+    "(dashed line), whatever the attack.",
+    "batches": "Left: how one perturbed image changes its own tuple and the others that hold the image. Middle: share "
+    "of the perturbed images that lower another tuple. Bars are 95% intervals over batches. Right: how many tuples "
+    "hold an image, and in how many roles, under the last of the models.",
 }
 
 
@@ -133,29 +133,28 @@ def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> 
         ValueError: a file is no record.
     """
     params = load(changes)
-    found = records.read(ROOT / paths.RECORDS, paths.output(workspace, paths.RECORDS))
+    found = [
+        record
+        for dataset in params.study.datasets
+        for record in records.read(ROOT / paths.RECORDS / dataset, paths.output(workspace, paths.RECORDS / dataset))
+    ]
     current, stale = records.split_stale(found, expected(params, map(records.run_key, found)))
     return study_lines(params, current, [old.record for old in stale])
 
 
 def study_lines(params: Params, current: Sequence[records.Record], stale: Sequence[records.Record]) -> list[str]:
-    """Show the table of one dataset and loss after the other; see :func:`study_table`."""
+    """Show the tables of all datasets and losses of the study; see :func:`study_table`."""
     study, eps, lines = params.study, params.figures.eps, []
     for dataset in study.datasets:
         kinds = {name: given.get("defense", name) for name, given in params.recipe(dataset).defenses.items()}
-        for loss, names in study.losses.items():
-            wanted = [name for name in names if kinds[name] in COMPARED]
-
-            def own(
-                held: Sequence[records.Record], key: tuple[str, str, str] = (dataset, study.suite, loss)
-            ) -> list[records.Record]:
-                return [r for r in held if (r["dataset"], r["suite"], r["loss"]) == key and r["defense"] in wanted]  # noqa: B023
-
-            lines += ["", f"**{spell(dataset)}, {loss} loss, suite `{study.suite}`, eps {radius_text(eps)}**"]
-            if here := own(current):
-                lines += shown.settings_table(here, eps, params.figures)
-            runs = [(name, seed) for name in wanted for seed in study.seeds]
-            lines += ["", *(f"- {text}" for text in shown.missing(runs, here, own(stale)))]
+        for loss, listed in study.losses.items():
+            names = [name for name in listed if kinds[name] in COMPARED]
+            keys = {(dataset, loss, name, study.suite) for name in names}
+            here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
+            lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{study.suite}`, eps {radius_text(eps)}**"]
+            lines += shown.settings_table(here, eps, params.figures) if here else []
+            wanted = [(name, seed) for name in names for seed in study.seeds]
+            lines += ["", *(f"- {text}" for text in shown.missing(wanted, here, old))]
     return lines
 
 
@@ -165,7 +164,7 @@ def save(figure: Figure, name: str, workspace: str) -> Path:
 
 
 def write_page(workspace: str, plane_runs: pd.DataFrame, batches: pd.DataFrame, study: Sequence[str]) -> Path:
-    """Write results/dependence/README.md: every figure with its table.
+    """Write results/dependence/README.md: every figure with its table, then the study.
 
     Args:
         workspace: below the project root, where results go.
