@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dml.data.base import Split
 from dml.evaluation.examples import Examples
-from dml.reporting import charts, draw, plots, style, tables
+from dml.reporting import charts, draw, plots, scatter, style, tables
 from dml.reporting.kinds import alone_table
 
 
@@ -86,7 +86,7 @@ def test_many_bars_keep_their_daggers_but_not_their_values() -> None:
 def test_the_scatter_tells_defences_losses_and_controls_apart() -> None:
     runs = [*six(), control()]
     runs[1]["gates"] = [GATE | {"passed": False}]
-    figure = charts.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs))
+    figure = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs))
     marks = {
         (line.get_xdata()[0], line.get_ydata()[0]): line for line in figure.axes[0].lines if line.get_marker() in "os^x"
     }
@@ -264,15 +264,15 @@ def test_perturbations_are_amplified_to_the_full_range() -> None:
 
 def test_names_beside_a_scatter_do_not_overlap_and_stay_near_their_marks() -> None:
     values = [0.0, 0.01, 0.02, 0.5, 0.93, 0.95, 0.96]
-    heights = charts.spread_out(values, 0.05)
+    heights = scatter.spread_out(values, 0.05)
     assert np.diff(heights).min() >= 0.05 - 1e-9
     assert min(heights) >= 0
     assert max(heights) <= 1
     assert heights[3] == pytest.approx(0.5), "it has room"
-    assert charts.spread_out([0.9] * 20, 0.05)[-1] == pytest.approx(1)
+    assert scatter.spread_out([0.9] * 20, 0.05)[-1] == pytest.approx(1)
 
 
 def test_the_pareto_front_holds_what_nothing_beats_in_both() -> None:
     found = pd.DataFrame({"natural": [0.9, 0.95, 0.8, 0.97, 0.7], "r1": [0.5, 0.4, 0.6, 0.4, 0.1]})
-    front = charts.pareto_front(found)
+    front = scatter.pareto_front(found)
     assert list(zip(front["natural"], front["r1"], strict=True)) == [(0.8, 0.6), (0.9, 0.5), (0.97, 0.4)]

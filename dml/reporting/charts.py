@@ -1,6 +1,6 @@
 """Charts of records: one function per figure, drawn from the tables that it is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.optimize import isotonic_regression
 
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, MARK, model_text, spell
-from dml.reporting.style import COLORS, MARKERS, WIDTH, Look, Palette, legend_above, panels
+from dml.reporting.style import WIDTH, Look, Palette, inside, key_mark, legend_above, panels
 
 UNTRAINED = "untrained controls"
 LABELLED = 22  # bars beside each other, at most, that leave room for their values
@@ -104,82 +103,6 @@ def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int) -> None:
     axes.text(at, row.r1_high + 0.02, text, ha="center", va="bottom", fontsize=size, linespacing=0.9)
 
 
-def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
-    """Natural against adversarial R@1, one panel per radius: one colour per defence, one marker per loss.
-
-    The grey steps are the Pareto front: no trained model lies above and to the right of them.
-
-    Args:
-        tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
-        palette: of the dataset. Untrained controls are grey marks.
-    """
-    crowded = len(palette.defenses) > len(COLORS)  # then names stand beside the marks, since colours repeat
-    figure, axes = panels(len(tables), height=5.0 if crowded else 4.0)
-    for panel, (eps, found) in zip(axes, tables.items(), strict=True):
-        panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-        front = pareto_front(found[found["loss"] != CONTROL])
-        panel.step(front["natural"], front["r1"], where="pre", color="silver", linewidth=3, zorder=0)
-        for row in found.itertuples():
-            look = palette.look(row.loss, row.defense)
-            mark = look.marker if row.loss == CONTROL else _loss_marker(row.loss, palette)
-            across = [[row.natural - row.natural_low], [row.natural_high - row.natural]]
-            up = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
-            style = {"color": look.color, "elinewidth": 1, "markersize": 7, "markerfacecolor": _face(row.gates, look)}
-            panel.errorbar(row.natural, row.r1, xerr=across, yerr=up, fmt=mark, **style)
-        if crowded:
-            _names(panel, found, palette)
-        panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("adversarial R@1")
-    looks = [] if crowded else [palette.look(*model) for model in palette.models]
-    keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
-    keys += [_mark(look.color, look.marker) for look in looks[len(palette.defenses) :]]
-    keys += [_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
-    keys += [Line2D([], [], color="grey", linestyle=":"), Line2D([], [], color="silver", linewidth=3)]
-    losses = [f"{spell(loss)} loss" for loss in palette.losses]
-    legend_above(figure, keys, [*(look.label for look in looks), *losses, "no query broken", "Pareto front"])
-    return figure
-
-
-def pareto_front(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the models that no other beats in both natural and adversarial R@1, by rising natural R@1."""
-    ranked = found.sort_values(["natural", "r1"], ascending=False)
-    best = ranked["r1"].cummax()
-    return ranked[ranked["r1"].gt(best.shift(fill_value=-1.0))].iloc[::-1]
-
-
-def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
-    """Names of the models in a column at the right, highest first, each with a thin line to its mark."""
-    ordered = found.sort_values(["r1", "natural"])
-    heights = spread_out(ordered["r1"].tolist(), min(0.06, 1 / len(ordered)))
-    several = ordered["defense"].duplicated(keep=False)
-    for row, height, shared in zip(ordered.itertuples(), heights, several, strict=True):
-        look = palette.look(row.loss, row.defense)
-        name = f"{look.label} ({spell(row.loss)})" if shared and row.loss != CONTROL else look.label
-        line = {"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-        where = {"textcoords": "data", "va": "center", "annotation_clip": False}
-        panel.annotate(name, (row.natural, row.r1), (1.08, height), fontsize=8, arrowprops=line, **where)
-
-
-def spread_out(values: Sequence[float], gap: float) -> list[float]:
-    """Return the heights from 0 to 1 that are nearest to rising values and at least ``gap`` apart."""
-    steps = gap * np.arange(len(values))
-    return (isotonic_regression(values - steps).x.clip(0, 1 - steps[-1]) + steps).tolist()
-
-
-def _face(gates: str, look: Look) -> str:
-    """The inside of a mark: hollow if a gate does not hold."""
-    return "white" if gates == "fail" else look.color
-
-
-def _loss_marker(loss: str, palette: Palette) -> str:
-    return MARKERS[palette.losses.index(loss) % len(MARKERS)]
-
-
-def _mark(color: str, marker: str) -> Line2D:
-    """A mark for the legend."""
-    return Line2D([], [], color=color, marker=marker, linestyle="", markeredgewidth=1.5)
-
-
 def accuracy_by_eps(found: pd.DataFrame, palette: Palette, *, mark: Sequence[float] = ()) -> Figure:
     """R@1 against the radius, one panel per loss, one line per defence, with 95% intervals over queries.
 
@@ -213,7 +136,7 @@ def accuracy_by_eps(found: pd.DataFrame, palette: Palette, *, mark: Sequence[flo
 def _curve(axes: Axes, points: pd.DataFrame, look: Look, unit: float, *, band: bool) -> None:
     """A line through R@1 by radius times ``unit``, with its interval."""
     x = points["eps"] * unit
-    face = _face("fail" if points["gates"].eq("fail").any() else "hold", look)
+    face = inside("fail" if points["gates"].eq("fail").any() else "hold", look)
     style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "markersize": 6}
     axes.plot(x, points["r1"], markerfacecolor=face, **style)
     if band:
@@ -251,7 +174,7 @@ def attacks_compared(found: pd.DataFrame, palette: Palette) -> Figure:
             panel.axhline(0.5 - place, color="lightgrey", linewidth=0.6)
     _outer_labels(axes, "R@1", "")
     looks = [palette.look(*model) for model in palette.models if model[1] in set(found["defense"])]
-    keys = [_mark(look.color, look.marker) for look in looks]
+    keys = [key_mark(look.color, look.marker) for look in looks]
     legend_above(figure, keys, [look.label for look in looks])
     return figure
 
@@ -274,7 +197,7 @@ def certified_curves(found: pd.DataFrame, palette: Palette) -> Figure:
         panel.set(title=_title(group), ylim=(-0.02, 1.02))
     _outer_labels(axes, "radius of the l2 ball (pixel units)", "R@1")
     looks = [palette.look(*model) for model in palette.models if model[1] in set(found["defense"])]
-    keys = [_mark(look.color, look.marker) for look in looks]
+    keys = [key_mark(look.color, look.marker) for look in looks]
     keys += [Line2D([], [], color="black", linestyle=line) for line in kinds.values()]
     names = [*(look.label for look in looks), "certified", "smoothed search, attacked", "plain search, attacked"]
     legend_above(figure, keys, names, columns=3)

@@ -10,7 +10,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.data.base import Split
 from dml.evaluation.examples import Examples, example_images, telling_examples
-from dml.reporting import charts, plots, style
+from dml.reporting import charts, plots, scatter, style
 from dml.reporting.kinds import alone_table
 from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
@@ -103,7 +103,7 @@ def _headline(
             "† marks a model with a gate that does not hold.",
         ),
         "scatter": (
-            charts.scatter(tables, palette),
+            scatter.scatter(tables, palette),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. The best "
             "model is at the top right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
             "has a gate that does not hold.",

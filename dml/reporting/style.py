@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from dml.common.files import atomic
@@ -136,3 +137,13 @@ def legend_above(figure: Figure, handles: list, labels: list[str], columns: int 
     figure.tight_layout()
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
     figure.legend(handles, labels, ncols=min(columns, max(1, len(labels))), fontsize=10, **place)
+
+
+def inside(gates: str, look: Look) -> str:
+    """Return the colour inside a mark: hollow if a gate does not hold."""
+    return "white" if gates == "fail" else look.color
+
+
+def key_mark(color: str, marker: str) -> Line2D:
+    """Return a mark for a legend."""
+    return Line2D([], [], color=color, marker=marker, linestyle="", markeredgewidth=1.5)

@@ -1,0 +1,119 @@
+"""The scatter of natural against adversarial R@1, with its Pareto front."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.optimize import isotonic_regression
+
+from dml.attacks.balls import radius_text
+from dml.reporting.spelling import CONTROL, spell
+from dml.reporting.style import COLORS, MARKERS, WIDTH, Palette, inside, key_mark, legend_above, panels
+
+
+def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
+    """Natural against adversarial R@1: one colour per defence, one marker per loss.
+
+    The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
+    largest radius is drawn, with the models' names beside it, and controls as lines at their adversarial R@1.
+
+    Args:
+        tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
+        palette: of the dataset. Untrained controls are grey.
+    """
+    if len(palette.defenses) > len(COLORS):
+        eps = max(tables)
+        return _crowded_scatter(eps, tables[eps], palette)
+    figure, axes = panels(len(tables), height=4.0)
+    for panel, (eps, found) in zip(axes, tables.items(), strict=True):
+        panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+        _marks(panel, found, palette)
+        panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("adversarial R@1")
+    looks = [palette.look(*model) for model in palette.models]
+    keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
+    keys += [key_mark(look.color, look.marker) for look in looks[len(palette.defenses) :]]
+    keys += [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
+    keys += [Line2D([], [], color="grey", linestyle=":"), Line2D([], [], color="silver", linewidth=3)]
+    losses = [f"{spell(loss)} loss" for loss in palette.losses]
+    legend_above(figure, keys, [*(look.label for look in looks), *losses, "no query broken", "Pareto front"])
+    return figure
+
+
+def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette) -> Figure:
+    """One wide panel at one radius, over the range of the trained models, with a name beside each mark."""
+    figure, panel = plt.subplots(figsize=(WIDTH, 6.0))
+    trained = found[found["loss"] != CONTROL]
+    for row in found[found["loss"] == CONTROL].itertuples():
+        look = palette.look(row.loss, row.defense)
+        panel.axhline(row.r1, color=look.color, linestyle=look.line, linewidth=1.2)
+    _marks(panel, trained, palette)
+    left = trained["natural_low"].min() - 0.02
+    panel.set(xlabel="natural R@1", ylabel="adversarial R@1", xlim=(left, 1.0), ylim=(-0.03, 1.03))
+    panel.set_title(f"eps {radius_text(eps)}")
+    _names(panel, trained, palette)
+    keys = [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
+    labels = [f"{spell(loss)} loss" for loss in palette.losses]
+    controls = [palette.look(CONTROL, name) for name in palette.controls]
+    keys += [Line2D([], [], color=look.color, linestyle=look.line) for look in controls]
+    keys.append(Line2D([], [], color="silver", linewidth=3))
+    legend_above(figure, keys, [*labels, *(look.label for look in controls), "Pareto front"], columns=3)
+    return figure
+
+
+def _marks(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
+    """A mark with both intervals per model, and the Pareto front of the trained ones."""
+    front = pareto_front(found[found["loss"] != CONTROL])
+    # The front falls from its left end on: a model there is matched by anything less natural.
+    across, up = [0.0, *front["natural"], front["natural"].max()], [front["r1"].max(), *front["r1"], 0.0]
+    panel.step(across, up, where="pre", color="silver", linewidth=3, zorder=0)
+    for row in found.itertuples():
+        look = palette.look(row.loss, row.defense)
+        mark = look.marker if row.loss == CONTROL else _loss_marker(row.loss, palette)
+        sides = [[row.natural - row.natural_low], [row.natural_high - row.natural]]
+        ends = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
+        style = {"color": look.color, "elinewidth": 1, "markersize": 7, "markerfacecolor": inside(row.gates, look)}
+        panel.errorbar(row.natural, row.r1, xerr=sides, yerr=ends, fmt=mark, **style)
+
+
+def pareto_front(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the models that no other beats in both natural and adversarial R@1, by rising natural R@1."""
+    ranked = found.sort_values(["natural", "r1"], ascending=False)
+    best = ranked["r1"].cummax()
+    return ranked[ranked["r1"].gt(best.shift(fill_value=-1.0))].iloc[::-1]
+
+
+def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
+    """Names of the models in a column at the right, highest first, each with a thin line to its mark."""
+    ordered = found.sort_values(["r1", "natural"])
+    heights = spread_out(ordered["r1"].tolist(), min(0.045, 1 / len(ordered)))
+    several = ordered["defense"].duplicated(keep=False)
+    right = panel.get_xlim()[1] + 0.04 * np.ptp(panel.get_xlim())
+    for row, height, shared in zip(ordered.itertuples(), heights, several, strict=True):
+        look = palette.look(row.loss, row.defense)
+        name = f"{look.label} ({spell(row.loss)})" if shared else look.label
+        line = {
+            "arrowstyle": "-",
+            "color": look.color,
+            "linewidth": 0.6,
+            "shrinkA": 2,
+            "shrinkB": 4,
+            "relpos": (0, 0.5),
+        }
+        where = {"textcoords": "data", "va": "center", "annotation_clip": False}
+        panel.annotate(name, (row.natural, row.r1), (right, height), fontsize=9, arrowprops=line, **where)
+
+
+def spread_out(values: Sequence[float], gap: float) -> list[float]:
+    """Return the heights from 0 to 1 that are nearest to rising values and at least ``gap`` apart."""
+    steps = gap * np.arange(len(values))
+    return (isotonic_regression(values - steps).x.clip(0, 1 - steps[-1]) + steps).tolist()
+
+
+def _loss_marker(loss: str, palette: Palette) -> str:
+    return MARKERS[palette.losses.index(loss) % len(MARKERS)]
