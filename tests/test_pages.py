@@ -40,7 +40,8 @@ def test_the_overview_is_one_screen_with_leaderboard_claims_and_links(
 ) -> None:
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
-    assert text.index("[others](pages/others.md)") < text.index("[toys](pages/toys.md)"), "in the order of origins"
+    assert text.index("**[toys](pages") < text.index("**[others](pages"), "the most defences lead"
+    assert text.index("- [others](pages") < text.index("- [toys](pages"), "in the order of origins"
     assert "| robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0" in text
     assert "**[toys](pages/toys.md)**, suite `quick`, 400 queries" in text
     assert "| pixels 8 | untrained |" in text
