@@ -230,7 +230,7 @@ def test_a_wrong_setting_ends_with_one_sentence(project: Path) -> None:
     said = [line for line in (done.stdout + done.stderr).splitlines() if "eps is -0.1" in line]
     assert said == ["ParamsError: params.yaml: recipes.glyphs.defenses.robust.eps is -0.1; it must be at least 0"]
     assert "Traceback" not in done.stdout + done.stderr
-    assert stages(command(project, "dvc", "repro")) <= {"digests", "figures"}
+    assert stages(command(project, "dvc", "repro")) <= {"digests", "dependence", "figures"}
     assert weights.exists(), "the first stage refuses it, and nothing is lost"
 
 
