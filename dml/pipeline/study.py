@@ -26,8 +26,7 @@ from dml.config.schema import ParamsError
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.stored import SETTINGS
-
-CONTROL = "none"  # the loss of an untrained control
+from dml.reporting.spelling import CONTROL
 
 
 class Model(NamedTuple):

@@ -49,7 +49,7 @@ def write(
         records: current ones.
         stale: records that are listed only.
         figures: what results/ reports.
-        origins: where each dataset's images come from, in the order of the leaderboard.
+        origins: where each dataset's images come from, in the order of the pages.
         drawn: figures of this run, relative to ``results``; the others are marked as earlier ones.
 
     Returns:

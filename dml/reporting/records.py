@@ -70,7 +70,7 @@ def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
     Args:
         file: ``.../<suite>.json``; the other file is ``.../<suite>.machine.json``.
         record: see ``MUST``.
-        machine: see :func:`dml.reporting.machine.describe`.
+        machine: device, versions and seconds.
 
     Raises:
         ValueError: the record lacks a key; nothing is written.
