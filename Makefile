@@ -1,6 +1,6 @@
 # make repro   run the whole pipeline (only what changed)      make lab     open the notebooks in JupyterLab
 # make test    check style and run the tests                   make bench   measure speed
-# make study   train and attack every defence, for hours
+# make study   train and attack every defence, for hours        make pretrain   train the robust start anew
 #
 # Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11.4 or newer).
 
@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test lab bench study env
+.PHONY: repro test lab bench study pretrain env
 repro: env
 	@echo "Running the pipeline: data, standard training, robust training, attacks, figures"
 	python -m dml check
@@ -30,6 +30,9 @@ study: env
 	python -m dml check
 	python -m dml study
 	dvc repro
+
+pretrain: env
+	python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
 
 bench: env
 	python benchmarks/robust_step.py

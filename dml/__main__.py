@@ -4,6 +4,7 @@ check      check params.yaml and that the images of every dataset of `run` exist
 datasets   download the benchmarks, check what is there, unpack archives of images
 digests    write what the stages of the pipeline depend on
 notebook   strip notebooks, or run one with parameters
+pretrain   train a robust start that other recipes begin with
 study      train and attack many defences under one suite
 tune       compare settings on held-out training classes
 """
@@ -63,6 +64,13 @@ def notebook(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def pretrain(arguments: list[str]) -> int:
+    """Train a robust start that other recipes begin with."""
+    from dml.pipeline.pretrain import main as command
+
+    return command(arguments)
+
+
 def study(arguments: list[str]) -> int:
     """Train and attack many defences under one suite."""
     from dml.pipeline.study import main as command
@@ -82,6 +90,7 @@ COMMANDS: dict[str, Command] = {
     "datasets": datasets,
     "digests": digests,
     "notebook": notebook,
+    "pretrain": pretrain,
     "study": study,
     "tune": tune,
 }

@@ -6,5 +6,6 @@ LOSSES: dict[str, str] = {
     "margin": "dml.losses.margin:Margin",
     "multi_similarity": "dml.losses.multi_similarity:MultiSimilarity",
     "proxy_anchor": "dml.losses.proxy_anchor:ProxyAnchor",
+    "normalized_softmax": "dml.losses.normalized_softmax:NormalizedSoftmax",
     "pml": "dml.losses.pml:PML",
 }

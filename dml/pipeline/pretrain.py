@@ -1,0 +1,111 @@
+"""Make a robust start: train one model of a recipe and write its backbone to a file that other recipes begin with.
+
+    python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
+
+The training is one of the pipeline's: it prepares the images, resumes when killed, and is not repeated when today's
+settings and code would make the same model again. Beside the weights stands a JSON file that says how they were made.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from dml.common.files import ROOT, atomic, write_json
+from dml.config.load import load
+from dml.config.schema import Recipe
+from dml.models.embedder import Embedder
+from dml.pipeline import paths
+from dml.pipeline.digest import data_settings, training_digest
+from dml.pipeline.stages.prepare import prepare
+from dml.pipeline.stages.train import train
+from dml.pipeline.stored import StoredModel, find_made_with, open_model
+from dml.reporting.provenance import versions
+
+
+def export(model: Embedder, made: dict[str, Any], file: Path) -> None:
+    """Write a model's backbone as safetensors, and beside it, ending in .json, how it was made.
+
+    Args:
+        model: trained; its head is left out, since each dataset gets one of its own.
+        made: what the JSON says, beside the SHA-256 of the weights.
+        file: ends in ``.safetensors``.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as partial:
+        save_file({name: value.contiguous() for name, value in model.backbone.state_dict().items()}, partial)
+    write_json(file.with_suffix(".json"), {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **made})
+
+
+def pretrain(dataset: str, loss: str, defense: str, seed: int, file: Path) -> None:
+    """Train if needed, and export.
+
+    Args:
+        dataset: a recipe of params.yaml whose images lie below data/.
+        loss, defense: of that recipe.
+        seed: of the training.
+        file: to write, below the project root.
+
+    Raises:
+        ParamsError, ValueError: a setting is wrong, or the recipe lacks the loss or defence.
+        DatasetError: the images are missing or cannot be read.
+        FloatingPointError: the loss is no longer finite.
+    """
+    recipe = load().recipe(dataset)
+    recipe.check(loss, defense)
+    folder = paths.model_dir(dataset, paths.run_name(loss, defense, seed))
+    stored = _trained(dataset, recipe, loss, defense, seed)
+    history = json.loads((ROOT / folder / "history.json").read_text(encoding="utf-8"))
+    about = json.loads((ROOT / paths.data_dir(dataset) / "about.json").read_text(encoding="utf-8"))
+    images = {name: about[name] for name in ("dataset", "images", "source_sha256")} | {"origin": recipe.data.origin}
+    made = {
+        "images": images,
+        "settings": stored.settings,
+        "seed": seed,
+        "digest": stored.digest,
+        "epochs": history["epochs"],
+        "epoch_kept": stored.epoch_kept,
+        "embedded": stored.embedded,
+        "versions": versions(),
+    }
+    export(stored.model, made, ROOT / file)
+    print(f"{file} holds the backbone {recipe.model.backbone} of epoch {stored.epoch_kept}")
+
+
+def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -> StoredModel:
+    """Open the model that today's settings and code make; prepare the images and train it if there is none."""
+    try:
+        stored = open_model(dataset, recipe, loss, defense, seed, ".")
+        if stored.digest == training_digest(recipe, loss, defense):
+            return stored
+    except FileNotFoundError:
+        pass
+    try:
+        find_made_with(".", paths.data_dir(dataset), data_settings(recipe.data), "01_data")
+    except FileNotFoundError:
+        prepare(dataset, workspace=".")
+    train(dataset, loss, defense, seed, workspace=".")
+    return open_model(dataset, recipe, loss, defense, seed, ".")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml pretrain", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("loss")
+    parser.add_argument("defense")
+    parser.add_argument("file", type=Path, help="to write, for example pretrained/grid4.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    if chosen.file.suffix != ".safetensors":
+        parser.error(f"{chosen.file} must end in .safetensors")
+    try:
+        pretrain(chosen.dataset, chosen.loss, chosen.defense, chosen.seed, chosen.file)
+    except (ValueError, FloatingPointError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,101 @@
+"""The robust start: its loss, its backbone, and the file that other recipes begin with."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dml.config.load import load
+from dml.defenses.joint import Joint
+from dml.losses.normalized_softmax import NormalizedSoftmax
+from dml.models.backbones.grid4 import Grid4
+from dml.models.embedder import build
+from dml.models.weights import WeightsError
+from dml.pipeline import pretrain
+
+
+def test_the_loss_is_the_cross_entropy_over_cosines(generator: torch.Generator) -> None:
+    loss = NormalizedSoftmax(3, 4, temperature=0.1)
+    points = normalize(torch.randn(5, 4, generator=generator), dim=1)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    proxies = next(loss.parameters())
+    assert sorted(proxies.shape) == [3, 4]
+    rows = proxies if proxies.shape[0] == 3 else proxies.T
+    cosines = points @ normalize(rows, dim=1).T
+    expected = -(cosines / 0.1).log_softmax(1)[torch.arange(5), labels]
+    torch.testing.assert_close(loss.natural(points, labels, generator), expected)
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature is 0\.0; it must be above 0"):
+        NormalizedSoftmax(3, 4, temperature=0.0)
+
+
+def test_one_step_against_the_loss_is_fgsm_from_a_random_start(generator: torch.Generator) -> None:
+    """Each image moves along the sign of its own gradient and stays in the ball."""
+    model = build("grid4", 4, seed=0)
+    before = copy.deepcopy(model).eval()  # the training pass moves BatchNorm's statistics
+    images = 0.2 + 0.6 * torch.rand(6, 3, 32, 32, generator=generator)
+    labels, loss = torch.arange(3).repeat(2), NormalizedSoftmax(3, 4)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    Joint(eps=0.03, steps=1, step_size=0.0375)(model, images, labels, loss, generator)
+    start, perturbed = seen[0], seen[-1]
+    probe = start.clone().requires_grad_(True)
+    slope = torch.autograd.grad(loss.natural(before(probe), labels, generator).sum(), probe)[0]
+    wanted = torch.clamp(start + 0.0375 * slope.sign() - images, -0.03, 0.03)
+    torch.testing.assert_close(perturbed - images, wanted, atol=1e-6, rtol=0)
+
+
+def test_features_keep_the_quarter_that_they_come_from() -> None:
+    """A change in one corner reaches the cells of the other corners less than its own."""
+    network = Grid4().eval()
+    images = torch.zeros(1, 3, 64, 64)
+    changed = images.clone()
+    changed[..., :8, :8] = 1.0
+    with torch.no_grad():
+        moved = (network(changed) - network(images)).view(256, 2, 2).abs().sum(0)
+    assert moved[0, 0] > 0
+    assert moved[1, 1] == 0
+
+
+def test_a_file_of_weights_starts_the_backbone(tmp_path: Path) -> None:
+    model = build("grid4", 8, seed=3).eval()
+    pretrain.export(model, {"seed": 3}, tmp_path / "start.safetensors")
+    again = build("grid4", 8, seed=4, start=str(tmp_path / "start.safetensors")).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model.features(images), again.features(images))
+    assert not torch.equal(model.head.weight, again.head.weight)
+    about = json.loads((tmp_path / "start.json").read_text())
+    assert about == {"sha256": hashlib.sha256((tmp_path / "start.safetensors").read_bytes()).hexdigest(), "seed": 3}
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    pretrain.export(build("conv4", 8, seed=0), {}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="holds no weights of grid4"):
+        Grid4(str(tmp_path / "other.safetensors"))
+
+
+def test_the_committed_start_is_what_its_json_says() -> None:
+    params = load()
+    used = {recipe.model.weights for recipe in params.recipes.values() if recipe.model.weights.endswith(".safetensors")}
+    assert used == {"pretrained/grid4.safetensors"}
+    file = pretrain.ROOT / "pretrained" / "grid4.safetensors"
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert file.stat().st_size < 8e6
+    assert about["settings"]["model"]["backbone"] == "grid4"
+    Grid4(str(file))
+
+
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tiny_imagenet", "normalized_softmax", "jont", "pretrained/x.safetensors"]
+    assert pretrain.main(words) == 1
+    assert "joint" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        pretrain.main([*words[:3], "pretrained/x.pt"])
+    assert "must end in .safetensors" in capsys.readouterr().err
