@@ -1,8 +1,9 @@
-"""Fetch and check the benchmarks, and unpack archives of images.
+"""Fetch and check the benchmarks, unpack archives of images, and group near duplicates.
 
 python -m dml datasets check
 python -m dml datasets fetch cub200
 python -m dml datasets unpack flowers.tar flowers
+python -m dml datasets group flowers
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dml.common.files import ROOT
 from dml.common.table import find
 from dml.data.base import DatasetError, Source
 from dml.data.benchmarks import BENCHMARKS
+from dml.data.grouping_files import write_groups
 from dml.data.sources import SOURCES
 from dml.data.sources.benchmark import Benchmark, Remote
 from dml.data.unpack import unpack
@@ -124,7 +126,13 @@ def main(arguments: list[str]) -> int:
     command = commands.add_parser("unpack", help="unpack an archive of images and a labels.csv below data/")
     command.add_argument("archive", type=Path)
     command.add_argument("name", help="name of the dataset and of its folder")
+    command = commands.add_parser("group", help="join near duplicates of a folder below data/ into groups")
+    command.add_argument("name", help="name of the dataset and of its folder")
+    command.add_argument("--threshold", type=float, help="of the ratio; chosen on training classes if not given")
+    command.add_argument("--train-fraction", type=float, default=0.5, help="as in the recipe; .5 if not given")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "group":
+        return _status(lambda: _grouped(chosen.name, chosen.train_fraction, chosen.threshold))
     if chosen.command == "unpack":
         return _status(lambda: _unpacked(chosen.archive, chosen.name))
     for name in chosen.names:
@@ -138,6 +146,21 @@ def main(arguments: list[str]) -> int:
 def _unpacked(archive: Path, name: str) -> bool:
     images = unpack(archive, ROOT / "data" / name)
     print(f"data/{name} holds {images:,} images; a recipe of params.yaml with path: data/{name} trains on them")
+    return True
+
+
+def _grouped(name: str, train_fraction: float, threshold: float | None) -> bool:
+    page = ROOT / "artifacts" / "groups" / f"{name}.png"
+    found = write_groups(ROOT / "data" / name, train_fraction, threshold, page)
+    sizes = np.bincount(found.groups)
+    print(
+        f"data/{name}/labels.csv: {(sizes > 1).sum():,} groups of two or more images, the largest of {sizes.max()}; "
+        f"they hold {found.share(found.training):.1%} of the training images and "
+        f"{found.share(~found.training):.1%} of the test images (threshold {found.threshold:.3f})"
+    )
+    if found.short:
+        print(f"joined less, so that a query can find something: {', '.join(found.short)}")
+    print(f"look at {page.relative_to(ROOT)}; if the pairs are no twins, give a lower --threshold")
     return True
 
 

@@ -10,4 +10,5 @@ SOURCES: dict[str, str] = {
     "folder": "dml.data.sources.folder:read_folder",
     "glyphs": "dml.data.sources.glyphs:read_glyphs",
     "sop": "dml.data.sources.sop:read_sop",
+    "torchvision": "dml.data.sources.torchvision:read_torchvision",
 }
