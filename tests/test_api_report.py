@@ -3,6 +3,8 @@
 import html.parser
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +114,19 @@ def test_the_page_asks_nothing_of_the_network(saved: tuple[Result, Path]) -> Non
     assert not re.search(r"https?:|url\(|<script|@import", text)
     for sentence in result.sentences():
         assert html.escape(sentence.text) in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_fits_a_browser(saved: tuple[Result, Path], tmp_path: Path, width: int) -> None:
+    """The browser writes into the page how wide it is: nothing but tables may be wider than the window."""
+    text = (saved[1] / "report.html").read_text(encoding="utf-8")
+    script = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script></body>"
+    (tmp_path / "page.html").write_text(text.replace("</body>", script), encoding="utf-8")
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},800", "--dump-dom"]
+    done = subprocess.run([*words, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=60)
+    needed, window = map(int, re.search(r"<title>(\d+)/(\d+)</title>", done.stdout).groups())
+    assert needed <= window
 
 
 def test_names_are_escaped(model: nn.Module, toy_split: Split) -> None:

@@ -93,7 +93,7 @@ def test_weights_of_a_file_must_fit(tmp_path: Path) -> None:
         dml.load("torchvision:resnet18", tmp_path / "part.safetensors")
     with pytest.raises(ValueError, match="does not exist"):
         dml.load("torchvision:resnet18", tmp_path / "nothing.pth")
-    with pytest.raises(ValueError, match="torchvision has no model 'resnet19'"):
+    with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
         dml.load("torchvision:resnet19")
 
 

@@ -85,9 +85,9 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
     chosen = torch.device(device) if device else best_device() if home.type == "cpu" else home
     spread = len({tensor.device for tensor in (*given.parameters(), *given.buffers())}) > 1
     with evaluating(given):
-        if not spread:
-            given.to(chosen)
         try:
+            if not spread:
+                given.to(chosen)
             yield chosen
         finally:
             if not spread:

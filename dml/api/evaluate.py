@@ -126,6 +126,7 @@ def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, 
         built = build.suite(params.suites[suite], suite)
     else:
         kind = suite.get("kind", "attacks")
+        known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
         built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
     radii = built.eps if eps is None else (eps,) if isinstance(eps, int | float) else tuple(eps)

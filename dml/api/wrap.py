@@ -134,10 +134,11 @@ def _timm_pretrained(name: str) -> nn.Module:
 
 
 def _torchvision(name: str, weights: Path | None) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision import models
+    from torchvision.models import get_model, get_model_weights
 
-    if name not in list_models():
-        raise ValueError(f"torchvision has no model {name!r}; torchvision.models.list_models() lists them")
+    if name not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists them")
     published = get_model_weights(name).DEFAULT
     try:
         network = get_model(name, weights=published if weights is None else None)
