@@ -46,7 +46,7 @@ def test_load_reads_a_model_of_this_repository(tmp_path: Path) -> None:
         dml.load(tmp_path, weights="file.pth")
 
 
-def test_timm_without_a_network_takes_the_packaged_weights(
+def test_timm_needs_no_network_for_the_packaged_weights(
     toy_split: Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import timm

@@ -119,15 +119,15 @@ def _timm(name: str, weights: Path | None) -> nn.Module:
 def _timm_pretrained(name: str) -> nn.Module:
     import timm
 
+    if name.split(".")[0] == "tf_efficientnet_lite0":  # the environment has its weights as a package
+        from dml.models.backbones.lite0_stages import efficientnet_lite0
+
+        network = efficientnet_lite0("imagenet")
+        network.reset_classifier(0)
+        return network
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the client's errors have no common base
-        if name.split(".")[0] == "tf_efficientnet_lite0":
-            from dml.models.backbones.lite0_stages import efficientnet_lite0  # weights from a package
-
-            network = efficientnet_lite0("imagenet")
-            network.reset_classifier(0)
-            return network
         raise ValueError(
             f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
         ) from error
