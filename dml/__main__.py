@@ -3,6 +3,7 @@
 check      check params.yaml and that the images of every dataset of `run` exist
 datasets   download the benchmarks, check what is there, unpack archives of images
 digests    write what the stages of the pipeline depend on
+evaluate   attack any retrieval model on a folder of images, and write a report
 notebook   strip notebooks, or run one with parameters
 pretrain   train a robust start that other recipes begin with
 study      train and attack many defences under one suite
@@ -57,6 +58,13 @@ def digests(arguments: list[str]) -> int:
     return 0
 
 
+def evaluate(arguments: list[str]) -> int:
+    """Attack any retrieval model on a folder of images, and write a report."""
+    from dml.api.command import main as command
+
+    return command(arguments)
+
+
 def notebook(arguments: list[str]) -> int:
     """Strip notebooks, or run one with parameters."""
     from dml.pipeline.notebook import main as command
@@ -89,6 +97,7 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "datasets": datasets,
     "digests": digests,
+    "evaluate": evaluate,
     "notebook": notebook,
     "pretrain": pretrain,
     "study": study,

@@ -11,8 +11,10 @@ from dml.common.files import ROOT
 from dml.pipeline.digest import imports
 
 # A package imports from those after it and from itself, never from those before it.
+# The pipeline and the api are two ways in: the api attacks any model, builds suites by config and draws by reporting.
 ORDER = (
     "pipeline",
+    "api",
     "reporting",
     "config",
     "evaluation",

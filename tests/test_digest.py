@@ -77,8 +77,11 @@ def test_a_stage_depends_on_all_that_its_notebook_reaches(stage: str) -> None:
 
 
 def test_a_table_holds_names_alone() -> None:
-    """A package's `__init__.py` is a dependency of no stage, so it may hold nothing that decides a result."""
-    for file in (ROOT / "dml").rglob("__init__.py"):
+    """A package's `__init__.py` is a dependency of no stage, so it may hold nothing that decides a result.
+
+    The front door, dml/__init__.py, also holds the function that imports dml.api at first use; no stage does.
+    """
+    for file in (ROOT / "dml").glob("*/**/__init__.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             is_table = isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.Constant)

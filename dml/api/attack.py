@@ -1,0 +1,146 @@
+"""A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dml.api.embedding import at_once
+from dml.api.similarity import WatchedSearch
+from dml.attacks.balls import radius_text
+from dml.common.files import atomic, read_columns, write_columns
+from dml.evaluation.engine import chunk_size_for
+from dml.evaluation.suites.attacks import AttackSuite
+from dml.retrieval.metrics import recall_at
+
+RANKS = (2, 4, 8)
+MAP = "map"  # the attack on MAP@R
+MAP_STEPS = 20
+COLUMNS = [f"r{k}" for k in RANKS]
+
+
+class Attacked(NamedTuple):
+    """What a suite found.
+
+    Attributes:
+        outcomes: see :func:`dml.evaluation.engine.attack`, with ``r2, r4, r8`` of the images of ``none`` and ``worst``,
+            and rows ``map`` of an attack on MAP@R where the suite has none itself.
+        images: (B, 3, H, W) float32, the worst image of each query at the largest radius, in the order of the rows.
+    """
+
+    outcomes: pd.DataFrame
+    images: np.ndarray
+
+
+def black_box(suite: AttackSuite) -> AttackSuite:
+    """Return the attacks that need no gradient, on as many queries and at the same radii as a suite."""
+    tries = max(suite.gate_tries, *(settings.get("tries", 0) for settings in suite.attacks.values()))
+    attacks = {"noise": {"draws": 10}, "nes": {"steps": 5}, "square": {"tries": tries}}
+    return replace(suite, attacks=attacks, alone=False, claims=False)
+
+
+def with_map(suite: AttackSuite) -> AttackSuite | None:
+    """Return the attack on MAP@R for a suite that has gradients and no such attack; else None."""
+    lowers = {item.lowers for item in suite.named.values()}
+    gradients = any(item.doubled() is not None for item in suite.named.values())
+    if "map_r" in lowers or not gradients:
+        return None
+    return replace(suite, attacks={MAP: {"steps": MAP_STEPS}}, alone=True, claims=False)
+
+
+def run(
+    search: WatchedSearch,
+    suite: AttackSuite,
+    rows: np.ndarray,
+    *,
+    seed: int,
+    name: str,
+    folder: Path | None,
+    report: Callable[[str], None],
+) -> Attacked:
+    """Attack the queries of some rows.
+
+    Chunks hold a hundred queries as the pipeline's do, and the same random starts, unless the images are so large that
+    fewer go through the model at a time.
+
+    Args:
+        search: of the model.
+        suite: a list of attacks.
+        rows: numbers of the queries.
+        seed: of the random starts.
+        name: of the model, for the report.
+        folder: keeps finished chunks, so that a killed evaluation continues; None keeps nothing.
+        report: receives one line per chunk.
+    """
+    size = min(chunk_size_for(search), at_once(search.split.images.shape[1:3], search.gallery.labels.device))
+    extra, start, fresh = with_map(suite), perf_counter(), 0
+    tables: list[pd.DataFrame] = []
+    images: list[np.ndarray] = []
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        place = folder / f"{first:07d}" if folder else None
+        if place is not None and place.exists():
+            tables.append(read_columns(place / "outcomes.npz"))
+            images.append(np.load(place / "images.npy"))
+        else:
+            fresh += len(chunk)
+            found = _chunk(search, suite, extra, chunk, seed)
+            tables.append(found.outcomes)
+            images.append(found.images)
+            if place is not None:
+                with atomic(place) as partial:
+                    write_columns(partial / "outcomes.npz", found.outcomes)
+                    np.save(partial / "images.npy", found.images)
+        done = first + len(chunk)
+        left = _left(pd.concat(tables))
+        wait = _wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""
+        report(f"{name}: attacked {done}/{len(rows)} queries{left}{wait}")
+    return Attacked(pd.concat(tables, ignore_index=True), np.concatenate(images))
+
+
+def _chunk(
+    search: WatchedSearch, suite: AttackSuite, extra: AttackSuite | None, chunk: np.ndarray, seed: int
+) -> Attacked:
+    tables = []
+    for eps in sorted(suite.eps):
+        search.worst.clear()
+        found = replace(suite, eps=(eps,)).evaluate(search, chunk, seed=seed, report=_quiet).outcomes
+        images = torch.stack([search.worst[row][1] for row in chunk.tolist()])
+        if not tables:
+            natural = search.images(chunk)
+            tables.append(_with_ranks(found[found["attack"] == "none"], search, natural, chunk))
+        worst = found["attack"] == "worst"
+        tables += [found[~worst & (found["attack"] != "none")], _with_ranks(found[worst], search, images, chunk)]
+        if extra is not None:
+            found = replace(extra, eps=(eps,)).evaluate(search, chunk, seed=seed, report=_quiet).outcomes
+            tables.append(found[found["attack"] == MAP])
+    search.worst.clear()
+    filled = [table.reindex(columns=[*table.columns.drop(COLUMNS, errors="ignore"), *COLUMNS]) for table in tables]
+    outcomes = pd.concat([table.astype(dict.fromkeys(COLUMNS, float)) for table in filled], ignore_index=True)
+    return Attacked(outcomes, images.cpu().numpy())
+
+
+@torch.no_grad()
+def _with_ranks(rows: pd.DataFrame, search: WatchedSearch, images: Tensor, chunk: np.ndarray) -> pd.DataFrame:
+    embeddings, queries = search.model(images), search.queries(chunk)
+    hits = {f"r{k}": recall_at(embeddings, queries, search.gallery, k).cpu().numpy().astype(float) for k in RANKS}
+    return rows.assign(**hits)
+
+
+def _quiet(line: str) -> None:
+    """The engine's lines, one per chunk and radius, are replaced by those of :func:`run`."""
+
+
+def _left(done: pd.DataFrame) -> str:
+    left = done[done["attack"] == "worst"].groupby("eps")["r1"].mean()
+    return ", R@1 left: " + ", ".join(f"{value:.3f} at {radius_text(eps)}" for eps, value in left.items())
+
+
+def _wait(seconds: float) -> str:
+    return f", {int(seconds // 60)}:{int(seconds % 60):02d} left"

@@ -1,0 +1,165 @@
+"""What people get wrong when they evaluate a model, found before the attack and answered in one sentence each."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dml.api.embedding import Embedding
+from dml.api.wrap import Wrapped
+from dml.common.randomness import torch_generator
+from dml.data.base import Split
+from dml.data.sampling import evenly
+from dml.data.transforms import to_float
+
+LOOKED_AT = 8  # images
+REPEATS = 1e-3  # relative change of an embedding between two calls that rounding could explain
+
+
+def check_module(given: Any, notes: list[str]) -> None:
+    """Note a module in training mode, or one whose normalisation was left outside.
+
+    Args:
+        given: the module or function.
+        notes: receive one sentence for each.
+
+    Raises:
+        ValueError: it cannot be called.
+    """
+    if not callable(given):
+        raise ValueError(f"embed is a {type(given).__name__}; give a module or a function from images to embeddings")
+    if not isinstance(given, nn.Module):
+        return
+    if any(module.training for module in given.modules()):
+        notes.append("the model is in training mode; it is evaluated in evaluation mode, and put back afterwards")
+    config = getattr(given, "pretrained_cfg", None)
+    if isinstance(config, dict) and not isinstance(given, Wrapped) and "mean" in config:
+        notes.append(
+            f"this timm model was trained on normalised images; unless it normalises them itself, give "
+            f"dml.wrap(model, mean={tuple(config['mean'])}, std={tuple(config['std'])})"
+        )
+
+
+def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> bool:
+    """Try a few images, and return whether the model gives gradients that an attack can follow.
+
+    Args:
+        embedding: of the model.
+        split: the images to take them from.
+        notes: receive a sentence on half precision, on equal embeddings and on missing gradients.
+
+    Raises:
+        ValueError: embeddings have a wrong shape, are not numbers, or change between two calls.
+    """
+    images = to_float(split.images[evenly(LOOKED_AT, len(split))], embedding.place.device)
+    first = _called(embedding, images)
+    if first.ndim != 2 or len(first) != len(images):
+        raise ValueError(f"embed gives shape {tuple(first.shape)} for {len(images)} images; it must be (B, D)")
+    check_finite(first, "embeddings")
+    half = len(images) // 2  # another batch as well as another call: batch statistics show, too
+    again = torch.cat([_called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
+    change = float((again - first).abs().max() / first.abs().max().clamp_min(1e-30))
+    precise = embedding.half is None
+    if not change <= (REPEATS if precise else 30 * REPEATS):
+        raise ValueError(
+            f"embeddings of the same images change between two calls, by {change:.1%}; switch off dropout, batch "
+            "statistics and random changes inside embed (module.eval())"
+        )
+    if not precise:
+        notes.append(
+            f"the model computes in {embedding.half}; its gradients are coarse, so evaluate it in full precision"
+        )
+    if len(first) > 1 and bool((first == first[0]).all()):
+        notes.append("the model embeds all of the first images alike; does it expect images in [0, 1]?")
+    return _has_gradient(embedding, images, notes)
+
+
+@torch.no_grad()
+def _called(embedding: Embedding, images: Tensor) -> Tensor:
+    try:
+        return embedding(images)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"embed fails on {len(images)} images {tuple(images.shape[1:])} in [0, 1] on {images.device}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def check_finite(embeddings: Tensor, what: str) -> None:
+    """Raise ValueError if embeddings (B, D) hold values that are not finite."""
+    bad = int((~embeddings.isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(f"{bad} of {len(embeddings)} {what} hold NaN or infinity; the model must give numbers")
+
+
+def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> bool:
+    black_box = "is attacked by its outputs alone (noise, NES, Square), which is weaker than an attack with gradients"
+    images = images.clone().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            found = embedding(images)
+    except RuntimeError as error:
+        notes.append(f"embed fails where gradients are wanted ({str(error).splitlines()[0]}); it {black_box}")
+        return False
+    if not found.requires_grad:
+        notes.append(f"embed gives no gradients; it {black_box}")
+        return False
+    direction = torch.randn(found.shape, generator=torch_generator(0, "a direction to look in")).to(found)
+    (gradient,) = torch.autograd.grad((found * direction).sum(), images, allow_unused=True)
+    if gradient is None:
+        notes.append(f"the model's gradient does not reach the images; it {black_box}")
+        return False
+    flat = (gradient.flatten(1) == 0).all(1) | ~gradient.flatten(1).isfinite().all(1)
+    if bool(flat.all()):
+        notes.append(f"the model's gradient is zero or not a number for every image looked at; it {black_box}")
+        return False
+    if bool(flat.any()):
+        notes.append(
+            f"the model's gradient is zero or not a number for {int(flat.sum())} of {len(flat)} images looked at; "
+            "R@1 left may be too high"
+        )
+    return True
+
+
+def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndarray:
+    """Return the numbers of the queries for which the gallery holds a right item that is not ignored.
+
+    Args:
+        split: the gallery.
+        queries: apart from it, or None.
+        notes: receive how many queries are left out.
+
+    Raises:
+        ValueError: no query is left, or the gallery holds no wrong item for any.
+    """
+    asked = split if queries is None else queries
+    if len(np.unique(np.concatenate([split.labels, asked.labels]))) < 2:
+        raise ValueError("all images are of one class; retrieval needs two or more")
+    count = len(split.class_names)
+    right = np.bincount(split.labels, minlength=count)[asked.labels]
+    if split.groups is not None:
+        right = right - _same_group(asked, split)
+    elif queries is None:
+        right = right - 1
+    lost = int((right == 0).sum())
+    if lost == len(asked):
+        raise ValueError("no query has another image of its class in the gallery; check the labels and groups")
+    if lost:
+        why = (
+            "have no image of their class in the gallery"
+            if queries is not None
+            else "are the only ones of their class" + ("" if split.groups is None else " outside their group")
+        )
+        where = "" if queries is not None else ", but stay in the gallery"
+        notes.append(f"{lost} of {len(asked)} images {why}; they are not used as queries{where}")
+    return np.flatnonzero(right > 0)
+
+
+def _same_group(asked: Split, split: Split) -> np.ndarray:
+    """(Q,) gallery items of each query's class and group."""
+    base = int(max(asked.groups.max(), split.groups.max())) + 1
+    pairs, counts = np.unique(split.labels * base + split.groups, return_counts=True)
+    wanted = asked.labels * base + asked.groups
+    place = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+    return np.where(pairs[place] == wanted, counts[place], 0)

@@ -1,0 +1,88 @@
+"""Attack a retrieval model on a folder of images, and write a report.
+
+python -m dml evaluate FOLDER --model timm:tf_efficientnet_lite0 --size 224 --eps 8/255 --output report/
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from dml.common.files import remove
+
+UNFINISHED = ".unfinished"  # in the output: what a stopped evaluation continues from
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit status, 0 if the report was written."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return _run(chosen)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from dml.api.evaluate import CONTROLS, evaluate  # torch takes seconds to import, which --help need not wait for
+    from dml.api.wrap import load
+
+    unfinished = chosen.output / UNFINISHED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the result repeats those of the checks
+        result = evaluate(
+            load(chosen.model, chosen.weights),
+            chosen.folder,
+            eps=_radii(chosen.eps),
+            suite=chosen.suite,
+            limit=chosen.queries,
+            similarity=chosen.similarity,
+            size=chosen.size,
+            controls=CONTROLS if chosen.controls else (),
+            seed=chosen.seed,
+            device=chosen.device,
+            folder=unfinished,
+            report=lambda line: print(line, flush=True),
+        )
+    print(f"\n{result}\n\nwrote {result.save(chosen.output)}")
+    remove(unfinished)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m dml evaluate", description=summary)
+    parser.add_argument(
+        "folder", type=Path, help="one sub-folder per class, or a labels.csv of path,label[,group,query]"
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        help="timm:NAME, torchvision:NAME, hf:PATH, file.py:function, or a folder in artifacts",
+    )
+    add("--weights", type=Path, help="file of weights for a timm or torchvision model")
+    add("--size", type=int, help="side of the square that images are cut to, pixels")
+    add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
+    add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
+    add("--queries", type=int, help="how many to attack; the suite's number by default")
+    add("--similarity", default="cosine", help="cosine (default), dot or euclidean")
+    add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack untrained controls, too")
+    add("--seed", type=int, default=0)
+    add("--device", help="cpu or cuda; the GPU by default if there is one")
+    add("--output", type=Path, default=Path("report"), help="folder for the report (report/ by default)")
+    return parser
+
+
+def _radii(words: list[str] | None) -> list[float] | None:
+    from dml.config.load import fractions
+
+    if words is None:
+        return None
+    try:
+        return [float(value) for value in fractions(words)]
+    except ValueError as error:
+        raise ValueError(f"--eps is {' '.join(words)}; give numbers or fractions such as 8/255") from error

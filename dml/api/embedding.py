@@ -1,0 +1,94 @@
+"""Somebody's model as the attacks need it: images in, embeddings out, its cost counted, and left as it was."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dml.models.embedder import best_device, device_of, evaluating
+
+PIXELS = {"cpu": 2**19, "cuda": 2**23}  # of a batch whose intermediate values are kept at a time, to bound memory
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Embedding(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> what ``given`` returns, as a tensor (B, D) of float32 or float64.
+
+    A batch of many pixels goes through in parts. Gradients of such a batch are recomputed part by part, which bounds
+    memory at the price of a second forward pass.
+
+    Args:
+        given: a module or any callable.
+        device: of the images.
+
+    Attributes:
+        forwards, backwards: images that went through so far.
+        half: the half-precision format that the model was seen to compute in, or None.
+    """
+
+    def __init__(self, given: Callable[[Tensor], Any], device: torch.device) -> None:
+        super().__init__()
+        self.given = given
+        self.forwards = self.backwards = 0
+        self.register_buffer("place", torch.zeros((), device=device), persistent=False)
+        tensors = given.parameters() if isinstance(given, nn.Module) else ()
+        self.half: torch.dtype | None = None
+        self.dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = at_once(images.shape[2:], images.device)
+        if len(images) <= size:
+            found = self._embed(images)
+        elif torch.is_grad_enabled() and images.requires_grad:
+            kept = {"use_reentrant": False, "preserve_rng_state": False}
+            found = torch.cat([checkpoint(self._embed, part, **kept) for part in images.split(size)])
+        else:
+            found = torch.cat([self._embed(part) for part in images.split(size)])
+        if found.requires_grad:
+            found.register_hook(self._count)
+        return found
+
+    def _embed(self, images: Tensor) -> Tensor:
+        self.forwards += len(images)
+        found = torch.as_tensor(self.given(images.to(self.dtype).contiguous()))
+        self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
+        return found if found.dtype == torch.float64 else found.float().to(images.device)
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+def at_once(shape: tuple[int, ...], device: torch.device) -> int:
+    """Return how many images of some height and width to put through a model at a time."""
+    return max(1, PIXELS.get(device.type, PIXELS["cpu"]) // (shape[0] * shape[1]))
+
+
+@contextmanager
+def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Move a module to a device, in evaluation mode, for a block; mode and device of all its parts come back.
+
+    Args:
+        given: the module; any other callable is left where it is, and gets images on the CPU by default.
+        device: None leaves a module on its accelerator, and moves one from the CPU to the GPU if there is one.
+
+    Yields:
+        The device to put images on.
+    """
+    if not isinstance(given, nn.Module):
+        yield torch.device(device or "cpu")
+        return
+    home = device_of(given)
+    chosen = torch.device(device) if device else best_device() if home.type == "cpu" else home
+    spread = len({tensor.device for tensor in (*given.parameters(), *given.buffers())}) > 1
+    with evaluating(given):
+        try:
+            if not spread:
+                given.to(chosen)
+            yield chosen
+        finally:
+            if not spread:
+                given.to(home)

@@ -1,0 +1,257 @@
+"""`dml.evaluate`: attack a retrieval model of any kind and say what it keeps."""
+
+import hashlib
+import json
+import platform
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dml.api import attack
+from dml.api.checks import answerable, check_embedding, check_finite, check_module
+from dml.api.embedding import Embedding, lent
+from dml.api.images import Prepare, splits
+from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
+from dml.api.similarity import SIMILARITIES, Similarity, WatchedSearch, search_over
+from dml.common.checks import known
+from dml.config.build import evaluation as build
+from dml.config.load import fractions, load
+from dml.data.base import Split
+from dml.data.sampling import attacked_rows
+from dml.evaluation import gates
+from dml.evaluation.statistics import standard_error
+from dml.evaluation.suites.attacks import AttackSuite
+from dml.evaluation.suites.base import Suite
+
+KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
+CONTROLS = ("pixels_8", "pixels_16", "soft_histogram")
+
+
+def evaluate(
+    embed: Callable[[Tensor], Any],
+    images: Any = None,
+    labels: Any = None,
+    *,
+    queries: Any = None,
+    gallery: Any = None,
+    groups: Any = None,
+    eps: float | Sequence[float] | None = None,
+    suite: str | Mapping[str, Any] = "quick",
+    limit: int | None = None,
+    similarity: Similarity = "cosine",
+    size: int | None = None,
+    transform: Prepare | None = None,
+    controls: Sequence[str] = CONTROLS,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    folder: str | Path | None = None,
+    report: Callable[[str], None] = print,
+) -> Result:
+    """Attack the queries of a retrieval model within an l-inf ball, and say how many it still answers.
+
+    Args:
+        embed: a module or any function from images (B, 3, H, W) in [0, 1] to embeddings (B, D). A module is moved and
+            put into evaluation mode for the duration, and comes back as it was. One that wants normalised images goes
+            through :func:`dml.wrap`.
+        images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
+            array (N, H, W, 3), a dataset, or a folder with one sub-folder per class; the last two bring their labels.
+        queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
+        groups: (N,) track, burst or camera of each image, which a query never finds; for two sets a pair.
+        eps: radius or radii, in pixels of [0, 1]; None takes the suite's.
+        suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
+            there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
+        limit: how many queries to attack instead.
+        similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
+        size, transform: for the images of a folder or a dataset; a square of that side, or any function.
+        controls: untrained embedders that meet the same attacks on the same queries; () for none.
+        seed: of the choice of queries and of the attacks.
+        device: None takes the GPU if there is one.
+        folder: keeps what is finished; the same call again continues there.
+        report: receives one line per finished chunk of queries.
+
+    Raises:
+        ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
+    """
+    known("similarity", similarity, SIMILARITIES)
+    chosen = _suite(suite, eps, limit)
+    if not isinstance(chosen, AttackSuite) and similarity != "cosine":
+        raise ValueError(f"the suite {suite} perturbs gallery items, for which similarity must be cosine")
+    notes: list[str] = []
+    check_module(embed, notes)
+    split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
+    rows = _rows(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
+    start = perf_counter()
+    with lent(embed, device) as place:
+        embedding = Embedding(embed, place)
+        has_gradient = check_embedding(embedding, split, notes)
+        if not has_gradient:
+            if not isinstance(chosen, AttackSuite):
+                raise ValueError(f"the suite {suite} needs gradients, which this model does not give")
+            chosen = attack.black_box(chosen)
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        search = search_over(embedding, split, asked, similarity)
+        check_finite(search.gallery.embeddings, "gallery embeddings")
+        report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
+        about = _about(search, chosen, rows, seed, similarity, suite, has_gradient)
+        run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
+        outcomes, scores, found, fooled = run.model()
+        checked = run.gates(outcomes)
+        cost = {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
+        tables = [outcomes.assign(model=MODEL)]
+        for name in _usable(controls, split):
+            tables.append(run.control(name, place).assign(model=name))
+    cost["seconds with controls"] = perf_counter() - start
+    return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, found, fooled)
+
+
+def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, limit: int | None) -> Suite:
+    """The suite, with other radii or another number of queries.
+
+    Raises:
+        ValueError: it is unknown, cannot be aimed at any model, or a setting is wrong.
+    """
+    if isinstance(suite, str):
+        params = load()
+        known("suite", suite, [name for name, item in params.suites.items() if item["kind"] in KINDS])
+        built = build.suite(params.suites[suite], suite)
+    else:
+        kind = suite.get("kind", "attacks")
+        known("suite.kind", kind, KINDS)
+        common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
+        built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
+    radii = built.eps if eps is None else (eps,) if isinstance(eps, int | float) else tuple(eps)
+    return replace(built, eps=radii, queries=built.queries if limit is None else limit)
+
+
+def _rows(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndarray:
+    """Numbers of the attacked queries: the pipeline's, less those that have no answer."""
+    order = attacked_rows(len(asked), len(asked), seed)
+    return order[np.isin(order, usable)][:count]
+
+
+def _usable(controls: Sequence[str], split: Split) -> list[str]:
+    """The controls whose boxes divide the images."""
+    sides = {"pixels_8": 8, "pixels_16": 16}
+    height, width = split.images.shape[1:3]
+    return [name for name in controls if height % sides.get(name, 1) == 0 and width % sides.get(name, 1) == 0]
+
+
+def _about(
+    search: WatchedSearch,
+    suite: Suite,
+    rows: np.ndarray,
+    seed: int,
+    similarity: str,
+    name: str | Mapping[str, Any],
+    has_gradient: bool,
+) -> dict[str, Any]:
+    """What was evaluated, and a key of all that decides the outcome: model outputs, images, settings."""
+    images = hashlib.sha256()
+    for first in range(0, len(rows), 100):
+        images.update(np.ascontiguousarray(search.query_split.images[rows[first : first + 100]]).tobytes())
+    outputs = hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes())
+    settings = {"kind": type(suite).__name__, **vars(suite)}
+    settings.pop("named", None)
+    about = {
+        "suite": name if isinstance(name, str) else "own settings",
+        "settings": settings,
+        "similarity": similarity,
+        "seed": seed,
+        "gradients": has_gradient,
+        "queries": len(rows),
+        "all_queries": len(search),
+        "apart": search.apart,
+        "gallery": len(search.split),
+        "classes": len(search.split.classes),
+        "shape": list(search.split.images.shape[1:3]),
+        "grouped": search.split.groups is not None,
+        "images_sha256": images.hexdigest(),
+        "embeddings_sha256": outputs.hexdigest(),
+        "device": str(search.gallery.labels.device),
+        "versions": {
+            "python": platform.python_version(),
+            **{item: version(item) for item in ("dml", "torch", "numpy")},
+        },
+    }
+    decides = [about, rows.tolist(), search.split.labels.tolist(), search.query_split.labels.tolist()]
+    decides += [None if part.groups is None else part.groups.tolist() for part in (search.split, search.query_split)]
+    return about | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation."""
+
+    search: WatchedSearch
+    suite: Suite
+    rows: np.ndarray
+    seed: int
+    folder: Path | None
+    report: Callable[[str], None]
+
+    def model(self) -> tuple[pd.DataFrame, dict[str, float], Images | None, list[Fooled]]:
+        """Attack the model: outcomes, further scores, the perturbed images, and some fooled searches."""
+        if not isinstance(self.suite, AttackSuite):
+            found = self._other(self.search, MODEL)
+            return found.outcomes, found.scores, None, []
+        found = self._attack(self.search, MODEL)
+        eps = max(self.suite.eps)
+        clean = [self.search.images(part).cpu().numpy() for part in _parts(self.rows)]
+        labels = np.array(self.search.query_split.class_names)[self.search.query_split.labels[self.rows]]
+        images = Images(eps, self.rows, labels, np.concatenate(clean), found.images)
+        return found.outcomes, {}, images, fooled_searches(self.search, images, found.outcomes)
+
+    def control(self, name: str, device: torch.device) -> pd.DataFrame:
+        """Attack an untrained control with the same attacks on the same queries."""
+        control = Embedding(build.control(name).to(device), device)
+        asked = self.search.query_split if self.search.apart else None
+        search = search_over(control, self.search.split, asked, "cosine")
+        run = self._attack if isinstance(self.suite, AttackSuite) else self._other
+        return run(search, name).outcomes
+
+    def gates(self, outcomes: pd.DataFrame) -> pd.DataFrame:
+        """Look for signs that the attack failed; an empty table for a suite that no claim rests on."""
+        if not isinstance(self.suite, AttackSuite) or not self.suite.claims:
+            return pd.DataFrame(columns=gates.Gate._fields)
+        own = outcomes[(outcomes["attack"] != attack.MAP) | (attack.MAP in self.suite.attacks)]
+        place = self.folder / "gates" if self.folder else None
+        found = gates.check(
+            self.search, self.suite, own, seed=self.seed, surrogates={}, folder=place, report=self.report
+        )
+        return pd.concat([found, _map_gates(outcomes)], ignore_index=True)
+
+    def _attack(self, search: WatchedSearch, name: str) -> attack.Attacked:
+        place = self.folder / name if self.folder else None
+        return attack.run(search, self.suite, self.rows, seed=self.seed, name=name, folder=place, report=self.report)
+
+    def _other(self, search: WatchedSearch, name: str) -> Any:
+        place = self.folder / name if self.folder else None
+        return self.suite.evaluate(
+            search, self.rows, seed=self.seed, folder=place, report=lambda line: self.report(f"{name}: {line}")
+        )
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[first : first + 100] for first in range(0, len(rows), 100)]
+
+
+def _map_gates(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The share of queries that survive the suite and that the attack on MAP@R breaks, per radius."""
+    found = []
+    for eps, rows in outcomes[outcomes["attack"].isin(["worst", attack.MAP])].groupby("eps"):
+        r1 = rows.pivot_table(index="query", columns="attack", values="r1")
+        if attack.MAP in r1:
+            share = float(((r1["worst"] == 1) & (r1[attack.MAP] == 0)).mean())
+            error = standard_error(int(r1["worst"].sum()), len(r1))
+            found.append(gates.Gate("broken by the attack on MAP@R", float(eps), share, error, share <= error))
+    return pd.DataFrame(found, columns=gates.Gate._fields)

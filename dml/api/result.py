@@ -1,0 +1,279 @@
+"""What an evaluation found: a table to print, and files to keep."""
+
+import json
+import math
+import textwrap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dml.api.attack import RANKS
+from dml.api.similarity import WatchedSearch
+from dml.attacks.balls import radius_text
+from dml.common.files import atomic, write_json
+from dml.data.transforms import to_float
+from dml.evaluation.statistics import wilson
+from dml.retrieval.metrics import ranking
+
+MODEL = "your model"
+SHOWN = 8  # fooled searches in the report
+WIDTH = 100  # columns of the printed table
+
+
+class Images(NamedTuple):
+    """The attacked queries at the largest radius.
+
+    Attributes:
+        eps: that radius.
+        rows, labels: (Q,) numbers and classes of the queries.
+        images, adversarial: (Q, 3, H, W) float32 in [0, 1], natural and attacked.
+    """
+
+    eps: float
+    rows: np.ndarray
+    labels: np.ndarray
+    images: np.ndarray
+    adversarial: np.ndarray
+
+
+class Sentence(NamedTuple):
+    """What a reader must know, and whether it is a warning."""
+
+    text: str
+    warns: bool
+
+
+class Fooled(NamedTuple):
+    """One search that the attack turned: images (H, W, 3) in [0, 1], and the classes of those found."""
+
+    row: int
+    label: str
+    query: np.ndarray
+    adversarial: np.ndarray
+    found: np.ndarray
+    found_label: str
+    fooled: np.ndarray
+    fooled_label: str
+
+
+@torch.no_grad()
+def fooled_searches(search: WatchedSearch, images: Images, outcomes: pd.DataFrame) -> list[Fooled]:
+    """Return some queries that are right before the attack and wrong after it, of different classes first."""
+    at = outcomes[np.isclose(outcomes["eps"], images.eps)].query("attack == 'worst'").set_index("query")["r1"]
+    before = outcomes[outcomes["attack"] == "none"].set_index("query")["r1"]
+    broken = np.flatnonzero([before[row] == 1 and at[row] == 0 for row in images.rows])
+    order = pd.Series(images.labels[broken]).groupby(images.labels[broken]).cumcount().argsort(kind="stable")
+    places = broken[order.to_numpy()][:SHOWN]
+    if not len(places):
+        return []
+    queries, gallery = search.queries(images.rows[places]), search.gallery
+    device, names = gallery.labels.device, search.split.class_names
+
+    def nearest(given: np.ndarray) -> np.ndarray:
+        embeddings = search.model(torch.from_numpy(given).to(device))
+        return ranking(embeddings, queries, gallery, 1)[:, 0].cpu().numpy()
+
+    def picture(row: int) -> np.ndarray:
+        return to_float(search.split.images[[row]])[0].permute(1, 2, 0).numpy()
+
+    found, fooled = nearest(images.images[places]), nearest(images.adversarial[places])
+    return [
+        Fooled(
+            int(images.rows[place]),
+            str(images.labels[place]),
+            images.images[place].transpose(1, 2, 0),
+            images.adversarial[place].transpose(1, 2, 0),
+            picture(first),
+            names[search.split.labels[first]],
+            picture(second),
+            names[search.split.labels[second]],
+        )
+        for place, first, second in zip(places, found, fooled, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions.
+        outcomes: one row per model, query, attack and radius, see :func:`dml.api.attack.run`. ``model`` is
+            ``your model`` or the name of an untrained control.
+        gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check`; may be empty.
+        scores: of the suite ``ranking``.
+        cost: images put through the model forward and backward, and seconds.
+        notes: what the checks warned of.
+        images: the attacked queries at the largest radius; None for a suite that is not a list of attacks.
+        fooled: some fooled searches.
+    """
+
+    about: dict[str, Any]
+    outcomes: pd.DataFrame
+    gates: pd.DataFrame
+    scores: dict[str, float]
+    cost: dict[str, float]
+    notes: list[str]
+    images: Images | None
+    fooled: list[Fooled]
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row per model and radius.
+
+        ``model, eps, queries, natural_r1``, ``r1`` of the worst image of each query with its 95% Wilson interval
+        ``r1_low, r1_high``, ``natural_map_r, map_r`` (the lowest that any attack left each query), and ``natural_r2,
+        r2`` to ``r8``. Attacked R@2 to R@8 are those of the images that lower R@1 most: upper bounds.
+        """
+        return pd.DataFrame(
+            [
+                _row(str(model), float(eps), rows)
+                for model, rows in self.outcomes.groupby("model", sort=False)
+                for eps in sorted(rows.loc[rows["attack"] != "none", "eps"].unique())
+            ]
+        )
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The gates that do not hold."""
+        return self.gates[~self.gates["passed"].astype(bool)]
+
+    def sentences(self) -> list[Sentence]:
+        """Return what a reader must know beside the table: the best control, gates, notes."""
+        notes = [Sentence(f"Note: {note}.", True) for note in self.notes]
+        return [*self._against_controls(), self._gates(), *notes]
+
+    def _against_controls(self) -> list[Sentence]:
+        found = []
+        for eps, rows in self.summary.groupby("eps"):
+            left = rows.set_index("model")["r1"]
+            controls = left.drop(MODEL)
+            if len(controls):
+                best = controls.idxmax()
+                ahead = bool(left[MODEL] > controls[best])
+                word = "more" if ahead else "no more"
+                kept = f"At {radius_text(eps)} your model keeps R@1 {left[MODEL]:.3f}"
+                found.append(Sentence(f"{kept}, {word} than the {controls[best]:.3f} of untrained {best}.", not ahead))
+        return found
+
+    def _gates(self) -> Sentence:
+        if self.gates.empty:
+            why = "the model gives no gradients" if not self.about["gradients"] else f"suite {self.about['suite']}"
+            return Sentence(f"Gates were not run ({why}): take R@1 left as an upper bound only.", True)
+        if self.failed.empty:
+            return Sentence(f"All {len(self.gates)} gates hold: no sign that the attack failed.", False)
+        names = "; ".join(f"{gate.gate} at {radius_text(gate.eps)}" for gate in self.failed.itertuples())
+        counted = f"{len(self.failed)} of {len(self.gates)} gates {'fails' if len(self.failed) == 1 else 'fail'}"
+        return Sentence(f"{counted}, so R@1 left may be too high: {names}.", True)
+
+    def __str__(self) -> str:
+        about = self.about
+        kind = "" if about["gradients"] else ", black box (no gradients)"
+        lines = [
+            f"{about['queries']:,} of {about['all_queries']:,} queries, gallery of {about['gallery']:,} images in "
+            f"{about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} pixels",
+            f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, l-inf ball",
+            "",
+            *_table(self.summary),
+            "",
+            *_ranks(self.summary),
+        ]
+        if self.scores:
+            lines.append("scores: " + ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items()))
+        lines += [part for sentence in self.sentences() for part in textwrap.wrap(sentence.text, WIDTH)]
+        cost = self.cost
+        lines.append(
+            f"Cost: {cost['forward']:,} images forward, {cost['backward']:,} backward, {cost['seconds']:.0f} s on "
+            f"{about['device']}"
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but outcomes and images, as JSON can hold it."""
+        rows = self.summary.astype(object).where(self.summary.notna(), None).to_dict("records")
+        parts = {"scores": self.scores, "gates": self.gates.to_dict("records"), "cost": self.cost, "notes": self.notes}
+        return json.loads(json.dumps({"about": self.about, "summary": rows, **parts}, default=_plain))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write result.json, outcomes.csv, adversarial.npz, curve.png and report.html, each whole or not at all.
+
+        ``adversarial.npz`` holds ``rows, labels, images, adversarial, eps``: the attacked queries at the largest
+        radius. ``report.html`` shows some of them, and asks no other file or address for anything.
+
+        Returns:
+            The page.
+        """
+        from dml.api.report import curve, page  # matplotlib takes a second to import
+
+        place = Path(folder)
+        write_json(place / "result.json", self.to_dict())
+        with atomic(place / "outcomes.csv") as partial:
+            self.outcomes.to_csv(partial, index=False, float_format="%.6f")
+        if self.images is not None:
+            with atomic(place / "adversarial.npz") as partial, partial.open("wb") as stream:
+                np.savez_compressed(stream, **self.images._asdict())
+        with atomic(place / "curve.png") as partial:
+            partial.write_bytes(curve(self))
+        with atomic(place / "report.html") as partial:
+            partial.write_text(page(self), encoding="utf-8")
+        return place / "report.html"
+
+
+def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
+    natural = rows[rows["attack"] == "none"]
+    attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
+    worst = attacked[attacked["attack"] == "worst"]
+    r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
+    low, high = wilson(int(r1.sum()), len(r1))
+    found = {
+        "model": model,
+        "eps": eps,
+        "queries": len(r1),
+        "natural_r1": natural["r1"].mean(),
+        "r1": r1.mean(),
+        "r1_low": low,
+        "r1_high": high,
+        "natural_map_r": natural["map_r"].mean(),
+        "map_r": attacked.groupby("query")["map_r"].min().mean(),
+    }
+    for k in RANKS:
+        name = f"r{k}"
+        found[f"natural_{name}"] = natural[name].mean() if name in natural else math.nan
+        found[name] = worst[name].mean() if name in worst and len(worst) else math.nan
+    return found
+
+
+def _table(summary: pd.DataFrame) -> list[str]:
+    head = ("", "eps", "natural R@1", "R@1 left (95% interval)", "natural MAP@R", "MAP@R left")
+    rows = [
+        (
+            row.model if row.model == MODEL else f"{row.model}, untrained",
+            radius_text(row.eps),
+            f"{row.natural_r1:.3f}",
+            f"{row.r1:.3f} ({row.r1_low:.3f} to {row.r1_high:.3f})",
+            f"{row.natural_map_r:.3f}",
+            f"{row.map_r:.3f}",
+        )
+        for row in summary.itertuples()
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in parts).rstrip()
+        for parts in (list(enumerate(zip(row, widths, strict=True))) for row in (head, *rows))
+    ]
+
+
+def _ranks(summary: pd.DataFrame) -> list[str]:
+    """R@2 to R@8 of the model at the largest radius."""
+    row = summary[summary["model"] == MODEL].iloc[-1]
+    parts = [f"R@{k} {row[f'natural_r{k}']:.3f} -> {row[f'r{k}']:.3f}" for k in RANKS if not math.isnan(row[f"r{k}"])]
+    return [f"your model at {radius_text(row['eps'])}: {', '.join(parts)}"] if parts else []
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else list(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,139 @@
+"""Cosine, dot product and Euclidean distance, each as an inner product of unit vectors that ranks exactly alike."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dml.api.embedding import Embedding
+from dml.data.base import Split
+from dml.retrieval.gallery import Gallery, Queries
+from dml.retrieval.index import Search, embed
+
+Similarity = Literal["cosine", "dot", "euclidean"]
+SIMILARITIES = ("cosine", "dot", "euclidean")
+
+
+class Unit(nn.Module):
+    """Cosine similarity: embeddings scaled to unit length. Those that have it already stay the same bits."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.embedding(images)
+        length = found.norm(dim=1, keepdim=True)
+        is_unit = (length.detach() - 1).abs() <= 8 * torch.finfo(found.dtype).eps
+        return found / torch.where(is_unit, torch.ones_like(length), length).clamp_min(1e-12)
+
+
+class Reduced(nn.Module):
+    """Dot products or Euclidean distances as inner products of unit vectors in float64, without approximation.
+
+    A dot product is left as it is by ``q -> (q, 0)`` and ``g -> (g, sqrt(M^2 - |g|^2))``, where M is the largest
+    length of a gallery item: all items then have length M. Scaling a query does not change its ranking, so both may be
+    scaled to length 1 (Bachrach et al. 2014). The squared distance ``|q - g|^2 = |q|^2 - 2 (q . g - |g|^2 / 2)`` ranks
+    as the dot product of ``(q, 1)`` and ``(g, -|g|^2 / 2)`` does. Before that, embeddings are centred and scaled by
+    the gallery's mean and radius, which changes no ranking and keeps the numbers small.
+
+    Queries and gallery items have different vectors: ``forward`` gives those of queries.
+
+    Args:
+        embedding: images -> embeddings (B, D).
+        items: (N, D) embeddings of the gallery.
+        similarity: ``dot`` or ``euclidean``.
+    """
+
+    def __init__(self, embedding: nn.Module, items: Tensor, similarity: Similarity) -> None:
+        super().__init__()
+        self.embedding, self.is_distance = embedding, similarity == "euclidean"
+        items = items.double()
+        centre = items.mean(0) if self.is_distance else torch.zeros_like(items[0])
+        radius = (items - centre).norm(dim=1).max().clamp_min(torch.finfo(torch.float64).tiny)
+        self.register_buffer("centre", centre)
+        self.register_buffer("radius", radius)
+
+    def gallery(self, items: Tensor) -> Tensor:
+        """Return the unit vectors (N, D + 1 or 2) of gallery items (N, D)."""
+        points = (items.double() - self.centre) / self.radius
+        if self.is_distance:
+            points = torch.cat([points, -points.square().sum(1, keepdim=True) / 2], 1)
+        squares = points.square().sum(1, keepdim=True)
+        bound = squares.max().clamp_min(torch.finfo(torch.float64).tiny)
+        return torch.cat([points, (bound - squares).clamp_min(0).sqrt()], 1) / bound.sqrt()
+
+    def forward(self, images: Tensor) -> Tensor:
+        points = (self.embedding(images).double() - self.centre) / self.radius
+        if self.is_distance:
+            points = F.pad(points, (0, 1), value=1.0)
+        return F.pad(F.normalize(points, dim=1), (0, 1))
+
+
+@dataclass(frozen=True)
+class Numbered(Queries):
+    """Queries that know their row numbers (B,)."""
+
+    numbers: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def take(self, rows: Tensor) -> "Numbered":
+        """Some of the queries, by place."""
+        return Numbered(self.labels[rows], self.groups[rows], self.own[rows], self.numbers[rows])
+
+
+@dataclass(frozen=True)
+class WatchedSearch(Search):
+    """A search that remembers the worst image it was asked about for each query.
+
+    Attributes:
+        worst: row number -> its margin and the image (3, H, W); clear it before an attack.
+    """
+
+    worst: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
+
+    def queries(self, rows: np.ndarray) -> Numbered:
+        """See :class:`dml.retrieval.index.Search`."""
+        found = super().queries(rows)
+        return Numbered(found.labels, found.groups, found.own, torch.tensor(rows).to(found.own.device))
+
+    @cached_property
+    def query_embeddings(self) -> Tensor:
+        """See :class:`dml.retrieval.index.Search`."""
+        if not self.apart and not isinstance(self.model, Reduced):
+            return self.gallery.embeddings
+        return embed(self.model, self.query_split.images)
+
+    def margin(self, images: Tensor, queries: Queries) -> Tensor:
+        """See :class:`dml.retrieval.index.Search`; images with the largest margin of each query are kept."""
+        found = super().margin(images, queries)
+        if isinstance(queries, Numbered):
+            for row, value, image in zip(queries.numbers.tolist(), found.tolist(), images, strict=True):
+                if row not in self.worst or not value <= self.worst[row][0]:
+                    self.worst[row] = (value, image.detach().clone())
+        return found
+
+
+def search_over(model: Embedding, split: Split, queries: Split | None, similarity: Similarity) -> WatchedSearch:
+    """Embed a gallery.
+
+    Args:
+        model: images -> embeddings (B, D) of any length, in evaluation mode.
+        split: the gallery.
+        queries: apart from it, or None.
+        similarity: what the gallery is ranked by.
+    """
+    device = model.place.device
+    labels = torch.from_numpy(split.labels.copy()).to(device)
+    groups = None if split.groups is None else torch.from_numpy(split.groups.copy()).to(device)
+    if similarity == "cosine":
+        whole: nn.Module = Unit(model)
+        items = embed(whole, split.images)
+    else:
+        raw = embed(model, split.images)
+        whole = Reduced(model, raw, similarity)
+        items = whole.gallery(raw)
+    return WatchedSearch(whole, split, Gallery(items, labels, groups), split if queries is None else queries)

@@ -1,0 +1,203 @@
+"""Models that people have, as modules from images in [0, 1] to embeddings."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dml.common.files import ROOT
+from dml.config.build import model as build
+from dml.config.schema import Model
+from dml.models import weights as stored
+
+KINDS = "a folder with settings.json and weights.safetensors, timm:NAME, torchvision:NAME, hf:PATH or file.py:function"
+NO_LAYER = "\0"  # a prefix that no layer has: the file must hold every layer that the network has left
+
+
+class Wrapped(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> what a module gives for them, resized and normalised.
+
+    Both are part of the model, so that a perturbation is measured in pixels of the images as they are given.
+
+    Args:
+        module: normalised images -> embeddings.
+        mean, std: of each channel.
+        size: side that images are resized to inside the model; None leaves them.
+    """
+
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None) -> None:
+        super().__init__()
+        self.module, self.size = module, size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.size is not None and images.shape[2:] != (self.size, self.size):
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.module((images - self.mean.to(images)) / self.std.to(images))
+
+
+def wrap(
+    module: nn.Module,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    size: int | None = None,
+) -> Wrapped:
+    """Put normalisation, and resizing if wanted, inside a model.
+
+    Args:
+        module: normalised images (B, 3, H, W) -> embeddings (B, D); it is used as it is, not copied.
+        mean, std: of each channel, for pixels in [0, 1]; for ImageNet (.485, .456, .406) and (.229, .224, .225).
+        size: side of the square that images are resized to.
+
+    Raises:
+        ValueError: the mean or the deviation is not that of three channels in [0, 1].
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(0 <= value <= 1 for value in values) or (name == "std" and not min(values) > 0):
+            raise ValueError(f"{name} is {tuple(values)}; give three numbers in [0, 1], for pixels in [0, 1]")
+    return Wrapped(module, mean, std, size)
+
+
+def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tensor], Any]:
+    """Return a model by name, from images in [0, 1] to embeddings, in evaluation mode.
+
+    Args:
+        name: the folder of a model that this repository trained (settings.json and weights.safetensors);
+            ``timm:NAME`` or ``torchvision:NAME``, without the classifier; ``hf:PATH``, the vision tower of a model of
+            transformers; or ``file.py:function``, a function without arguments that returns the model. The last runs
+            the file.
+        weights: of a timm or torchvision model: safetensors, or a state dict that torch.save wrote, which is read
+            without running code. None takes the published ones.
+
+    Raises:
+        ValueError: there is no such model, or its weights cannot be had.
+    """
+    kind, _, rest = str(name).partition(":")
+    readers = {"timm": _timm, "torchvision": _torchvision}
+    if kind in readers:
+        return readers[kind](rest, None if weights is None else Path(weights)).eval()
+    if weights is not None:
+        raise ValueError(f"weights goes with timm: and torchvision: models, not with {name}")
+    if kind == "hf":
+        return _hugging_face(rest).eval()
+    if kind.endswith(".py") and rest:
+        return _function(Path(kind), rest)
+    return _own(Path(name))
+
+
+def _own(folder: Path) -> nn.Module:
+    place = next((path for path in (folder, ROOT / folder) if (path / "settings.json").exists()), None)
+    if place is None:
+        raise ValueError(f"{folder} is no model; give {KINDS}")
+    try:
+        settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))["settings"]["model"]
+        return stored.load_weights(build.empty(Model(**settings)), place / "weights.safetensors")
+    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{place} holds no model of this repository: {' '.join(str(error).split())}") from error
+
+
+def _timm(name: str, weights: Path | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
+    if weights is not None:
+        network = timm.create_model(name, num_classes=0)
+        _read(network, weights, name)
+    else:
+        network = _timm_pretrained(name)
+    return wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+
+
+def _timm_pretrained(name: str) -> nn.Module:
+    import timm
+
+    if name.split(".")[0] == "tf_efficientnet_lite0":  # the environment has its weights as a package
+        from dml.models.backbones.lite0_stages import efficientnet_lite0
+
+        network = efficientnet_lite0("imagenet")
+        network.reset_classifier(0)
+        return network
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the client's errors have no common base
+        raise ValueError(
+            f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
+        ) from error
+
+
+def _torchvision(name: str, weights: Path | None) -> nn.Module:
+    from torchvision import models
+    from torchvision.models import get_model, get_model_weights
+
+    if name not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists them")
+    published = get_model_weights(name).DEFAULT
+    try:
+        network = get_model(name, weights=published if weights is None else None)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
+        ) from error
+    head = next((word for word in ("fc", "classifier", "head", "heads") if hasattr(network, word)), None)
+    if head is None:
+        raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
+    setattr(network, head, _without_last(getattr(network, head)))
+    if weights is not None:
+        _read(network, weights, name)
+    transform = published.transforms()
+    return wrap(network, transform.mean, transform.std)
+
+
+def _without_last(head: nn.Module) -> nn.Module:
+    """A classifier without its last layer."""
+    return head[:-1] if isinstance(head, nn.Sequential) else nn.Identity()
+
+
+def _read(network: nn.Module, file: Path, name: str) -> None:
+    stored.load_backbone(network, file, name, without=NO_LAYER)
+
+
+def _hugging_face(path: str) -> nn.Module:
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError("hf: needs the package transformers; pip install transformers")
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        model, processor = AutoModel.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"transformers cannot load {path}: {str(error).splitlines()[0]}") from error
+    size = dict(processor.size)
+    side = size.get("shortest_edge", size.get("height"))
+    return wrap(_Tower(getattr(model, "vision_model", model)), processor.image_mean, processor.image_std, side)
+
+
+class _Tower(nn.Module):
+    """The pooled output of a vision model of transformers, or the first token of one that does not pool."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.model(pixel_values=images)
+        pooled = getattr(found, "pooler_output", None)
+        return (found.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1)
+
+
+def _function(file: Path, name: str) -> Callable[[Tensor], Any]:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"{file} does not exist; write file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"{file} has no function {name!r}; it must return the model")
+    return getattr(module, name)()

@@ -1,0 +1,264 @@
+"""`dml.evaluate`: exact on linear models, equal to the pipeline, and the model left as it was."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dml
+from dml.api.embedding import Embedding
+from dml.api.similarity import search_over
+from dml.config.build.evaluation import suite as build_suite
+from dml.data.base import Split
+from dml.models.embedder import build
+from dml.retrieval.index import Search
+from tests.conftest import LinearEmbedder
+
+ATTACKS = {"margin": {"steps": 10}, "targeted": {"steps": 8, "classes": 7}}
+LINEAR = {"queries": 100, "claims": False, "attacks": ATTACKS}
+SMALL = {"queries": 12, "gate_tries": 5, "attacks": {"margin": {"steps": 6}, "targeted": {"steps": 4, "classes": 2}}}
+EPS = tuple(level / 255 for level in (1, 2, 4))
+
+
+def silent(line: str) -> None:
+    """Progress is not looked at here."""
+
+
+def linear_images(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Eight classes of images far enough from black and white that [0, 1] cuts no perturbation."""
+    draw = np.random.default_rng(seed)
+    patterns = np.random.default_rng(9).integers(100, 156, (8, 4, 4, 3)).repeat(each, axis=0)
+    images = np.clip(patterns + draw.normal(0, 12, patterns.shape), 30, 225).astype(np.uint8)
+    return images, np.arange(8).repeat(each)
+
+
+def optimum(
+    model: LinearEmbedder, query: np.ndarray, right: np.ndarray, wrong: np.ndarray, similarity: str
+) -> np.ndarray:
+    """The largest margin in each ball, in closed form: the margin to each wrong item is linear in the pixels."""
+    weight = model.weight.detach().numpy()
+
+    def embedded(images: np.ndarray) -> np.ndarray:
+        return (images.transpose(0, 3, 1, 2).reshape(len(images), -1) / 255) @ weight.T
+
+    q, p, n = embedded(query[None])[0], embedded(right[None]), embedded(wrong)
+    if similarity == "cosine":
+        p, n = (items / np.linalg.norm(items, axis=1, keepdims=True) for items in (p, n))
+    offset = (p**2).sum(1) / 2 - (n**2).sum(1) / 2 if similarity == "euclidean" else 0.0
+    reach = np.abs((n - p) @ weight).sum(1)
+    return np.array([((n - p) @ q + offset + eps * reach).max() for eps in EPS])
+
+
+def check(outcomes: pd.DataFrame, margins: dict[int, np.ndarray]) -> None:
+    """Every query that is not exactly at the edge has the outcome that the optimum gives it."""
+    found = outcomes[outcomes["attack"] == "worst"].pivot_table(index="query", columns="eps", values="r1")
+    survives, optima = found.loc[list(margins)].to_numpy().astype(bool), np.stack(list(margins.values()))
+    clear = np.abs(optima) > 1e-4
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(survives[clear], optima[clear] < 0)
+    assert 0.1 < survives.mean() < 0.9, "some survive and some break"
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("case", ["one set", "apart", "groups"])
+def test_linear_models_have_the_exact_outcome(similarity: str, case: str) -> None:
+    model = LinearEmbedder(48, 24).eval()
+    common = {"eps": EPS, "suite": LINEAR, "similarity": similarity, "controls": (), "report": silent}
+    images, labels = linear_images(3 if case == "groups" else 2)
+    if case == "apart":
+        items, classes = images[::2], labels[::2]
+        images, labels = images[1::2], labels[1::2]
+        result = dml.evaluate(model, queries=(images, labels), gallery=(items, classes), **common)
+        margins = {
+            row: optimum(model, images[row], items[label], items[classes != label], similarity)
+            for row, label in enumerate(labels)
+        }
+    else:
+        # Of three images of a class, the first two are one group: each of them can only find the third.
+        groups = np.arange(24) // 3 * 10 + np.arange(24) % 3 // 1.5 if case == "groups" else None
+        result = dml.evaluate(model, images, labels, groups=groups, **common)
+        rows = [row for row in range(len(images)) if case == "one set" or row % 3 < 2]
+        margins = {
+            row: optimum(
+                model,
+                images[row],
+                images[row + 1 - 2 * (row % 2) if case == "one set" else row // 3 * 3 + 2],
+                images[labels != labels[row]],
+                similarity,
+            )
+            for row in rows
+        }
+    check(result.outcomes, margins)  # with groups, the third of each class has two right items and no closed form
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_reduced_similarities_rank_exactly(similarity: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1e-3, 1.0, 30.0])[torch.arange(60) % 3, None]
+    table = {"items": torch.randn(60, 5, generator=draw, dtype=torch.float64) * scales + 7}
+    images = np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+
+    def embed(given: Tensor) -> Tensor:
+        return table["items"][(given[:, 0, 0, 0] * 255).round().long()]
+
+    split = Split(images, np.arange(60) % 2, ["even", "odd"])
+    search = search_over(Embedding(embed, torch.device("cpu")), split, None, similarity)
+    found = search.query_embeddings @ search.gallery.embeddings.T
+    a = table["items"]
+    wanted = a @ a.T if similarity == "dot" else -torch.cdist(a, a, compute_mode="donot_use_mm_for_euclid_dist")
+    np.testing.assert_array_equal(found.argsort(1).numpy(), wanted.argsort(1).numpy())
+    for vectors in (search.query_embeddings, search.gallery.embeddings):
+        np.testing.assert_allclose(vectors.norm(dim=1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", ["uint8", "float"])
+def test_the_pipeline_gives_the_same_outcome(toy_split: Split, given: str) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    images = toy_split.images
+    if given == "float":
+        images = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    result = dml.evaluate(model, images, toy_split.labels, eps=(0.01, 0.05), suite=SMALL, controls=(), report=silent)
+    search = Search.over(model, toy_split)
+    suite = build_suite({"kind": "attacks", "claims": True, "eps": [0.01, 0.05], **SMALL})
+    wanted = suite.evaluate(search, result.images.rows, seed=0, report=silent).outcomes
+    keys = ["query", "attack", "eps"]
+    found = result.outcomes[result.outcomes["attack"] != "map"].sort_values(keys)[wanted.columns]
+    pd.testing.assert_frame_equal(
+        found.reset_index(drop=True), wanted.sort_values(keys).reset_index(drop=True), check_dtype=False
+    )
+
+
+class Small(nn.Module):
+    """A network with everything that has a state: BatchNorm, dropout, a frozen layer, a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.Flatten())
+        self.head = nn.Linear(8 * 49, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.net(images))
+
+
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
+def test_the_model_comes_back_as_it_was(toy_split: Split) -> None:
+    torch.manual_seed(0)
+    model = Small().train()
+    model.net[1].eval()
+    model.net[0].weight.requires_grad_(False)
+    model(torch.rand(4, 3, 16, 16)).sum().backward()
+    state = copy.deepcopy(model.state_dict())
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    copies = {name: None if grad is None else grad.clone() for name, grad in gradients.items()}
+    modes = [module.training for module in model.modules()]
+    wanted = {name: value.requires_grad for name, value in model.named_parameters()}
+    random = torch.get_rng_state()
+    dml.evaluate(model, toy_split.images, toy_split.labels, eps=0.05, suite=SMALL, controls=(), report=silent)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in model.modules()] == modes
+    assert {name: value.requires_grad for name, value in model.named_parameters()} == wanted
+    for name, value in model.named_parameters():
+        assert value.grad is gradients[name]
+        assert value.grad is None or torch.equal(value.grad, copies[name])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_the_model_comes_back_after_an_error(toy_split: Split) -> None:
+    model = Small().train()
+    model.head = nn.Identity()
+    model.net.append(nn.Unflatten(1, (8, 7, 7)))
+    with pytest.raises(ValueError, match=r"embed gives shape \(8, 8, 7, 7\) for 8 images; it must be \(B, D\)"):
+        dml.evaluate(model, toy_split.images, toy_split.labels, report=silent)
+    assert model.training
+
+
+@pytest.mark.filterwarnings("ignore:embed gives no gradients")
+def test_a_function_without_gradients_is_a_black_box(toy_split: Split) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+
+    def embed(images: Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return model(images).numpy()
+
+    small = {**SMALL, "queries": 6, "gate_tries": 20}
+    result = dml.evaluate(embed, toy_split.images, toy_split.labels, eps=0.1, suite=small, controls=(), report=silent)
+    assert set(result.outcomes["attack"]) == {"none", "noise", "worst"}
+    assert result.cost["backward"] == 0
+    assert result.gates.empty
+    assert "black box" in str(result)
+    assert "Gates were not run (the model gives no gradients)" in str(result)
+
+
+def test_large_batches_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LinearEmbedder(3 * 4 * 4, 5)
+    images = torch.rand(10, 3, 4, 4, dtype=torch.float64)
+
+    def gradient() -> tuple[Tensor, Embedding]:
+        embedding = Embedding(model, torch.device("cpu"))
+        given = images.clone().requires_grad_(True)
+        embedding(given).square().sum().backward(inputs=[given])
+        return given.grad, embedding
+
+    whole, counted = gradient()
+    assert (counted.forwards, counted.backwards) == (10, 10)
+    monkeypatch.setattr("dml.api.embedding.PIXELS", {"cpu": 3 * 16})
+    parts, counted = gradient()
+    torch.testing.assert_close(parts, whole)
+    assert (counted.forwards, counted.backwards) == (20, 10), "each part is computed again for its gradient"
+
+
+def test_ranks_and_map_are_those_of_the_images(toy_split: Split) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    result = dml.evaluate(model, toy_split.images, toy_split.labels, eps=0.05, suite=SMALL, report=silent)
+    own = result.summary.set_index("model").loc["your model"]
+    assert own["r1"] <= own["r2"] <= own["r4"] <= own["r8"]
+    assert own["natural_r1"] <= own["natural_r8"]
+    outcomes = result.outcomes[result.outcomes["model"] == "your model"]
+    assert "map" in set(outcomes["attack"])
+    worst, ranked = (outcomes[outcomes["attack"] == name]["map_r"].mean() for name in ("worst", "map"))
+    assert own["map_r"] <= min(worst, ranked)
+    assert set(result.summary["model"]) == {"your model", "pixels_8", "pixels_16", "soft_histogram"}
+    queries = result.outcomes.groupby("model")["query"].unique().map(sorted)
+    assert all(rows == queries.iloc[0] for rows in queries), "controls meet the same queries"
+    assert all(len(line) <= 100 for line in str(result).splitlines())
+
+
+@pytest.mark.parametrize("name", ["ranking", "poisoning", "paper"])
+def test_other_suites_run(toy_split: Split, name: str) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    x, y = toy_split.images, toy_split.labels
+    result = dml.evaluate(model, x, y, eps=0.05, suite=name, limit=4, controls=("pixels_8",), report=silent)
+    assert set(result.summary["model"]) == {"your model", "pixels_8"}
+    assert ("ERS" in result.scores) == (name == "ranking")
+    assert str(result)
+
+
+def test_pytorch_metric_learning_as_its_documentation_trains(toy_split: Split) -> None:
+    from pytorch_metric_learning import losses, miners
+
+    torch.manual_seed(0)
+    images = torch.from_numpy(toy_split.images).permute(0, 3, 1, 2) / 255
+    dataset = torch.utils.data.TensorDataset(images, torch.from_numpy(toy_split.labels))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 8))
+    miner, loss_func = miners.MultiSimilarityMiner(), losses.TripletMarginLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for _ in range(5):
+        for data, labels in torch.utils.data.DataLoader(dataset, batch_size=36, shuffle=True):
+            optimizer.zero_grad()
+            embeddings = model(data)
+            hard_pairs = miner(embeddings, labels)
+            loss = loss_func(embeddings, labels, hard_pairs)
+            loss.backward()
+            optimizer.step()
+    with pytest.warns(UserWarning, match="the model is in training mode"):
+        result = dml.evaluate(model, dataset, eps=0.02, suite=SMALL, controls=(), report=silent)
+    assert model.training
+    embedded = F.normalize(model(images), dim=1)
+    nearest = (embedded @ embedded.T).fill_diagonal_(-2).argmax(1).numpy()
+    right = toy_split.labels[nearest] == toy_split.labels
+    assert result.summary["natural_r1"].iloc[0] == right[result.images.rows].mean()

@@ -1,0 +1,124 @@
+"""`dml.wrap` and `dml.load`: models that people have."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+import dml
+from dml.common.files import write_json
+from dml.data.base import Split
+from dml.models import weights
+from dml.models.embedder import build
+
+
+def test_wrap_normalises_and_resizes_inside() -> None:
+    wrapped = dml.wrap(nn.Identity(), mean=(0.5, 0.25, 0), std=(0.5, 0.25, 1))
+    images = torch.rand(2, 3, 4, 4)
+    mean, std = torch.tensor([0.5, 0.25, 0]).view(3, 1, 1), torch.tensor([0.5, 0.25, 1]).view(3, 1, 1)
+    assert torch.equal(wrapped(images), (images - mean) / std)
+    sized = dml.wrap(nn.Identity(), size=2)(images.requires_grad_(True))
+    assert sized.shape == (2, 3, 2, 2)
+    sized.sum().backward()
+    assert (images.grad != 0).any()
+    with pytest.raises(ValueError, match=r"mean is \(123.7, 116.3, 103.5\); give three numbers in \[0, 1\]"):
+        dml.wrap(nn.Identity(), mean=(123.7, 116.3, 103.5))
+    with pytest.raises(ValueError, match="std is"):
+        dml.wrap(nn.Identity(), std=(1, 1, 0))
+
+
+def test_load_reads_a_model_of_this_repository(tmp_path: Path) -> None:
+    model = build("conv4", 16, seed=3)
+    weights.save(model, tmp_path / "weights.safetensors")
+    write_json(tmp_path / "settings.json", {"settings": {"model": {"backbone": "conv4", "dimension": 16}}})
+    found = dml.load(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    assert not found.training
+    assert torch.equal(found(images), model.eval()(images))
+    (tmp_path / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no model of this repository"):
+        dml.load(tmp_path)
+    with pytest.raises(ValueError, match="weights goes with timm: and torchvision: models"):
+        dml.load(tmp_path, weights="file.pth")
+
+
+def test_timm_needs_no_network_for_the_packaged_weights(
+    toy_split: Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import timm
+
+    from dml.models.backbones.lite0_stages import efficientnet_lite0
+
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **settings: object) -> nn.Module:
+        if pretrained:
+            raise OSError("no network")
+        return create(name, **settings)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    model = dml.load("timm:tf_efficientnet_lite0")
+    images = torch.rand(1, 3, 64, 64)
+    network = efficientnet_lite0("imagenet").eval()
+    wanted = network.forward_head(network.forward_features(images * 2 - 1), pre_logits=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), wanted)
+    with pytest.raises(ValueError, match=r"weights of resnet18 cannot be downloaded \(OSError\); give weights"):
+        dml.load("timm:resnet18")
+    suite = {"queries": 4, "gate_tries": 2, "claims": False, "attacks": {"margin": {"steps": 2, "first": 0}}}
+    larger = toy_split.images.repeat(4, axis=1).repeat(4, axis=2)
+    result = dml.evaluate(model, larger, toy_split.labels, eps=8 / 255, suite=suite, report=lambda line: None)
+    assert "your model" in str(result)
+    assert result.notes == []
+    result.save(tmp_path)
+
+
+def test_weights_of_a_file_must_fit(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    network = resnet18()
+    torch.save(network.state_dict(), tmp_path / "whole.pth")
+    model = dml.load("torchvision:resnet18", tmp_path / "whole.pth")
+    images = torch.rand(1, 3, 32, 32)
+    network.fc = nn.Identity()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    wanted = network.eval()((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    torch.testing.assert_close(model(images), wanted)
+    save_file({"conv1.weight": network.conv1.weight.data}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match="holds no weights of resnet18: it lacks"):
+        dml.load("torchvision:resnet18", tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match="does not exist"):
+        dml.load("torchvision:resnet18", tmp_path / "nothing.pth")
+    with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
+        dml.load("torchvision:resnet19")
+
+
+def test_hugging_face_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="hf: needs the package transformers"):
+        dml.load("hf:google/vit")
+
+
+def test_a_function_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def make():\n    return lambda images: images.flatten(1)\n")
+    assert dml.load(f"{file}:make")(torch.ones(2, 3, 4, 4)).shape == (2, 48)
+    with pytest.raises(ValueError, match="has no function 'other'; it must return the model"):
+        dml.load(f"{file}:other")
+    assert "mine" not in sys.modules
+
+
+def test_wrapped_models_keep_their_metric() -> None:
+    model = build("conv4", 8, seed=0).eval()
+    images = torch.rand(3, 3, 16, 16)
+    torch.testing.assert_close(dml.wrap(model)(images), model(images))
+    assert F.cosine_similarity(model(images), dml.wrap(model)(images)).min() > 0.999
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dml.nothing
