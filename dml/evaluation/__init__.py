@@ -3,6 +3,7 @@
 CONTROLS: dict[str, str] = {
     "pixels_8": "dml.evaluation.controls:Pixels8",
     "pixels_16": "dml.evaluation.controls:Pixels16",
+    "pixels_linear": "dml.evaluation.linear_metric:RobustLinear",
     "colour_histogram": "dml.evaluation.controls:ColourHistogram",
     "soft_histogram": "dml.evaluation.controls:SoftHistogram",
 }

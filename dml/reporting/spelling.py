@@ -10,17 +10,20 @@ from dml.config.run import Figures
 MARK = "†"  # beside the figures of a model with a gate that does not hold
 CONTROL = "none"  # the loss of an untrained control
 MISSING = "–"
+FITTED = {"pixels_linear": "linear metric"}  # controls fitted to the training classes, as text
 COLUMNS = 8  # at most in a table, so that a page needs no sideways scrolling
 
 
 def spell(name: str) -> str:
     """Return a name of params.yaml as text: ``single_step`` is "single step"."""
-    return name.replace("_", " ")
+    return FITTED.get(name, name.replace("_", " "))
 
 
 def model_text(loss: str, defense: str) -> str:
-    """Return the name of a model, or of an untrained control."""
-    return f"{spell(defense)}, untrained" if loss == CONTROL else f"{spell(loss)}, {spell(defense)}"
+    """Return the name of a model, or of a control with a word on its training."""
+    if loss == CONTROL:
+        return f"{spell(defense)}, {'fitted' if defense in FITTED else 'untrained'}"
+    return f"{spell(loss)}, {spell(defense)}"
 
 
 def order(defenses: Iterable[str], figures: Figures) -> list[str]:
