@@ -74,6 +74,18 @@ def test_a_file_of_weights_starts_the_backbone(tmp_path: Path) -> None:
     assert about == {"sha256": hashlib.sha256((tmp_path / "start.safetensors").read_bytes()).hexdigest(), "seed": 3}
 
 
+def test_pixels_stand_beside_the_features() -> None:
+    """The squared distance is that of the features plus 25 times that of the pixels averaged in 8 x 8 boxes."""
+    both, alone = build("grid4_pixels", 8, seed=3).eval(), build("grid4", 8, seed=3).eval()
+    both.backbone.grid.load_state_dict(alone.backbone.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    boxes = images.view(2, 3, 8, 4, 8, 4).mean((3, 5))
+    with torch.no_grad():
+        apart, features = both.features(images), alone.features(images)
+    wanted = (features[0] - features[1]).square().sum() + 25 * (boxes[0] - boxes[1]).square().sum()
+    torch.testing.assert_close((apart[0] - apart[1]).square().sum(), wanted)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     pretrain.export(build("conv4", 8, seed=0), {}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="holds no weights of grid4"):
