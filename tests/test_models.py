@@ -59,7 +59,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 
 def test_the_same_seed_gives_the_same_weights_as_ever() -> None:
     """The sum of all initial weights, which depends on the order in which layers are initialised."""
-    known = {"conv4": 310.913449, "resnet18": 4904.679833, "lite0_stages": 8481.557655, "lite0_colours": 4919.436915}
+    known = {"conv4": 310.913449, "resnet18": 4904.679833, "lite0_stages": 8481.557655}
     for name, total in known.items():
         model = build(name, 8, seed=0)
         found = sum(float(weight.detach().double().sum()) for weight in model.parameters())
@@ -80,12 +80,12 @@ def test_mean_and_std_are_part_of_the_model() -> None:
         ("conv4", "random", STATISTICS["mean"]),
         ("resnet18", "random", STATISTICS["mean"]),
         ("lite0_stages", "random", [0.5] * 3),
-        ("lite0_colours", "random", [0.5] * 3),
+        ("grid4_pixels", "random", [0.5] * 3),
         ("lite0_stages", "imagenet", [0.5] * 3),
     ],
 )
 def test_a_backbone_gets_the_range_of_values_that_it_wants(name: str, start: str, mean: list[float]) -> None:
-    """The colours of a palette span [-1, 1], whatever the weights start from."""
+    """Published weights and the robust start want theirs, whatever the training images."""
     model = build(name, 8, seed=0, start=start, statistics=STATISTICS)
     assert model.mean.flatten().tolist() == pytest.approx(mean)
 
@@ -170,16 +170,6 @@ def test_a_palette_divides_every_pixel_by_a_gaussian_among_its_colours() -> None
     density = torch.exp(-(torch.cdist(means, colours) ** 2) / (2 * 0.2**2))  # 0.2: half the spacing
     expected = (density / density.sum(2, keepdim=True)).mean(1)
     torch.testing.assert_close(palette.shares(pixels), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_colours_follow_the_features_of_the_stages() -> None:
-    alone, both = (build(name, 8, seed=0, start="imagenet").eval() for name in ("lite0_stages", "lite0_colours"))
-    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        seen, features = alone.features(images), both.features(images)
-    assert features.shape == (2, 256 + 216)
-    torch.testing.assert_close(features[:, :256], seen)
-    torch.testing.assert_close(features[:, 256:], both.backbone.palette(2 * images - 1))
 
 
 def test_weights_that_cannot_be_used_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
