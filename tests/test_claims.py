@@ -51,7 +51,7 @@ def test_verdicts_say_what_fails() -> None:
 def test_robust_models_are_judged_beside_the_best_control(survive: int, verdict: str) -> None:
     weak = record("none", "histogram", 0.9, 0)
     found = judge([*six(), weak, record("none", "pixels_8", 0.3, survive)])["control"]
-    assert found.claim == "`robust` models keep more than the best untrained control at eps 8/255"
+    assert found.claim == "`robust` models keep more than the best control at eps 8/255"
     share = f"{survive / 400:.3f}"
     name = "pixels 8" if survive else "histogram"
     assert found.measured == f"contrastive 0.250 against {share}; triplet 0.500 against {share} ({name})"
@@ -102,7 +102,7 @@ def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> N
     found = tables.comparison(runs, EPS, FIGURES)
     assert claims.finding(found, EPS, FIGURES) == (
         "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after standard "
-        "training; 0.025 for the best untrained control (pixels 8)."
+        "training; 0.025 for the best control (pixels 8)."
     )
     alone = found[found["defense"].eq("standard")]
     assert claims.finding(alone, EPS, FIGURES) == (

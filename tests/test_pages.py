@@ -96,7 +96,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
     assert text.count("<details>") == text.count("</details>")
     assert "eps 0.01" not in text, "no table for a radius that was not attacked"
     assert "7 trained models" not in text
-    assert "6 trained models, 1 untrained control. Measured on: CPU." in text
+    assert "6 trained models, 1 control. Measured on: CPU." in text
 
 
 def test_no_table_is_wider_than_eight_columns_however_many_models(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_headline_has_a_bar_per_model_and_radius() -> None:
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [
         "contrastive",
         "triplet",
-        charts.UNTRAINED,
+        charts.CONTROLS,
     ]
 
 
@@ -135,7 +135,7 @@ def test_single_attacks_are_drawn_from_weak_to_strong() -> None:
         "margin",
         "all of these",
     ]
-    assert [axes.get_title() for axes in figure.axes] == ["triplet loss", charts.UNTRAINED]
+    assert [axes.get_title() for axes in figure.axes] == ["triplet loss", charts.CONTROLS]
     points = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
     np.testing.assert_allclose(points.get_xdata(orig=False), [1, 0.95, 0.05, 0.025])
     np.testing.assert_allclose(np.diff(points.get_ydata()), -1)

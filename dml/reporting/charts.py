@@ -14,7 +14,7 @@ from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, MARK, model_text, spell
 from dml.reporting.style import WIDTH, Look, Palette, inside, key_mark, legend_above, panels
 
-UNTRAINED = "untrained controls"
+CONTROLS = "controls"
 LABELLED = 22  # bars beside each other, at most, that leave room for their values
 
 
@@ -39,7 +39,7 @@ def headline(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> F
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
         panel.grid(axis="x", visible=False)
     middle = [np.mean([at for (loss, _), at in places.items() if loss == group]) for group in groups]
-    axes[-1].set_xticks(middle, [UNTRAINED if group == CONTROL else spell(group) for group in groups])
+    axes[-1].set_xticks(middle, [CONTROLS if group == CONTROL else spell(group) for group in groups])
     looks = [palette.look(*model) for model in palette.models]
     bars = [Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", linewidth=0) for look in looks]
     legend_above(figure, bars, [look.label for look in looks])
@@ -205,7 +205,7 @@ def certified_curves(found: pd.DataFrame, palette: Palette) -> Figure:
 
 
 def _title(loss: str) -> str:
-    return UNTRAINED if loss == CONTROL else f"{spell(loss)} loss"
+    return CONTROLS if loss == CONTROL else f"{spell(loss)} loss"
 
 
 def _outer_labels(axes: Sequence[Axes], x: str, y: str) -> None:

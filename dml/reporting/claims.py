@@ -65,7 +65,7 @@ def verdicts(found: pd.DataFrame, eps: float, figures: Figures) -> list[Verdict]
     control = best_control(found)
     if paper is not None and control is not None:
         other = {f"{column}_other": control[column] for column in ("r1", "r1_high")}
-        claim = f"{paper_name} models keep more than the best untrained control {at}"
+        claim = f"{paper_name} models keep more than the best control {at}"
         verdict = _beats(claim, paper.assign(**other))
         verdict = verdict._replace(measured=f"{verdict.measured} ({spell(control['defense'])})")
         judged.append(_unless(verdict, paper, control.to_frame().T))
@@ -102,7 +102,7 @@ def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
 
 
 def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
-    """Return one sentence: R@1 of the best trained model, of its baseline, and of the best untrained control.
+    """Return one sentence: R@1 of the best trained model, of its baseline, and of the best control.
 
     Args:
         found: :func:`dml.reporting.tables.comparison` at this radius.
@@ -122,5 +122,5 @@ def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
         values.append(f"{base['r1'].iloc[0]:.3f} after {spell(figures.baseline)} training")
     control = best_control(found)
     if control is not None:
-        values.append(f"{control['r1']:.3f} for the best untrained control ({spell(control['defense'])})")
+        values.append(f"{control['r1']:.3f} for the best control ({spell(control['defense'])})")
     return f"At eps {radius_text(eps)}, R@1 is {'; '.join(values)}."

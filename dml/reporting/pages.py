@@ -271,7 +271,7 @@ def _made(records: Sequence[Record], figures: Figures) -> list[str]:
     devices = sorted({record["machine"]["device"] for record in records if record.get("machine")})
     models = {(record["loss"], record["defense"], record["seed"]) for record in records}
     trained = sum(loss != CONTROL for loss, _, _ in models)
-    text = f"{count(trained, 'trained model')}, {count(len(models) - trained, 'untrained control')}."
+    text = f"{count(trained, 'trained model')}, {count(len(models) - trained, 'control')}."
     if devices:
         text += f" Measured on: {'; '.join(devices)}."
     lines = ["", "## How it was measured", "", text, "", MEANING, "", JUDGED]

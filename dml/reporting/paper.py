@@ -57,7 +57,7 @@ def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) ->
         "",
         f"## 3. {paper.capitalize()} training keeps 5 to 76 times the adversarial R@1",
         "",
-        f"Holds where the 95% interval of the factor lies above {FACTOR}. The best untrained control stands beside it: "
+        f"Holds where the 95% interval of the factor lies above {FACTOR}. The best control stands beside it: "
         "a factor over a model that loses everything says little by itself.",
         *_table([base, paper, "factor", "best control", "verdict"], _factors(found, figures)),
         "",

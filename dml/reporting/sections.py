@@ -1,4 +1,4 @@
-"""Sections of a page that compare models: the leaderboard, a suite at each radius, untrained controls."""
+"""Sections of a page that compare models: the leaderboard, a suite at each radius, controls."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,7 @@ from dml.reporting.spelling import (
     CONTROL,
     MARK,
     MISSING,
+    control_kind,
     count,
     factor_text,
     interval,
@@ -40,7 +41,7 @@ def comparison_table(found: pd.DataFrame) -> list[str]:
     rows = [
         [
             MISSING if row.loss == CONTROL else spell(row.loss),
-            f"{spell(row.defense)}{', untrained' if row.loss == CONTROL else ''}",
+            model_text(row.loss, row.defense) if row.loss == CONTROL else spell(row.defense),
             number(row.natural),
             number(row.map_r),
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
@@ -102,7 +103,7 @@ def radii_section(records: Sequence[Record], figures: Figures) -> list[str]:
 
 
 def controls_section(records: Sequence[Record], figures: Figures) -> list[str]:
-    """Show untrained controls: what attacks leave of each, and what is certified where there is a certificate.
+    """Show controls: what attacks leave of each, and what is certified where there is a certificate.
 
     Args:
         records: of one dataset and suite.
@@ -123,7 +124,7 @@ def controls_section(records: Sequence[Record], figures: Figures) -> list[str]:
         first = next(record for record in own if record["defense"] == defense)
         rows.append([spell(defense), number(first["natural"]["r1"]), number(first["natural"]["map_r"]), *cells])
     text = (
-        "Controls retrieve without any training. Where a control has a certificate, its R@1 is given as a range, from "
+        "Controls train no network. Where a control has a certificate, its R@1 is given as a range, from "
         "the certified share of queries to the share that survives all attacks."
     )
     header = ["control", "natural R@1", "natural MAP@R", *(f"R@1 at {radius_text(eps)}" for eps in radii)]
@@ -141,7 +142,7 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
     rows = [
         [
             spell(row.defense),
-            "untrained" if row.loss == CONTROL else spell(row.loss),
+            control_kind(row.defense) if row.loss == CONTROL else spell(row.loss),
             number(row.natural),
             number(row.r1_paper),
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),

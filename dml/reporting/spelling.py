@@ -8,7 +8,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 
 MARK = "†"  # beside the figures of a model with a gate that does not hold
-CONTROL = "none"  # the loss of an untrained control
+CONTROL = "none"  # the loss of a control
 MISSING = "–"
 FITTED = {"pixels_linear": "linear metric"}  # controls fitted to the training classes, as text
 COLUMNS = 8  # at most in a table, so that a page needs no sideways scrolling
@@ -19,10 +19,15 @@ def spell(name: str) -> str:
     return FITTED.get(name, name.replace("_", " "))
 
 
+def control_kind(control: str) -> str:
+    """Return a word on the training of a control: ``untrained`` or ``fitted``."""
+    return "fitted" if control in FITTED else "untrained"
+
+
 def model_text(loss: str, defense: str) -> str:
     """Return the name of a model, or of a control with a word on its training."""
     if loss == CONTROL:
-        return f"{spell(defense)}, {'fitted' if defense in FITTED else 'untrained'}"
+        return f"{spell(defense)}, {control_kind(defense)}"
     return f"{spell(loss)}, {spell(defense)}"
 
 

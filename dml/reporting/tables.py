@@ -166,7 +166,7 @@ def _factor(row: Any, baseline: str) -> tuple[float, float, float]:
 
 
 def best_control(found: pd.DataFrame) -> pd.Series | None:
-    """Return the row of :func:`comparison` of the untrained control with the highest adversarial R@1, if any."""
+    """Return the row of :func:`comparison` of the control with the highest adversarial R@1, if any."""
     controls = found[found["loss"] == CONTROL]
     return None if controls.empty else controls.loc[controls["r1"].idxmax()]
 
@@ -174,7 +174,7 @@ def best_control(found: pd.DataFrame) -> pd.Series | None:
 def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
     """Rank the defences of one dataset by adversarial R@1 at the headline's radius, each with its best loss.
 
-    Of the untrained controls the best at each of the two radii is kept.
+    Of the controls the best at each of the two radii is kept.
 
     Returns:
         The columns of :func:`comparison` at ``figures.eps``, ``r1_paper``, adversarial R@1 at ``figures.paper_eps``

@@ -24,7 +24,7 @@ def suites_of(records: Sequence[Record]) -> list[str]:
 
 
 def sort_records(records: Sequence[Record], figures: Figures) -> list[Record]:
-    """Return records by loss, seed and defence, untrained controls last."""
+    """Return records by loss, seed and defence, controls last."""
     places = order((record["defense"] for record in records), figures)
 
     def place(record: Record) -> tuple[bool, str, int, int]:
