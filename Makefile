@@ -21,7 +21,7 @@ repro: env
 test: env
 	ruff check .
 	ruff format --check .
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 lab: env
 	jupyter lab --notebook-dir notebooks
