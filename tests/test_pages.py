@@ -70,7 +70,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
         "# toys",
         "## Models compared",
         "## Claims",
-        "## Untrained controls",
+        "## Controls",
         "## How far to trust these numbers",
         "## Other suites",
         "## How it was measured",

@@ -212,7 +212,7 @@ def dataset_page(
         lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
-        lines += ["", "## Untrained controls", *controls] if controls else []
+        lines += ["", "## Controls", *controls] if controls else []
     lines += _figures(drawn[1:], "## Figures")
     lines += _trust(records, figures)
     lines += _suites(records, main, figures)
