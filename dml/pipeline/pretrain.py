@@ -13,11 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from dml.common.files import ROOT, atomic, write_json
+from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.config.schema import Recipe
+from dml.models import weights
 from dml.models.embedder import Embedder
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, training_digest
@@ -35,9 +34,7 @@ def export(model: Embedder, made: dict[str, Any], file: Path) -> None:
         made: what the JSON says, beside the SHA-256 of the weights.
         file: ends in ``.safetensors``.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as partial:
-        save_file({name: value.contiguous() for name, value in model.backbone.state_dict().items()}, partial)
+    weights.save(model.backbone, file)
     write_json(file.with_suffix(".json"), {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **made})
 
 

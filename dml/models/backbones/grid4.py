@@ -30,6 +30,7 @@ class Grid4(Backbone):
             channels = width
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         if start not in WORDS:
+            # The file holds the backbone alone: no layer of it is called head.
             load_backbone(self, Path(start), "grid4", without="head.")
 
     @classmethod
