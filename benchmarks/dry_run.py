@@ -63,7 +63,7 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     schedule = recipe.schedules[defense]
     data, device = load(folder / "prepared"), best_device()
     model = start(recipe.model, data.train, seed=0).to(device)
-    metric = build.loss(loss, recipe.losses[loss], classes=len(data.train.classes), dimension=recipe.model.dimension)
+    metric = build.loss(loss, recipe.losses[loss], classes=len(data.train.classes), dimension=model.dimension)
     began = time.perf_counter()
     history = fit(
         model,

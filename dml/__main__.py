@@ -1,11 +1,13 @@
 """The command line: `python -m dml COMMAND`.
 
+carry      carry records over a change of code that changes no result, after making some again
 check      check params.yaml and that the images of every dataset of `run` exist
 datasets   download the benchmarks, check what is there, unpack archives of images
 digests    write what the stages of the pipeline depend on
 evaluate   attack any retrieval model on a folder of images, and write a report
 notebook   strip notebooks, or run one with parameters
 pretrain   train a robust start that other recipes begin with
+repro      run the pipeline, independent stages side by side
 study      train and attack many defences under one suite
 tune       compare settings on held-out training classes
 """
@@ -15,6 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 Command = Callable[[list[str]], int]
+
+
+def carry(arguments: list[str]) -> int:
+    """Carry records over a change of code that changes no result, after making some again."""
+    from dml.pipeline.carry import main as command
+
+    return command(arguments)
 
 
 def check(arguments: list[str]) -> int:
@@ -79,6 +88,13 @@ def pretrain(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def repro(arguments: list[str]) -> int:
+    """Run the pipeline, independent stages side by side."""
+    from dml.pipeline.repro import main as command
+
+    return command(arguments)
+
+
 def study(arguments: list[str]) -> int:
     """Train and attack many defences under one suite."""
     from dml.pipeline.study import main as command
@@ -94,12 +110,14 @@ def tune(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
+    "carry": carry,
     "check": check,
     "datasets": datasets,
     "digests": digests,
     "evaluate": evaluate,
     "notebook": notebook,
     "pretrain": pretrain,
+    "repro": repro,
     "study": study,
     "tune": tune,
 }

@@ -207,7 +207,7 @@ def test_two_steps_from_the_archive_to_an_attacked_model(
     history = fit(
         model,
         data.train,
-        training.loss(loss, recipe.losses[loss], classes=4, dimension=recipe.model.dimension),
+        training.loss(loss, recipe.losses[loss], classes=4, dimension=model.dimension),
         training.defense(defense, recipe.defenses[defense]),
         recipe.schedules[defense],
         seed=0,

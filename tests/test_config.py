@@ -89,7 +89,7 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.data.crop", 40, "crop is 40; it must be at most size, 32"),
         ("recipes.glyphs.data.crop", 28, r"schedule\.crop is 0; it must be data\.crop, 28"),
         ("recipes.glyphs.model.weights", "imagenet", "conv4 starts from random"),
-        ("recipes.flowers.model.weights", "imagenet", "grid4_pixels starts from random or a file"),
+        ("recipes.flowers.model.weights", "imagenet", "grid4_linear starts from random or a file"),
         ("recipes.glyphs.data.size", 12, r"data\.size, for the backbone conv4, is 12; it must be at least 16"),
         ("recipes.glyphs.schedule.precision", "half", "Input should be 'float32' or 'bfloat16'"),
         ("recipes.glyphs.defenses.robust.step_size", 0, "step_size is 0.0; it must be above 0"),

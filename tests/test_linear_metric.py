@@ -1,7 +1,6 @@
 """The linear metric: its certificate is sound, and training ends where the closed form says."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,15 +15,16 @@ from dml.attacks.optimisers.apgd import apgd
 from dml.common.table import find
 from dml.config.load import load as load_params
 from dml.data.base import Dataset, Split
-from dml.evaluation import CONTROLS, gates, linear_metric
+from dml.evaluation import CONTROLS, gates
 from dml.evaluation.controls import PooledPixels, certificate
-from dml.evaluation.linear_metric import RobustLinear, certified_margin, image, product, saturating
+from dml.evaluation.linear_metric import RobustLinear
 from dml.evaluation.suites.attacks import AttackSuite
+from dml.models import linear_metric
+from dml.models.linear_metric import Points, certified_margin, image, product, saturating
 from dml.pipeline.digest import closure, control_digest, entry
-from dml.pipeline.fitting import fitted
+from dml.pipeline.stages import attack
 from dml.reporting.sections import controls_section
 from dml.reporting.spelling import FITTED, model_text
-from dml.retrieval.gallery import Gallery
 from dml.retrieval.index import Search
 
 
@@ -151,8 +151,8 @@ def test_the_certified_margin_is_that_of_the_nearest_right_and_the_worst_wrong_i
     matrix = torch.kron(factors[0], torch.kron(factors[1], factors[2]))
     points = PooledPixels(2).pooled(torch.from_numpy(split.images).permute(0, 3, 1, 2) / 255).float()
     torch.testing.assert_close(image(points, factors), points @ matrix.T)
-    owners = None if split.groups is None else torch.from_numpy(split.groups)
-    found = certified_margin(factors, Gallery(points, torch.from_numpy(split.labels), owners), torch.arange(16), 0.02)
+    owners = torch.arange(16) if split.groups is None else torch.from_numpy(split.groups)
+    found = certified_margin(factors, Points(points, torch.from_numpy(split.labels), owners), torch.arange(16), 0.02)
     mapped, tracks = points @ matrix.T, split.groups if groups else np.arange(16)
     for q in range(16):
         right = [n for n in range(16) if split.labels[n] == split.labels[q] and tracks[n] != tracks[q]]
@@ -253,20 +253,15 @@ def test_what_cannot_be_fitted_is_one_sentence() -> None:
         RobustLinear.fit(Dataset(alone, noisy(1), test=None), 0, sides=(2,))  # type: ignore[arg-type]
 
 
-def test_a_target_is_fitted_to_its_training_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_control_under_attack_is_fitted_to_the_training_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_metric, "STEPS", 40)
     data = Dataset(noisy(5, 16, 8, 6), noisy(6, 16, 4, 6), noisy(7, 16, 4, 6))
-
-    def target(model: PooledPixels) -> SimpleNamespace:
-        return SimpleNamespace(search=Search.over(model, data.test), data=data, seed=3)
-
-    plain = target(PooledPixels(8))
-    assert fitted(plain) is plain
-    monkeypatch.setattr("dml.pipeline.fitting.replace", lambda old, **new: SimpleNamespace(**vars(old) | new))
-    found = fitted(target(RobustLinear()))
+    monkeypatch.setattr(attack, "open_data", lambda *_: data)
+    settings = {"suites.quick.queries": 4}
+    found = attack.open_target("glyphs", "none", "pixels_linear", 3, "quick", changes=settings).search
     wanted = RobustLinear.fit(replace(data, test=None), 3, report=silent)
-    torch.testing.assert_close(found.search.model.matrix.cpu(), wanted.matrix)
-    assert found.search.split is data.test
+    torch.testing.assert_close(found.model.matrix.cpu(), wanted.matrix)
+    assert found.split is data.test
 
 
 def test_a_fitted_control_is_not_called_untrained() -> None:
@@ -285,7 +280,7 @@ def test_its_certificate_is_shown_as_that_of_pixels_is() -> None:
 
 
 def test_the_digest_of_the_control_covers_the_code_of_the_fit_and_the_data() -> None:
-    assert {"dml.evaluation.linear_metric", "dml.evaluation.controls"} <= closure([entry(CONTROLS, "pixels_linear")])
+    assert {"dml.evaluation.linear_metric", "dml.models.linear_metric"} <= closure([entry(CONTROLS, "pixels_linear")])
     recipe = load_params().recipe("glyphs")
     other = replace(recipe, data=replace(recipe.data, validation_fraction=0.3))
     assert control_digest(recipe, "pixels_linear") != control_digest(other, "pixels_linear")

@@ -80,7 +80,7 @@ def test_mean_and_std_are_part_of_the_model() -> None:
         ("conv4", "random", STATISTICS["mean"]),
         ("resnet18", "random", STATISTICS["mean"]),
         ("lite0_stages", "random", [0.5] * 3),
-        ("grid4_pixels", "random", [0.5] * 3),
+        ("grid4_linear", "random", [0.5] * 3),
         ("lite0_stages", "imagenet", [0.5] * 3),
     ],
 )

@@ -5,11 +5,15 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.functional import normalize
 
 from dml.config.load import load
+from dml.data.base import Split
+from dml.data.transforms import to_float
 from dml.defenses.joint import Joint
 from dml.losses.normalized_softmax import NormalizedSoftmax
 from dml.models.backbones.grid4 import Grid4
@@ -74,16 +78,58 @@ def test_a_file_of_weights_starts_the_backbone(tmp_path: Path) -> None:
     assert about == {"sha256": hashlib.sha256((tmp_path / "start.safetensors").read_bytes()).hexdigest(), "seed": 3}
 
 
-def test_pixels_stand_beside_the_features() -> None:
-    """The squared distance is that of the features plus 25 times that of the pixels averaged in 8 x 8 boxes."""
-    both, alone = build("grid4_pixels", 8, seed=3).eval(), build("grid4", 8, seed=3).eval()
+def _photographs(seed: int) -> Split:
+    """Four classes of six images: a pattern of colours each, under noise."""
+    draw = np.random.default_rng(seed)
+    patterns = draw.integers(40, 215, (4, 1, 4, 4, 3)).repeat(8, 2).repeat(8, 3)
+    images = patterns + draw.normal(0, 40, (4, 6, 32, 32, 3))
+    labels = np.repeat(np.arange(4), 6)
+    return Split(np.clip(images, 0, 255).astype(np.uint8).reshape(24, 32, 32, 3), labels, list("abcd"))
+
+
+def test_a_linear_metric_stands_beside_the_features() -> None:
+    """The squared distance is that of the unit features plus that of the pooled pixels in the metric."""
+    split = _photographs(0)
+    both, alone = build("grid4_linear", 0, seed=3).eval(), build("grid4", 0, seed=3).eval()
+    both.backbone.begin(split, seed=5)
     both.backbone.grid.load_state_dict(alone.backbone.state_dict())
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    boxes = images.view(2, 3, 8, 4, 8, 4).mean((3, 5))
+    images = to_float(split.images[[0, 6]])
+    boxes = images.view(2, 3, 16, 2, 16, 2).mean((3, 5)).flatten(1)
     with torch.no_grad():
-        apart, features = both.features(images), alone.features(images)
-    wanted = (features[0] - features[1]).square().sum() + 25 * (boxes[0] - boxes[1]).square().sum()
+        apart, features = both.features(images), F.normalize(alone.features(images), dim=1)
+    mapped = (both.backbone.matrix @ (boxes[0] - boxes[1])).square().sum()
+    wanted = (features[0] - features[1]).square().sum() + mapped
     torch.testing.assert_close((apart[0] - apart[1]).square().sum(), wanted)
+    assert both.dimension == both(images).shape[1] == 1024 + 768
+
+
+def test_a_neighbour_is_as_far_in_the_metric_as_its_weight_says() -> None:
+    split = _photographs(1)
+    model = build("grid4_linear", 0, seed=3, options={"weight": 1.7})
+    model.train()
+    model.backbone.begin(split, seed=5)
+    assert model.training
+    assert model.backbone.training
+    with torch.no_grad():
+        found = model.eval().features(to_float(split.images))
+    features, metric = torch.cdist(found[:, :1024], found[:, :1024]), torch.cdist(found[:, 1024:], found[:, 1024:])
+    nearest = [apart.fill_diagonal_(torch.inf).min(1).values.median() for apart in (metric, features)]
+    torch.testing.assert_close(nearest[0], 1.7 * nearest[1])
+    assert found[:, 1024:].mean(0).abs().max() < 1e-4
+
+
+def test_the_metric_is_fitted_once_and_not_trained() -> None:
+    split = _photographs(2)
+    models = [build("grid4_linear", 0, seed=seed) for seed in (0, 0)]
+    for model in models:
+        model.backbone.begin(split, seed=5)
+    assert torch.equal(models[0].backbone.matrix, models[1].backbone.matrix)
+    assert not torch.equal(models[0].backbone.matrix, torch.eye(768) * models[0].backbone.matrix[0, 0])
+    assert {name.split(".")[1] for name, _ in models[0].named_parameters()} == {"grid"}
+    saved = build("grid4_linear", 0, seed=9)
+    saved.load_state_dict(models[0].state_dict())
+    images = to_float(split.images[:2])
+    assert torch.equal(saved.eval()(images), models[0].eval()(images))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _check_recipe(dataset: str, recipe: Recipe) -> None:
     check_source(data, f"{where}.data")
     check_model(recipe.model, data, where)
     for name, settings in recipe.losses.items():
-        training.loss(name, settings, classes=2, dimension=recipe.model.dimension, where=f"{where}.losses.{name}")
+        training.loss(name, settings, classes=2, dimension=recipe.model.dimension or 1, where=f"{where}.losses.{name}")
     for name, settings in recipe.defenses.items():
         training.defense(name, settings, f"{where}.defenses.{name}")
 

@@ -56,18 +56,21 @@ class Model:
 
     Attributes:
         backbone: a key of ``BACKBONES``.
-        dimension: length of an embedding.
+        dimension: length of an embedding; 0 for the backbone's features as they are, without a head.
         weights: what training starts from: ``random``, ``imagenet``, or a file below the project root.
         whiten: start with a head that whitens the backbone's features of the training images, not a random one.
+        options: further arguments of the backbone.
     """
 
     backbone: str
     dimension: int
     weights: str = "random"
     whiten: bool = False
+    options: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        at_least("dimension", self.dimension, 2)
+        if self.dimension or self.whiten:
+            at_least("dimension", self.dimension, 2)
 
 
 @dataclass(frozen=True)

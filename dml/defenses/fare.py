@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dml.defenses.adversarial import Adversarial
-from dml.losses.base import Loss
+from dml.losses.base import Loss, squared_distance
 from dml.models.embedder import evaluating
 
 
@@ -62,9 +62,9 @@ class FARE(Adversarial):
         with evaluating(model):
             clean = self._embed_originally(model, images)
             perturbed = self.perturb(
-                images, lambda changed: _squared_distance(model(changed), clean), generator, progress
+                images, lambda changed: squared_distance(model(changed), clean), generator, progress
             )
-        return _squared_distance(model(perturbed), clean)
+        return squared_distance(model(perturbed), clean)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the weights of f0 by name, none before they are copied. Module's ``state_dict`` holds them."""
@@ -85,7 +85,3 @@ class FARE(Adversarial):
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of a model's parameters and buffers, by name."""
     return {name: value.detach().clone() for name, value in chain(model.named_parameters(), model.named_buffers())}
-
-
-def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
-    return (first - second).square().sum(1)

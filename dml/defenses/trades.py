@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dml.common.checks import at_least
 from dml.defenses.adversarial import Adversarial
-from dml.losses.base import Loss
+from dml.losses.base import Loss, squared_distance
 from dml.models.embedder import evaluating
 
 
@@ -61,10 +61,6 @@ class Trades(Adversarial):
         with evaluating(model):
             clean = model(images).detach()
             perturbed = self.perturb(
-                images, lambda changed: _squared_distance(model(changed), clean), generator, progress
+                images, lambda changed: squared_distance(model(changed), clean), generator, progress
             )
-        return natural + self.beta * _squared_distance(model(perturbed), embeddings).mean()
-
-
-def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
-    return (first - second).square().sum(1)
+        return natural + self.beta * squared_distance(model(perturbed), embeddings).mean()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dml.models.backbones.palette import Palette
+from dml.models.linear_metric import pooled
 from dml.retrieval.gallery import Matches
 from dml.retrieval.index import Search
 
@@ -38,12 +39,12 @@ class PooledPixels(nn.Module):
         """Return the averages of the boxes, less .5: (B, 3 * side**2) float64.
 
         Raises:
-            ValueError: the side does not divide those of the images.
+            ValueError: the side does not divide those of the images, which the certificate assumes.
         """
         height, width = images.shape[2:]
         if height % self.side or width % self.side:
             raise ValueError(f"side is {self.side}; it must divide the sides of the images, {height} and {width}")
-        return F.avg_pool2d(images.double(), (height // self.side, width // self.side)).flatten(1) - 0.5
+        return pooled(images, self.side)
 
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(F.pad(self.pooled(images), (0, 1), value=self.constant), dim=1)

@@ -18,6 +18,11 @@ def distance(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(-1).clamp_min(1e-14).sqrt()
 
 
+def squared_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Return squared Euclidean distances (T,) between rows of (T, D)."""
+    return (first - second).square().sum(1)
+
+
 class Loss(nn.Module, ABC):
     """A metric loss. It may own parameters (proxies, margins), which are trained together with the model.
 

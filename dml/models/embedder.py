@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class Embedder(nn.Module):
 
     Args:
         backbone: normalised images -> features.
-        dimension: length of an embedding.
+        dimension: length of an embedding; 0 for the features as they are, without a head.
         mean, std: to normalise images by, one number per channel; by default images are left as they are.
     """
 
@@ -29,7 +30,8 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.width, dimension)
+        self.head = nn.Linear(backbone.width, dimension) if dimension else nn.Identity()
+        self.dimension = dimension or backbone.width
         self.register_buffer("mean", torch.tensor(mean or [0.0] * 3).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * 3).view(1, 3, 1, 1))
         self.to(memory_format=torch.channels_last)
@@ -51,16 +53,18 @@ def build(
     seed: int,
     start: str = "random",
     statistics: Mapping[str, list[float]] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Embedder:
     """A model with fresh weights that depend on ``seed`` alone, not on the global generator.
 
     Args:
         name: of the backbone, a key of ``BACKBONES``.
-        dimension: length of an embedding.
+        dimension: length of an embedding; 0 for no head.
         seed: of all weights that are initialised at random.
         start: of the backbone's weights: ``random``, ``imagenet``, or the path of a file.
         statistics: ``mean`` and ``std`` of the training images, to normalise by where the backbone asks for no other
             values. None leaves images as they are there.
+        options: further arguments of the backbone.
 
     Raises:
         ValueError: the name is unknown, or the backbone cannot start so.
@@ -71,7 +75,7 @@ def build(
     given = (None, None) if statistics is None else (statistics["mean"], statistics["std"])
     mean, std = kind.normalisation(start) or given
     with seeded_global(seed, "weights"):
-        return Embedder(kind(start), dimension, mean, std)
+        return Embedder(kind(start, **options or {}), dimension, mean, std)
 
 
 def freeze_batchnorm(model: nn.Module) -> None:

@@ -32,7 +32,6 @@ from dml.models.backbones.base import WORDS
 # Modules that choose, read, show or store, and decide no result: what they read stands in the digested settings.
 NEUTRAL = ("dml.config.load", "dml.config.run", "dml.pipeline.", "dml.reporting.")
 STAGES = "dml.pipeline.stages."
-FITTING = "dml.pipeline.fitting"  # what chapter 4 does with a control besides attacking it
 Code = dict[str, str]
 """Module -> digest of its code."""
 
@@ -57,7 +56,7 @@ def evaluation_code(recipe: Recipe, suite: Settings, control: str | None = None)
     """Return the code that decides what a suite finds, on a trained model or on a control."""
     named = [entry(SUITES, suite["kind"])]
     named += [entry(ATTACKS, settings.get("attack", name)) for name, settings in suite.get("attacks", {}).items()]
-    named += [entry(CONTROLS, control), FITTING] if control else [entry(BACKBONES, recipe.model.backbone)]
+    named += [entry(CONTROLS, control)] if control else [entry(BACKBONES, recipe.model.backbone)]
     return stage_code("attack", named) | prepare_code(recipe.data)
 
 

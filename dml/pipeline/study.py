@@ -25,6 +25,7 @@ from dml.config.run import Params
 from dml.config.schema import ParamsError
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_digest
+from dml.pipeline.repro import most
 from dml.pipeline.stored import SETTINGS
 from dml.reporting.spelling import CONTROL
 
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m dml study", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="notebooks side by side; one per core if unset"
+        "--jobs", type=int, default=most(), help="notebooks side by side; one per core, or one on a GPU"
     )
     chosen = parser.parse_args(arguments)
     if chosen.jobs < 1:

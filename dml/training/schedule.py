@@ -24,6 +24,7 @@ class Schedule:
         averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last weights.
         shift: pixels that a training image may move by.
         flip: mirror half of the training images.
+        turns: train on quarter turns of every image as further classes, see :func:`dml.data.turning.turned`.
         crop: side of the random part of an image to train on, 0 for the whole image.
         crop_scale: least and greatest share of the image's area in that part.
         freeze_batchnorm: keep BatchNorm at its running statistics, as is usual for pretrained backbones.
@@ -44,6 +45,7 @@ class Schedule:
     averaging: float = 0.0
     shift: int = 0
     flip: bool = False
+    turns: bool = False
     crop: int = 0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     freeze_batchnorm: bool = False
@@ -60,6 +62,8 @@ class Schedule:
             raise ValueError(f"averaging is {self.averaging}; it must be below 1")
         if self.crop and self.shift:
             raise ValueError(f"shift is {self.shift}; with a random crop it must be 0")
+        if self.crop and self.turns:
+            raise ValueError("turns is true; with a random crop it must be false")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale is {list(self.crop_scale)}; it must be two shares of 1, the smaller first")
 

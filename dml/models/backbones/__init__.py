@@ -3,7 +3,7 @@
 BACKBONES: dict[str, str] = {
     "conv4": "dml.models.backbones.conv4:Conv4",
     "grid4": "dml.models.backbones.grid4:Grid4",
-    "grid4_pixels": "dml.models.backbones.grid4_pixels:Grid4Pixels",
+    "grid4_linear": "dml.models.backbones.grid4_linear:Grid4Linear",
     "lite0_stages": "dml.models.backbones.lite0_stages:Lite0Stages",
     "resnet18": "dml.models.backbones.resnet18:ResNet18",
     "resnet50": "dml.models.backbones.resnet50:ResNet50",

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from dml.data.base import Split
+
 WORDS = ("random", "imagenet")  # starts that are no file
 
 Normalisation = tuple[list[float], list[float]]
@@ -14,7 +16,7 @@ class Backbone(nn.Module):
     """Normalised images (B, 3, H, W) -> features (B, width).
 
     A subclass takes the start in its constructor, ``__init__(self, start="random")``: ``random``, ``imagenet``, or the
-    path of a file of weights. Its constructor draws initial weights from torch's global generator.
+    path of a file of weights, and may take options after it. It draws initial weights from torch's global generator.
 
     Attributes:
         width: number of features.
@@ -30,6 +32,9 @@ class Backbone(nn.Module):
     def normalisation(cls, start: str) -> Normalisation | None:
         """Mean and standard deviation to normalise images by; None for those of the training images."""
         return None
+
+    def begin(self, split: Split, seed: int) -> None:
+        """Fit to the training images, once before training, whatever is not trained with the rest; here nothing."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> features (B, width)."""

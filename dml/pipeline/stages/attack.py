@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from dml.common.files import ROOT, atomic, remove
 from dml.config.build import evaluation as build
@@ -32,9 +33,8 @@ from dml.pipeline.digest import control_digest, data_settings, digest, evaluatio
 from dml.pipeline.stored import StoredModel, open_data, open_model, open_surrogate
 from dml.reporting import records
 from dml.reporting.provenance import versions
+from dml.reporting.spelling import CONTROL
 from dml.retrieval.index import Search
-
-CONTROL = "none"  # the loss of a control: nothing was trained
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def open_target(
     built = build.suite(params.suite(suite), f"suites.{suite}")
     data = open_data(dataset, recipe, workspace)
     if loss == CONTROL:
-        stored, model = None, build.control(defense)
+        stored, model = None, _control(defense, data, seed)
     else:
         recipe.check(loss, defense)
         stored = open_model(dataset, recipe, loss, defense, seed, workspace)
@@ -129,6 +129,13 @@ def open_target(
     rows = attacked_rows(built.queries, len(search), seed)
     print(f"{dataset}, {paths.run_name(loss, defense, seed)}, suite {suite}: {len(rows)} of {len(search):,} queries")
     return Target(dataset, loss, defense, seed, suite, params, recipe, built, data, search, rows, stored, workspace)
+
+
+def _control(name: str, data: Dataset, seed: int) -> nn.Module:
+    """Build a control, fitted to the training classes if it has a method ``fit(data, seed) -> control``."""
+    control = build.control(name)
+    fit = getattr(control, "fit", None)
+    return control if fit is None else fit(data, seed)
 
 
 @dataclass(frozen=True)

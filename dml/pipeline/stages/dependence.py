@@ -89,7 +89,8 @@ def in_batches(dataset: str, batches: int, *, workspace: str, changes: Mapping[s
     params = load(changes)
     recipe, figures, seed = params.recipe(dataset), params.figures, params.run.seeds[0]
     train = open_data(dataset, recipe, workspace).train
-    models: dict[str, nn.Module] = {"untrained": build_model.start(recipe.model, train, seed=seed)}
+    untrained = build_model.start(recipe.model, train, seed=seed)
+    models: dict[str, nn.Module] = {"untrained": untrained}
     missing = []
     for defense in (figures.baseline, figures.paper):
         try:
@@ -97,7 +98,7 @@ def in_batches(dataset: str, batches: int, *, workspace: str, changes: Mapping[s
         except FileNotFoundError as error:
             missing.append(str(error))
     classes = int(train.labels.max()) + 1
-    loss = build.loss(figures.loss, recipe.losses[figures.loss], classes=classes, dimension=recipe.model.dimension)
+    loss = build.loss(figures.loss, recipe.losses[figures.loss], classes=classes, dimension=untrained.dimension)
     paper = build.defense(figures.paper, recipe.defenses[figures.paper])
     compared = dependence.adversaries(paper.eps, paper.steps)
     drawn = _draw(train, batches, seed)

@@ -11,6 +11,7 @@ from dml.config.build import training as build
 from dml.config.load import load
 from dml.config.schema import Recipe
 from dml.data.base import Dataset
+from dml.data.turning import turned
 from dml.defenses.base import Defense
 from dml.losses.base import Loss
 from dml.models import weights
@@ -109,16 +110,18 @@ def fit_recipe(
     """
     device, check = best_device(), recipe.validation
     model = build_model.start(recipe.model, data.train, seed=seed).to(device)
-    classes = int(data.train.labels.max()) + 1
+    schedule = recipe.schedules[defense]
+    split = turned(data.train) if schedule.turns else data.train
+    classes = int(split.labels.max()) + 1
     with seeded_global(seed, "loss"):  # proxies and the like
-        metric = build.loss(loss, recipe.losses[loss], classes=classes, dimension=recipe.model.dimension).to(device)
+        metric = build.loss(loss, recipe.losses[loss], classes=classes, dimension=model.dimension).to(device)
     trained = build.defense(defense, recipe.defenses[defense]).to(device)
     history = fit(
         model,
-        data.train,
+        split,
         metric,
         trained,
-        recipe.schedules[defense],
+        schedule,
         seed=seed,
         validate=validator(data.validation, queries=check.queries, eps=check.eps, steps=check.steps, seed=seed),
         checkpoint=checkpoint,

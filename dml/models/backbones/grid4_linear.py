@@ -1,0 +1,88 @@
+"""Grid4 beside a linear metric of pooled pixels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dml.common.checks import at_least
+from dml.common.randomness import torch_generator
+from dml.data.base import Split
+from dml.data.sampling import evenly
+from dml.data.transforms import to_float
+from dml.models.backbones.base import Backbone, Normalisation
+from dml.models.backbones.grid4 import Grid4
+from dml.models.linear_metric import EPS, STEPS, points_of, pooled, product, trained
+
+IMAGES = 2_000  # at most, evenly spaced, that the weight of the metric is taken from
+
+
+class Grid4Linear(Backbone):
+    """:class:`Grid4`, scaled to unit length, and a robust linear metric of the pixels at 16 x 16: (B, 1792).
+
+    A linear metric is hard to attack, and tells little; learnt features are the other way round. Together they keep
+    more queries than either alone, since an attacker has to move both. :meth:`begin` fits the metric to the training
+    images; it then stays as it is. The features are an embedding as they are: a model of this backbone needs no head.
+
+    Args:
+        start: of Grid4.
+        weight: how many times as far a neighbour is at first in the metric as in the features. At 0 the metric is left
+            out; choose on held-out training classes.
+
+    Raises:
+        ValueError: the weight is negative.
+    """
+
+    side = 16
+    width = Grid4.width + 3 * side**2
+    smallest = Grid4.smallest
+    starts = Grid4.starts
+
+    def __init__(self, start: str = "random", weight: float = 1.0) -> None:
+        super().__init__()
+        at_least("weight", weight, 0)
+        self.weight = weight
+        self.grid = Grid4(start)
+        size = 3 * self.side**2
+        self.register_buffer("matrix", torch.eye(size))
+        self.register_buffer("centre", torch.zeros(size))
+
+    @classmethod
+    def normalisation(cls, start: str) -> Normalisation:
+        """That of Grid4."""
+        return Grid4.normalisation(start)
+
+    @torch.no_grad()
+    def begin(self, split: Split, seed: int) -> None:
+        """See :meth:`Backbone.begin`.
+
+        Raises:
+            ValueError: no two images can be a pair.
+        """
+        points = points_of(split, self.side)
+        with torch.enable_grad():
+            generator = torch_generator(seed, "linear metric", self.side)
+            (factors,) = trained(points, self.side, EPS, generator, every=STEPS)
+        matrix, centre = product(factors).float(), points.pixels.mean(0)
+        rows = evenly(IMAGES, len(split))
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in self.normalisation("random"))
+        was = self.training
+        features = [
+            F.normalize(self.eval().grid((to_float(split.images[part]) - mean) / std), dim=1)
+            for part in torch.from_numpy(rows).split(256)
+        ]
+        self.train(was)
+        ratio = _nearest(torch.cat(features)) / _nearest((points.pixels[rows] - centre) @ matrix.T)
+        self.matrix.copy_(self.weight * ratio * matrix)
+        self.centre.copy_(centre)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = self.normalisation("random")
+        pixels = pooled(images, self.side).float() + 0.5  # of normalised images
+        pixels = pixels * std[0] + mean[0] - 0.5
+        return torch.cat([F.normalize(self.grid(images), dim=1), (pixels - self.centre) @ self.matrix.T], 1)
+
+
+def _nearest(points: Tensor) -> Tensor:
+    """Return the median distance of points (N, D) to the nearest other."""
+    apart = torch.cdist(points, points)
+    return apart.fill_diagonal_(torch.inf).min(1).values.median()

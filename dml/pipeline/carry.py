@@ -1,0 +1,139 @@
+"""Carry records over a change of code that changes no result, after some of them were made again, bit for bit.
+
+    OMP_NUM_THREADS=1 python -m dml carry glyphs_long study triplet-best-0 triplet-standard-0 none-pixels_16-0
+
+A record is stale as soon as the code that made it is another (:mod:`dml.pipeline.digest`), also where the change only
+moved or added something. Training everything again to show that takes hours or days. This trains and attacks the runs
+that are named, and compares weights, natural scores, every row and the outcome of every query with what is recorded. If
+all are equal, the stale records of the same dataset and suite get today's digests, and say which runs were checked. A
+record stays stale if a setting of it has changed. Name runs that reach all the code that was changed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from dml.common.files import ROOT, write_json
+from dml.config.load import load
+from dml.config.run import Params
+from dml.config.schema import Data, Model, ParamsError, Settings, Validation
+from dml.evaluation.outcomes import natural_scores, survival
+from dml.models import weights
+from dml.pipeline import paths
+from dml.pipeline.digest import data_settings, expected, training_settings
+from dml.pipeline.stages import attack
+from dml.pipeline.stages.train import train
+from dml.pipeline.stored import differences
+from dml.reporting.records import Record, read, run_key, split_stale
+from dml.reporting.spelling import CONTROL
+from dml.training.schedule import Schedule
+
+SCRATCH = "scratch/carry"
+COMPARED = ("weights", "natural", "rows", "survival")
+
+
+def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
+    """Make some stale records again and, if they come out the same, give the stale ones today's digests.
+
+    Args:
+        dataset, suite: of the records.
+        runs: names of those to make again, ``loss-defense-seed``.
+
+    Returns:
+        One line for each stale record: carried, or why it was not.
+
+    Raises:
+        ParamsError, FileNotFoundError: see the stages.
+        ValueError: a run is not among the stale records, or came out differently; nothing is written.
+    """
+    params = load()
+    folder = ROOT / paths.RECORDS / dataset
+    wanted = expected(params, keys := [run_key(record) for record in read(folder)])
+    stale = {
+        paths.run_name(old.record["loss"], old.record["defense"], old.record["seed"]): old.record
+        for old in split_stale([record for record in read(folder) if record["suite"] == suite], wanted)[1]
+    }
+    if not keys or not stale:
+        raise ValueError(f"{folder.relative_to(ROOT)} has no stale record of suite {suite!r}")
+    for run in runs:
+        if run not in stale:
+            raise ValueError(f"{run!r} is no stale record of {dataset} under {suite!r}; these are: {', '.join(stale)}")
+        if differ := compare(stale[run], again(stale[run])):
+            raise ValueError(f"{run} came out differently, so nothing is carried over: {differ}")
+        print(f"{run}: the same weights, rows and outcomes", flush=True)
+    lines = []
+    for run, record in stale.items():
+        changed = changed_settings(params, record)
+        if changed or wanted[run_key(record)] is None:
+            lines.append(f"{run} stays stale: {'; '.join(changed) or 'params.yaml has no such run'}")
+            continue
+        record.pop("machine")
+        record |= {"digests": wanted[run_key(record)], "settings": today(params, record), "carried": list(runs)}
+        write_json(ROOT / paths.record_file(dataset, run, suite), record)
+        lines.append(f"{run}: carried over")
+    return lines
+
+
+def again(record: Record) -> dict[str, Any]:
+    """Train and attack the run of a record with today's code, and return what :data:`COMPARED` names."""
+    dataset, loss, defense, seed, suite = (record[name] for name in ("dataset", "loss", "defense", "seed", "suite"))
+    if loss != CONTROL:
+        train(dataset, loss, defense, seed, workspace=SCRATCH)
+    target = attack.open_target(dataset, loss, defense, seed, suite, workspace=SCRATCH)
+    found = attack.run_suite(target)
+    return {
+        "weights": weights.digest(target.search.model),
+        "natural": natural_scores(target.search).to_dict(),
+        "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
+        "survival": survival(found.evaluation.outcomes),
+    }
+
+
+def compare(record: Record, made: Mapping[str, Any]) -> str:
+    """Say which part of a record was made differently; empty if none was."""
+    made = json.loads(json.dumps(made))
+    return ", ".join(f"{name} differ" for name in COMPARED if record[name] != made[name])
+
+
+def today(params: Params, record: Record) -> Settings:
+    """Return the settings that params.yaml has now for a record's run."""
+    recipe = params.recipe(record["dataset"])
+    if record["loss"] == CONTROL:
+        made: Settings = {"data": data_settings(recipe.data)}
+    else:
+        made = training_settings(recipe, record["loss"], record["defense"])
+    return json.loads(json.dumps(made | {"suite": params.suites[record["suite"]]}))
+
+
+def changed_settings(params: Params, record: Record) -> list[str]:
+    """Return one phrase per setting that has changed since a record was made.
+
+    A setting that did not exist then counts as unchanged where it has its default.
+    """
+    if expected(params, [run_key(record)])[run_key(record)] is None:
+        return []
+    now = today(params, record)
+    for name, kind in {"data": Data, "model": Model, "schedule": Schedule, "validation": Validation}.items():
+        for field in fields(kind) if name in now else ():
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            if field.name not in record["settings"][name] and now[name].get(field.name) == default:
+                del now[name][field.name]
+    return differences(record["settings"], now)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml carry", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("suite")
+    parser.add_argument("runs", nargs="+", metavar="LOSS-DEFENSE-SEED", help="to make again")
+    chosen = parser.parse_args(arguments)
+    try:
+        print("\n".join(carry(chosen.dataset, chosen.suite, chosen.runs)))
+    except (ParamsError, ValueError, FileNotFoundError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,124 @@
+"""The pipeline with independent stages side by side, for a machine with several cores.
+
+    python -m dml repro --jobs 2
+
+Each stage is `dvc repro --single-item` in a process of its own, started when all stages that it depends on are done. So
+DVC decides what runs, as in a plain `dvc repro`, which does the same work one stage after the other.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from dml.common.files import ROOT
+
+Graph = Mapping[str, set[str]]
+"""Stage -> stages that it depends on."""
+
+
+def graph() -> Graph:
+    """Return the stages of dvc.yaml and what each depends on, in the order of the file."""
+    from dvc.repo import Repo  # takes a second to import
+
+    found = Repo(str(ROOT)).index.graph
+    return {stage.addressing: {needed.addressing for needed in found.successors(stage)} for stage in found}
+
+
+def in_order(stages: Graph, work: Callable[[str], int], jobs: int) -> list[str]:
+    """Run every stage after those that it depends on, ``jobs`` at a time, the one that most depend on first.
+
+    After a failure no further stage starts; those that run are waited for.
+
+    Args:
+        stages: an acyclic graph.
+        work: stage -> exit status.
+        jobs: stages side by side.
+
+    Returns:
+        The stages that failed.
+    """
+    depending = {stage: len(dependents(stages, stage)) for stage in stages}
+    waiting = sorted(stages, key=lambda stage: -depending[stage])  # stable: else in the order of the file
+    done: set[str] = set()
+    failed: list[str] = []
+    running: dict[Future[int], str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            ready = [stage for stage in waiting if stages[stage] <= done] if not failed else []
+            for stage in ready[: jobs - len(running)]:
+                waiting.remove(stage)
+                running[pool.submit(work, stage)] = stage
+            if not running:
+                return failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                stage = running.pop(future)
+                if future.result():
+                    failed.append(stage)
+                else:
+                    done.add(stage)
+
+
+def dependents(stages: Graph, stage: str) -> set[str]:
+    """Return the stages that depend on one, directly or through others."""
+    found: set[str] = set()
+    waiting = [stage]
+    while waiting:
+        needed = waiting.pop()
+        fresh = {name for name, needs in stages.items() if needed in needs} - found
+        found |= fresh
+        waiting += fresh
+    return found
+
+
+def run(stage: str, threads: int, say: Callable[[str], None]) -> int:
+    """Let DVC run one stage, if it changed; pass on what it prints, and return the exit status.
+
+    Args:
+        stage: its name in dvc.yaml.
+        threads: that its computations may use.
+        say: receives each line, under the name of the stage.
+    """
+    words = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            if line.strip():
+                say(f"{stage}: {line.rstrip()}")
+    if not process.returncode:
+        say(f"{stage}: done in {time.perf_counter() - start:.0f} s")
+    return process.returncode
+
+
+def most() -> int:
+    """Return how many processes to run side by side: one per core, or one where they would share a GPU."""
+    from torch.cuda import is_available  # takes seconds to import
+
+    return 1 if is_available() else os.cpu_count() or 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml repro", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=most(), help="stages side by side; one per core, or one on a GPU")
+    chosen = parser.parse_args(arguments)
+    if chosen.jobs < 1:
+        parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
+    lock = threading.Lock()
+
+    def say(line: str) -> None:
+        with lock:
+            print(line, flush=True)
+
+    threads = max(1, (os.cpu_count() or 1) // chosen.jobs)
+    failed = in_order(graph(), lambda stage: run(stage, threads, say), chosen.jobs)
+    for stage in failed:
+        print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
+    return int(bool(failed))
