@@ -2,7 +2,8 @@
 # make test    check style and run the tests                   make bench   measure speed
 # make study   train and attack every defence, for hours        make pretrain   train the robust start anew
 #
-# Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11.4 or newer).
+# Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11.4 or newer), and JOBS
+# how many stages or notebooks run side by side.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ export DVC_NO_ANALYTICS := 1
 repro: env
 	@echo "Running the pipeline: data, standard training, robust training, attacks, figures"
 	python -m dml check
-	dvc repro
+	python -m dml repro $(JOBS:%=--jobs %)
 	@echo "Done: open results/README.md"
 
 test: env
@@ -28,7 +29,7 @@ lab: env
 
 study: env
 	python -m dml check
-	python -m dml study
+	python -m dml study $(JOBS:%=--jobs %)
 	dvc repro
 
 pretrain: env

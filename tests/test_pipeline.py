@@ -38,9 +38,9 @@ def command(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def stages(done: subprocess.CompletedProcess[str]) -> set[str]:
-    """The stages, without their matrix keys, that a `dvc repro` ran."""
+    """The stages, without their matrix keys, that a `dvc repro` or `python -m dml repro` ran."""
     assert done.returncode == 0, done.stdout + done.stderr
-    return {line.split("'")[1].split("@")[0] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+    return {line.split("'")[1].split("@")[0] for line in done.stdout.splitlines() if "Running stage '" in line}
 
 
 def edit(project: Path, changes: dict[str, object]) -> None:
@@ -58,7 +58,7 @@ def edit(project: Path, changes: dict[str, object]) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny project after one `dvc repro`."""
+    """A tiny project after one run of the pipeline, stages side by side."""
     place = tmp_path_factory.mktemp("clone") / "project"
     shutil.copytree(ROOT, place, ignore=lambda folder, names: {*SKIPPED(folder, names), *own_images(folder, names)})
     shutil.rmtree(place / "results")
@@ -96,7 +96,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chapter.write_text(text.replace("batches = 6", "batches = 2").replace("seeds = [0, 1]", "seeds = [0]"))
     for words in (("init", "-q"), ("add", "."), ("-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "tiny")):
         assert command(place, "git", *words).returncode == 0
-    assert stages(command(place, "dvc", "repro")) == ALL
+    assert stages(command(place, sys.executable, "-m", "dml", "repro", "--jobs", "2")) == ALL
     return place
 
 
@@ -134,6 +134,41 @@ def test_the_example_of_the_readme_runs(project: Path) -> None:
 
 def test_nothing_runs_twice(project: Path) -> None:
     assert stages(command(project, "dvc", "repro")) == set()
+
+
+def test_a_failing_stage_is_named_and_stops_what_depends_on_it(project: Path) -> None:
+    kept = (project / "params.yaml").read_text()
+    edit(project, {"recipes.glyphs.defenses.robust": {"eps": -0.1, "steps": 2}})
+    done = command(project, sys.executable, "-m", "dml", "repro", "--jobs", "2")
+    (project / "params.yaml").write_text(kept)
+    assert done.returncode == 1
+    assert "digests: ParamsError: params.yaml: recipes.glyphs.defenses.robust.eps is -0.1" in done.stdout
+    assert "stage digests failed" in done.stderr
+    assert "figures:" not in done.stdout
+    assert stages(command(project, "dvc", "repro")) <= {"digests", "dependence", "figures"}
+
+
+def test_records_follow_a_change_of_code_that_changes_no_result(project: Path) -> None:
+    """Training and attack are done again, in scratch, and give the same weights, rows and outcomes."""
+    file = project / f"results/runs/glyphs/{RUN}/quick.json"
+    code = project / "dml" / "models" / "embedder.py"
+    kept, text = {name: name.read_bytes() for name in (project / "results/runs").rglob("*.json")}, code.read_text()
+    code.write_text(text + "\nEXTRA = 1\n")
+    done = command(project, sys.executable, "-m", "dml", "carry", "glyphs", "quick", RUN)
+    assert done.returncode == 0, done.stderr
+    assert f"{RUN}: the same weights, rows and outcomes" in done.stdout
+    old, new = json.loads(kept[file]), json.loads(file.read_text())
+    assert new["carried"] == [RUN]
+    assert all(old["digests"][name] != new["digests"][name] for name in old["digests"])
+    assert all(old[name] == new[name] for name in old if name != "digests")
+    for name, value in kept.items():
+        name.write_bytes(value)
+    code.write_text(text.replace(".float(), dim=1)", ".float() + 0.01, dim=1)"))
+    done = command(project, sys.executable, "-m", "dml", "carry", "glyphs", "quick", RUN)
+    code.write_text(text)
+    assert done.returncode == 1
+    assert f"{RUN} came out differently, so nothing is carried over: " in done.stderr
+    assert all(name.read_bytes() == value for name, value in kept.items())
 
 
 def test_a_notebook_run_by_hand_reruns_nothing(project: Path) -> None:

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from dml.common.files import ROOT, write_json
@@ -118,10 +118,15 @@ def changed_settings(params: Params, record: Record) -> list[str]:
     now = today(params, record)
     for name, kind in {"data": Data, "model": Model, "schedule": Schedule, "validation": Validation}.items():
         for field in fields(kind) if name in now else ():
-            default = field.default_factory() if field.default_factory is not MISSING else field.default
-            if field.name not in record["settings"][name] and now[name].get(field.name) == default:
+            if field.name not in record["settings"][name] and now[name].get(field.name, MISSING) == _default(field):
                 del now[name][field.name]
     return differences(record["settings"], now)
+
+
+def _default(field: Field) -> Any:
+    """Return the default of a field of a dataclass as JSON would give it back, or None if it has none."""
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    return None if default is MISSING else json.loads(json.dumps(default))
 
 
 def main(arguments: list[str]) -> int:

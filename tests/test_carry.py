@@ -1,0 +1,100 @@
+"""Records carried over: only what was made again the same way, and only where no setting changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_records import record
+
+from dml.config.load import load
+from dml.pipeline import carry
+from dml.pipeline.digest import expected
+from dml.reporting.records import Record, run_key, write
+
+RUNS = ("triplet-robust-0", "triplet-standard-0", "none-pixels_8-0")
+
+
+@pytest.fixture
+def stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
+    """Three records of today's settings and of yesterday's code, on disk."""
+    monkeypatch.setattr(carry, "ROOT", tmp_path)
+    params, found = load(), {}
+    for run in RUNS:
+        loss, defense, seed = run.split("-")
+        made = record(loss, defense, 0.9, 100) | {"dataset": "glyphs", "suite": "quick", "seed": int(seed)}
+        made |= {"digests": {"training": "old", "evaluation": "old"}, "weights": f"weights of {run}"}
+        made["settings"] = carry.today(params, made)
+        write(tmp_path / "results" / "runs" / "glyphs" / run / "quick.json", made, {})
+        found[run] = made
+    return found
+
+
+def on_disk(run: str) -> dict[str, Any]:
+    return json.loads((carry.ROOT / "results" / "runs" / "glyphs" / run / "quick.json").read_text())
+
+
+def made_again(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any] | None = None) -> list[str]:
+    """Stand in for training and attack; the list names the runs that were asked for."""
+    asked = []
+
+    def again(old: Record) -> dict[str, Any]:
+        asked.append(f"{old['loss']}-{old['defense']}-{old['seed']}")
+        return {name: old[name] for name in carry.COMPARED} | (changes or {})
+
+    monkeypatch.setattr(carry, "again", again)
+    return asked
+
+
+def test_all_stale_records_follow_those_that_came_out_the_same(
+    stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = made_again(monkeypatch)
+    lines = carry.carry("glyphs", "quick", ["triplet-robust-0"])
+    assert asked == ["triplet-robust-0"]
+    assert sorted(lines) == sorted(f"{run}: carried over" for run in RUNS)
+    for run in RUNS:
+        found, key = on_disk(run), run_key(stale[run])
+        assert found["digests"] == expected(load(), [key])[key]
+        assert found["carried"] == ["triplet-robust-0"]
+        assert all(found[name] == json.loads(json.dumps(stale[run][name])) for name in ("rows", "gates", "survival"))
+    with pytest.raises(ValueError, match="no stale record of suite 'quick'"):
+        carry.carry("glyphs", "quick", ["triplet-robust-0"])
+
+
+@pytest.mark.parametrize("part", carry.COMPARED)
+def test_nothing_is_carried_if_one_came_out_differently(
+    part: str, stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_again(monkeypatch, {part: "other"})
+    with pytest.raises(ValueError, match=f"triplet-robust-0 came out differently.*{part} differ"):
+        carry.carry("glyphs", "quick", ["triplet-robust-0"])
+    assert all(on_disk(run)["digests"]["training"] == "old" for run in RUNS)
+
+
+def test_a_record_of_other_settings_stays_stale(stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    made_again(monkeypatch)
+    file = carry.ROOT / "results" / "runs" / "glyphs" / "triplet-standard-0" / "quick.json"
+    changed = on_disk("triplet-standard-0")
+    changed["settings"]["schedule"]["epochs"] = 3
+    file.write_text(json.dumps(changed))
+    lines = carry.carry("glyphs", "quick", ["triplet-robust-0"])
+    assert "triplet-standard-0 stays stale: schedule.epochs is 3, not 6" in lines
+    assert on_disk("triplet-standard-0")["digests"]["training"] == "old"
+    assert on_disk("triplet-robust-0")["digests"]["training"] != "old"
+
+
+def test_a_new_setting_counts_as_unchanged_at_its_default_only(stale: dict[str, Record]) -> None:
+    params, old = load(), stale["triplet-robust-0"]
+    for group, name in (("schedule", "turns"), ("model", "options"), ("schedule", "crop_scale")):
+        del old["settings"][group][name]
+    assert carry.changed_settings(params, old) == []
+    del old["settings"]["schedule"]["epochs"]
+    assert carry.changed_settings(params, old) == ["schedule.epochs is None, not 6"]
+    turning = load({"recipes.glyphs.schedule.turns": True})
+    assert "schedule.turns is None, not True" in carry.changed_settings(turning, old)
+
+
+def test_a_run_without_a_stale_record_is_named(stale: dict[str, Record]) -> None:
+    with pytest.raises(ValueError, match="'triplet-best-0' is no stale record of glyphs under 'quick'; these are: "):
+        carry.carry("glyphs", "quick", ["triplet-best-0"])
