@@ -7,6 +7,7 @@ evaluate   attack any retrieval model on a folder of images, and write a report
 notebook   strip notebooks, or run one with parameters
 pretrain   train a robust start that other recipes begin with
 study      train and attack many defences under one suite
+train      train one model, in one process or under torchrun
 tune       compare settings on held-out training classes
 """
 
@@ -86,6 +87,13 @@ def study(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def train(arguments: list[str]) -> int:
+    """Train one model, in one process or under torchrun."""
+    from dml.pipeline.training import main as command
+
+    return command(arguments)
+
+
 def tune(arguments: list[str]) -> int:
     """Compare settings on held-out training classes."""
     from dml.pipeline.tuning import main as command
@@ -101,6 +109,7 @@ COMMANDS: dict[str, Command] = {
     "notebook": notebook,
     "pretrain": pretrain,
     "study": study,
+    "train": train,
     "tune": tune,
 }
 
