@@ -9,6 +9,7 @@ notebook   strip notebooks, or run one with parameters
 pretrain   train a robust start that other recipes begin with
 repro      run the pipeline, independent stages side by side
 study      train and attack many defences under one suite
+train      train one model, in one process or under torchrun
 tune       compare settings on held-out training classes
 """
 
@@ -102,6 +103,13 @@ def study(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def train(arguments: list[str]) -> int:
+    """Train one model, in one process or under torchrun."""
+    from dml.pipeline.training import main as command
+
+    return command(arguments)
+
+
 def tune(arguments: list[str]) -> int:
     """Compare settings on held-out training classes."""
     from dml.pipeline.tuning import main as command
@@ -119,6 +127,7 @@ COMMANDS: dict[str, Command] = {
     "pretrain": pretrain,
     "repro": repro,
     "study": study,
+    "train": train,
     "tune": tune,
 }
 

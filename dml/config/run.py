@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from dml.common.checks import known
+from dml.common.checks import at_least, known
 from dml.config.schema import Recipe, Settings
 
 
@@ -22,6 +22,8 @@ class Run:
         surrogate_seed: seed of one more standard model, of the first loss, used in the same way.
         suites: keys of ``suites``.
         seeds: of the trainings and evaluations.
+        devices: processes of this machine that share the work of a training, ``auto`` for one per GPU. They find the
+            model that one process finds, but for rounding, so no digest holds their number.
     """
 
     datasets: list[str]
@@ -33,6 +35,7 @@ class Run:
     surrogate_seed: int
     suites: list[str]
     seeds: list[int]
+    devices: int | Literal["auto"] = 1
 
     def __post_init__(self) -> None:
         for name in ("datasets", "losses", "defenses", "attacked", "suites", "seeds"):
@@ -43,6 +46,8 @@ class Run:
         for defense in self.attacked:
             known("run.attacked", defense, ["standard", *self.defenses])
         known("run.surrogate", self.surrogate, self.defenses)
+        if self.devices != "auto":
+            at_least("devices", self.devices, 1)
         if self.surrogate_seed in self.seeds:
             raise ValueError(f"run.surrogate_seed is {self.surrogate_seed}, one of run.seeds; it must be another seed")
 

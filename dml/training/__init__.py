@@ -1,1 +1,1 @@
-"""Training: the loop, its schedule, its checkpoints, and the scores that select an epoch."""
+"""Training: the loop, its schedule, its checkpoints, the processes that share it, and the scores of an epoch."""

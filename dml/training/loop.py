@@ -4,8 +4,10 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,10 +20,12 @@ from dml.data.loading import training_batches
 from dml.defenses.base import Defense
 from dml.losses.base import Loss
 from dml.models.embedder import device_of, freeze_batchnorm
+from dml.training import distributed
 from dml.training.checkpoint import Checkpoint
 from dml.training.schedule import Schedule
 
 Scores = dict[str, float]
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -47,6 +51,10 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def to_nobody(line: str) -> None:
+    """Drop a line: another process prints it, or has printed it."""
+
+
 def fit(
     model: nn.Module,
     split: Split,
@@ -57,14 +65,18 @@ def fit(
     seed: int,
     validate: Callable[[nn.Module], Scores],
     checkpoint: Checkpoint | None = None,
-    report: Callable[[str], None] = print,
-    timing: Callable[[str], None] = to_stderr,
+    every: float = 60.0,
+    report: Say = print,
+    timing: Say = to_stderr,
 ) -> History:
     """Train ``model`` and ``loss`` in place and leave the weights of the best epoch in them, in evaluation mode.
 
-    A killed training resumes after its last epoch when it is called again with the same checkpoint, and ends with the
-    same weights and the same report. A training that has finished returns at once. The checkpoint stays: the caller
-    discards it when the weights are safe.
+    A training killed at any moment resumes at its last saved step when it is called again with the same checkpoint, and
+    ends with the same weights and the same report. A training that has finished returns at once. The checkpoint stays:
+    the caller discards it when the weights are safe.
+
+    In a process group of ``torch.distributed`` all processes call this function with the same arguments, share out the
+    work (:mod:`dml.training.distributed`) and end with the same weights. One of them reports and saves.
 
     Args:
         model: on the device to train on.
@@ -75,6 +87,7 @@ def fit(
         seed: of the batches and of the defence's draws.
         validate: averaged model -> scores on held-out training classes, after each epoch.
         checkpoint: where the state is kept; None keeps none.
+        every: seconds after which the state is saved within an epoch. It is always saved at the end of one.
         report: receives one line per epoch, the same in every run.
         timing: receives what differs between runs: seconds, time left, and whether the training was resumed.
 
@@ -82,26 +95,31 @@ def fit(
         DatasetError: the training images cannot fill a batch.
         ValueError: a label is beyond the classes of the loss, or the defence cannot work with the loss.
         FloatingPointError: the loss is no longer finite.
+        RuntimeError: the processes of a group disagree about the loss.
     """
     if (last := int(split.labels.max())) >= loss.classes:
         raise ValueError(f"the training images have label {last}; the loss was built for {loss.classes} classes")
-    device, batches = device_of(model), schedule.steps(len(split))
-    training = _Training(model, loss.to(device), defense.to(device), schedule, schedule.epochs * batches)
-    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+    device = device_of(model)
+    distributed.align(model, loss.to(device), defense.to(device))
+    training = _Training(model, loss, defense, schedule, schedule.steps(len(split)), seed)
+    saved = distributed.from_leader(lambda: None if checkpoint is None else checkpoint.load())
+    if not distributed.leads():
+        checkpoint, report, timing = None, to_nobody, to_nobody
+    if saved is not None:
         training.restore(saved)
-    history = training.history
-    if history.epochs:
-        timing(f"resumed after epoch {len(history.epochs)}")
+        timing(f"resumed after {training.place()}")
+    saver, history = _Saver(checkpoint, every), training.history
     for done in range(1, len(history.epochs) + 1):
         report(_line(history, done, schedule.epochs))
-    for epoch in range(len(history.epochs), schedule.epochs):
-        start = time.perf_counter()
-        mean = training.epoch(split, epoch, batches, seed)
-        training.judge(epoch, mean, validate(training.averaged.module["model"]))
-        history.seconds.append(time.perf_counter() - start)
-        if checkpoint is not None:
-            checkpoint.save(training.state())
-        report(_line(history, epoch + 1, schedule.epochs))
+    while len(history.epochs) < schedule.epochs:
+        for _ in training.steps(split):
+            saver.step(training)
+        averaged = training.averaged.module["model"]
+        with distributed.sharing(averaged):
+            scores = validate(averaged)
+        training.judge(scores)
+        saver.save(training)
+        report(_line(history, len(history.epochs), schedule.epochs))
         timing(_time_left(history, schedule.epochs))
     training.modules.load_state_dict(training.best)
     training.modules.eval()
@@ -109,23 +127,27 @@ def fit(
 
 
 class _Training:
-    """The parts of a training and what happens to them in an epoch.
+    """The parts of a training, where it stands, and what happens to them in an epoch.
 
     Args:
-        model, loss, defense, schedule: see :func:`fit`.
-        steps: gradient steps of the whole training.
+        model, loss, defense, schedule, seed: see :func:`fit`.
+        batches: gradient steps of an epoch.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, defense: Defense, schedule: Schedule, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, defense: Defense, schedule: Schedule, batches: int, seed: int
+    ) -> None:
         self.schedule = schedule
+        self.batches = batches
+        self.seed = seed
         self.modules = nn.ModuleDict({"model": model, "loss": loss})
         self.defense = defense
         method = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
-        parameters = self.modules.parameters()
+        parameters, total = self.modules.parameters(), schedule.epochs * batches
         self.optimizer = method(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
         rates = torch.optim.lr_scheduler
         self.cycle = {
-            "one_cycle": lambda: rates.OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=steps),
+            "one_cycle": lambda: rates.OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=total),
             "constant": lambda: rates.ConstantLR(self.optimizer, factor=1.0),
         }[schedule.rate]()
         average = get_ema_multi_avg_fn(schedule.averaging)
@@ -133,12 +155,18 @@ class _Training:
         self.history = History()
         self.best: dict[str, Any] = {}
         self.best_score = -math.inf
+        self._begin()
 
-    def epoch(self, split: Split, epoch: int, batches: int, seed: int) -> float:
-        """Train for one epoch and return its mean loss."""
-        schedule, model = self.schedule, self.modules["model"]
-        device = device_of(model)
-        generator = torch_generator(seed, "defense", epoch)
+    def _begin(self) -> None:
+        """Stand at the beginning of an epoch."""
+        self.done = 0  # steps of the epoch
+        self.total = 0.0  # of their losses
+        self.generator = torch_generator(self.seed, "defense", len(self.history.epochs))
+        self.began = time.perf_counter()
+
+    def steps(self, split: Split) -> Iterator[None]:
+        """Train from here to the end of the epoch; yields after each step, where the state may be saved."""
+        model, schedule = self.modules["model"], self.schedule
         self.modules.train()
         self.defense.train()
         if schedule.freeze_batchnorm:
@@ -147,52 +175,71 @@ class _Training:
             split,
             classes=schedule.classes,
             images_per_class=schedule.images_per_class,
-            batches=batches,
+            batches=self.batches,
             augmentation=schedule.augmentation,
-            device=device,
-            generator=numpy_generator(seed, "batches", epoch),
+            device=device_of(model),
+            generator=numpy_generator(self.seed, "batches", len(self.history.epochs)),
         )
-        total = 0.0
 
         def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self.history.embedded += len(inputs[0])
 
-        counting = model.register_forward_pre_hook(count)
-        for number, (images, labels) in enumerate(drawn):
-            progress = (epoch + number / batches) / schedule.epochs
-            with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-                losses = self.defense(model, images, labels, self.modules["loss"], generator, progress)
-                loss = losses.mean()
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")
-            total += value
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            self.cycle.step()
-            self.averaged.update_parameters(self.modules)
-        counting.remove()
-        return total / batches
+        with distributed.sharing(model), closing(drawn), model.register_forward_pre_hook(count):
+            for images, labels in islice(drawn, self.done, None):  # batches of the past are drawn again and left out
+                self._step(images, labels)
+                yield
 
-    def judge(self, epoch: int, mean: float, scores: Scores) -> None:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take one gradient step."""
+        model, loss = self.modules["model"], self.modules["loss"]
+        epoch, device = len(self.history.epochs), images.device
+        progress = (epoch + self.done / self.batches) / self.schedule.epochs
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.schedule.precision == "bfloat16"):
+            mean = self.defense(model, images, labels, loss, self.generator, progress).mean()
+        value = float(mean.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")
+        distributed.check_same(value, device)
+        self.optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        distributed.sum_gradients(model, loss)
+        self.optimizer.step()
+        self.cycle.step()
+        self.averaged.update_parameters(self.modules)
+        self.total += value
+        self.done += 1
+
+    def judge(self, scores: Scores) -> None:
         """Record an epoch, and keep its averaged weights if none before scored higher."""
-        self.history.epochs.append({"loss": mean, **scores})
+        history = self.history
+        history.epochs.append({"loss": self.total / self.batches, **scores})
+        history.seconds.append(time.perf_counter() - self.began)
         score = self.defense.score(scores)
         if not self.best or score >= self.best_score:
-            self.history.chosen = epoch
+            history.chosen = len(history.epochs) - 1
             self.best_score = score
             self.best = copy.deepcopy(self.averaged.module.state_dict())
+        self._begin()
+
+    def place(self) -> str:
+        """Say which was the last step or epoch."""
+        epochs = len(self.history.epochs)
+        return f"step {self.done}/{self.batches} of epoch {epochs + 1}" if self.done else f"epoch {epochs}"
 
     def state(self) -> dict[str, Any]:
         """Return all that a training needs to continue."""
-        own = {"history": vars(self.history), "best": self.best, "best_score": self.best_score}
+        own = {name: getattr(self, name) for name in ("best", "best_score", "done", "total")}
+        own |= {"history": vars(self.history), "seconds": time.perf_counter() - self.began}
+        own |= {"generator": self.generator.get_state()}
         return own | {name: part.state_dict() for name, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         self.history = History(**state["history"])
         self.best, self.best_score = state["best"], state["best_score"]
+        self.done, self.total = state["done"], state["total"]
+        self.generator.set_state(state["generator"])
+        self.began = time.perf_counter() - state["seconds"]
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -204,6 +251,31 @@ class _Training:
             "optimizer": self.optimizer,
             "cycle": self.cycle,
         }
+
+
+class _Saver:
+    """Saves a training from time to time.
+
+    Args:
+        checkpoint: where to; None saves nothing.
+        every: seconds between two savings.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, every: float) -> None:
+        self.checkpoint = checkpoint
+        self.every = every
+        self.last = time.monotonic()
+
+    def save(self, training: _Training) -> None:
+        """Save now."""
+        if self.checkpoint is not None:
+            self.checkpoint.save(training.state())
+            self.last = time.monotonic()
+
+    def step(self, training: _Training) -> None:
+        """Save if it is time."""
+        if time.monotonic() - self.last >= self.every:
+            self.save(training)
 
 
 def _line(history: History, done: int, epochs: int) -> str:

@@ -1,0 +1,58 @@
+"""Train one model of a recipe: in this process, in several of this machine, or under torchrun on several machines.
+
+    python -m dml train glyphs triplet robust --seed 0
+    torchrun --nproc-per-node 2 -m dml train glyphs triplet robust --seed 0
+
+The model is the pipeline's own: weights, settings and history go where notebooks 02 and 03 put them, and a training
+that was killed continues. Missing images are prepared first.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from dml.config.load import load
+from dml.pipeline import paths
+from dml.pipeline.digest import data_settings
+from dml.pipeline.stages.prepare import prepare
+from dml.pipeline.stages.train import train
+from dml.pipeline.stored import find_made_with
+from dml.pipeline.tuning import as_settings
+from dml.training.distributed import from_leader
+from dml.training.processes import joined
+
+
+def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) -> None:
+    """Prepare the images of a dataset unless they are there with these settings.
+
+    Raises:
+        ParamsError: a setting is wrong.
+        DatasetError: the raw images are missing or cannot be read.
+    """
+    try:
+        settings = data_settings(load(changes).recipe(dataset).data)
+        find_made_with(workspace, paths.data_dir(dataset), settings, "01_data")
+    except FileNotFoundError:
+        prepare(dataset, workspace=workspace, changes=changes)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml train", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset", help="a recipe of params.yaml")
+    parser.add_argument("loss")
+    parser.add_argument("defense")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workspace", default=".", help="below the project root, where results go; the pipeline's: .")
+    parser.add_argument("--changes", default="{}", help="settings to replace: '{recipes.glyphs.schedule.epochs: 2}'")
+    chosen = parser.parse_args(arguments)
+    try:
+        changes, workspace = as_settings(chosen.changes), chosen.workspace
+        with joined():
+            from_leader(lambda: prepare_missing(chosen.dataset, workspace, changes))
+            train(chosen.dataset, chosen.loss, chosen.defense, chosen.seed, workspace=workspace, changes=changes)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0

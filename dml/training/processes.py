@@ -1,0 +1,124 @@
+"""The processes that train together: started here on one machine, or by torchrun on any number of them."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+PATIENCE = timedelta(hours=1)  # that processes wait for one of them, for example while it prepares images
+Say = Callable[[str], None]
+
+
+def wanted(devices: int | Literal["auto"]) -> int:
+    """Return how many processes this one should start: 1, for none but itself, where torchrun has started them.
+
+    Args:
+        devices: processes per machine, or ``auto`` for one per GPU, and one without a GPU.
+
+    Raises:
+        ValueError: there are fewer GPUs. Without a GPU processes share the cores.
+    """
+    there = torch.cuda.device_count()
+    if under_torchrun() or dist.is_initialized():
+        return 1
+    if devices == "auto":
+        return max(1, there)
+    if 0 < there < devices:
+        raise ValueError(f"run.devices is {devices}; it must be at most {there}, the GPUs of this machine")
+    return devices
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun, or another launcher that sets the same variables, has started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Train together with the processes that torchrun has started, inside the block; else by oneself.
+
+    Raises:
+        ValueError: torchrun has started more processes on this machine than it has GPUs.
+    """
+    if not under_torchrun() or dist.is_initialized():
+        yield
+        return
+    with _group("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])):
+        yield
+
+
+def launch(processes: int, work: Callable[..., None], *given: Any, report: Say, timing: Say) -> None:
+    """Run a function in several new processes of this machine that train together, and wait for them.
+
+    They are spawned, not forked: a notebook's process may hold a GPU or threads.
+
+    Args:
+        processes: how many.
+        work: of a module, called with ``given`` and with functions ``report`` and ``timing``.
+        given: that can be pickled.
+        report, timing: receive in this process, line by line, what the processes report.
+
+    Raises:
+        Exception: of the same kind, where a process raised one.
+        ProcessExitedException: a process was killed.
+    """
+    lines = multiprocessing.get_context("spawn").SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    errors: list[Exception] = []
+    with tempfile.TemporaryDirectory() as place:
+        store = (Path(place) / "store").as_uri()
+        running = multiprocessing.spawn(_run, (processes, threads, store, lines, work, given), processes, join=False)
+        try:
+            while not running.join(timeout=0.1):
+                _pass_on(lines, report, timing, errors.append)
+        except multiprocessing.ProcessRaisedException as raised:
+            _pass_on(lines, report, timing, errors.append)
+            raise (errors[0] if errors else raised) from raised
+        finally:
+            for process in running.processes:  # where this one was interrupted
+                process.terminate()
+    _pass_on(lines, report, timing, errors.append)
+
+
+def _pass_on(lines: SimpleQueue, *channels: Callable[[Any], None]) -> None:
+    while not lines.empty():
+        channel, value = lines.get()
+        channels[channel](value)
+
+
+def _run(
+    rank: int, processes: int, threads: int, store: str, lines: SimpleQueue, work: Callable[..., None], given: tuple
+) -> None:
+    """What each process does."""
+    torch.set_num_threads(threads)
+    try:
+        with _group(store, rank, processes, rank):
+            work(*given, report=lambda line: lines.put((0, line)), timing=lambda line: lines.put((1, line)))
+    except Exception as error:
+        lines.put((2, error))
+        raise
+
+
+@contextmanager
+def _group(meeting: str, rank: int, processes: int, device: int) -> Iterator[None]:
+    """A process group for a block; ``device`` is the number of this process's GPU if there are any."""
+    backend = "gloo"
+    if there := torch.cuda.device_count():
+        if device >= there:
+            raise ValueError(f"process {device} of this machine has no GPU of its own: there are {there}")
+        torch.cuda.set_device(device)
+        backend = "nccl"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=processes, timeout=PATIENCE)
+    try:
+        yield
+        dist.barrier()  # what the leader wrote is there for all
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,228 @@
+"""Several processes find the model that one process finds, whatever the defence, loss and size of the batch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dml.common.files import ROOT
+from dml.common.randomness import seeded_global
+from dml.common.table import find
+from dml.config.load import load
+from dml.data.base import Split
+from dml.defenses import DEFENSES
+from dml.defenses.base import Defense
+from dml.defenses.standard import Standard
+from dml.losses.base import Loss
+from dml.losses.normalized_softmax import NormalizedSoftmax
+from dml.losses.triplet import Triplet
+from dml.models.embedder import build
+from dml.models.weights import load_weights
+from dml.pipeline.digest import training_digest
+from dml.pipeline.stages.prepare import prepare
+from dml.pipeline.stages.train import train
+from dml.training import processes
+from dml.training.checkpoint import Checkpoint
+from dml.training.distributed import leads, sharing, sum_gradients
+from dml.training.loop import fit
+from dml.training.schedule import Schedule
+from dml.training.selection import validator
+
+# 15 images do not divide by two processes.
+SCHEDULE = Schedule(epochs=1, batches=3, classes=5, images_per_class=3, learning_rate=1e-3, averaging=0.5, shift=1)
+SETTINGS = {"standard": {}, "single_step": {"eps": 0.03}}
+CASES = [
+    *(
+        (name, SETTINGS.get(name, {"eps": 0.03, "steps": 2}), Triplet, {"miner": "distance_weighted"})
+        for name in DEFENSES
+    ),
+    ("hardness", {"steps": 1, "ics": 0.5}, Triplet, {"miner": "semi_hard"}),
+    ("robust", {"steps": 1, "target": "query"}, NormalizedSoftmax, {}),  # a loss with parameters
+]
+
+
+class Exact(nn.Module):
+    """Conv4 and a head in float64: the sign of a gradient, which the adversary follows, does not hang on rounding."""
+
+    def __init__(self, split: Split) -> None:
+        super().__init__()
+        self.inner = build("conv4", 8, seed=0, statistics=split.statistics()).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.inner.head(self.inner.features(images.double())), dim=1)
+
+
+class Dying(Standard):
+    """Ends the first training in its second step, in every process."""
+
+    left = 2
+
+    def forward(self, *given: Any) -> Tensor:
+        self.left -= 1
+        if not self.left:
+            raise InterruptedError
+        return super().forward(*given)
+
+
+class Broken(Standard):
+    def forward(self, *given: Any) -> Tensor:
+        return super().forward(*given) * float("nan")
+
+
+def metric(kind: Callable[..., Loss], settings: dict[str, Any]) -> Loss:
+    with seeded_global(0, "loss"):
+        return kind(6, 8, **settings).double()
+
+
+def trained(
+    split: Split, defense: Defense, kind: Callable[..., Loss], settings: dict[str, Any], **given: Any
+) -> list[Any]:
+    """Weights, state of the loss and of the defence, and history of one training."""
+    model, loss = Exact(split), metric(kind, settings)
+    given |= {"validate": validator(split, queries=6, eps=0.03, steps=1, seed=0), "seed": 0}
+    quiet = {"report": lambda line: None, "timing": lambda line: None}
+    history = fit(model, split, loss, defense, SCHEDULE, **given, **quiet)
+    states = [module.state_dict() for module in (model, loss, defense)]
+    return [*states, history.epochs, history.chosen, history.embedded]
+
+
+def one_image(split: Split) -> list[Tensor]:
+    """Embedding, gradients and running statistics of a batch that leaves one of two processes without a row."""
+    model = Exact(split)
+    images = torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32).requires_grad_()
+    with sharing(model):
+        embedding = model(images)
+    embedding[:, 0].sum().backward()
+    sum_gradients(model, nn.Identity())
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [embedding.detach(), images.grad, *gradients, *model.buffers()]
+
+
+def outcomes(split: Split) -> list[list[Any]]:
+    """What is compared between one process and two."""
+    cases = [(find(DEFENSES, name, "defense")(**settings), *loss) for name, settings, *loss in CASES]
+    return [one_image(split), *(trained(split, *case) for case in cases)]
+
+
+def resumed(split: Split, checkpoint: Checkpoint) -> list[Any]:
+    """A training that dies in its second step and goes on, in the place of the case ``standard``."""
+    defense, *loss = Dying(), *CASES[0][2:]
+    with suppress(InterruptedError):
+        trained(split, defense, *loss, checkpoint=checkpoint, every=0.0)
+    assert checkpoint.file.exists() == leads()
+    return trained(split, Standard(), *loss, checkpoint=checkpoint)
+
+
+def work(split: Split, folder: Path, report: Callable[[str], None], timing: Callable[[str], None]) -> None:
+    """What each of two processes does; at last, training fails in both."""
+    name = "leader" if leads() else "other"
+    found = outcomes(split)
+    torch.save(found, folder / f"{name}.pt")
+    again = resumed(split, Checkpoint(folder / f"state of {name}.pt", "key"))
+    assert all(torch.equal(*pair) for pair in zip(flat(found[1]), flat(again), strict=True))
+    (report if leads() else timing)("done")
+    loss = metric(Triplet, {"miner": "random"})
+    fit(Exact(split), split, loss, Broken(), SCHEDULE, seed=0, validate=lambda model: {}, report=report)
+
+
+def flat(value: Any) -> list[Tensor]:
+    """All numbers of nested states, as tensors."""
+    if isinstance(value, dict | list):
+        return [tensor for item in (value.values() if isinstance(value, dict) else value) for tensor in flat(item)]
+    return [torch.as_tensor(value, dtype=torch.float64)]
+
+
+def test_two_processes_find_the_model_of_one(toy_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 all but alike; the two processes in every bit; and an error comes back as what it is."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told, timed = [], []
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        processes.launch(2, work, toy_split, tmp_path, report=told.append, timing=timed.append)
+    assert told == timed == ["done"]
+    leader, other = (torch.load(tmp_path / f"{name}.pt") for name in ("leader", "other"))
+    assert {file.name for file in tmp_path.iterdir()} == {"leader.pt", "other.pt", "state of leader.pt"}
+    expected = outcomes(toy_split)
+    for name, mine, yours, whole in zip(
+        ["one image", *(case[0] for case in CASES)], leader, other, expected, strict=True
+    ):
+        for first, second, third in zip(flat(mine), flat(yours), flat(whole), strict=True):
+            assert torch.equal(first, second), name
+            torch.testing.assert_close(first, third, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Changes that make training on glyphs tiny, on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = "recipes.glyphs."
+    return {
+        recipe + "data.options": {"images_per_class": 4, "size": 32, "seed": 0},
+        recipe + "schedule": {"epochs": 1, "batches": 2, "classes": 5, "images_per_class": 3, "learning_rate": 1e-4},
+        recipe + "validation": {"queries": 10, "eps": 0.03, "steps": 1},
+        recipe + "defenses.robust": {"eps": 0.03, "steps": 1},
+        "run.suites": ["quick"],
+        "suites.quick.queries": 10,
+    }
+
+
+def test_torchrun_and_devices_train_the_same_model(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One process, two that torchrun starts, and two that the training starts itself."""
+    words = ["glyphs", "triplet", "robust"]
+    prepare("glyphs", workspace=str(tmp_path), changes=tiny)
+    capsys.readouterr()
+    one = train(*words, 0, workspace=str(tmp_path), changes=tiny)
+    lines = capsys.readouterr().out.splitlines()
+    models = {"one": one.model}
+    both = train(*words, 0, workspace=str(tmp_path), changes=tiny | {"run.devices": 2})
+    models["devices"] = both.model
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].replace(", in 2 processes", "") == lines[0]
+    assert [line.split()[:2] for line in told] == [line.split()[:2] for line in lines]
+    folder = tmp_path / "artifacts/models/glyphs/triplet-robust-0"
+    history, settings = folder / "history.json", folder / "settings.json"
+    kept, made_with = json.loads(history.read_text()), settings.read_bytes()
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dml", "train"]
+    options = ["--workspace", str(tmp_path), "--changes", json.dumps(tiny)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*run, *words, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [line.split()[:2] for line in lines]
+    models["torchrun"] = load_weights(build("conv4", 128, seed=1), folder / "weights.safetensors")
+    again = json.loads(history.read_text())
+    assert again["embedded"] == kept["embedded"] == one.history.embedded
+    assert again["epochs"][0]["loss"] == pytest.approx(one.history.epochs[0]["loss"], abs=1e-4)
+    assert settings.read_bytes() == made_with, "the number of processes is no setting of a model"
+    for name, model in models.items():
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(value, one.model.state_dict()[key], rtol=1e-3, atol=3e-4, msg=f"{name} {key}")
+
+
+def test_devices_are_no_part_of_a_training() -> None:
+    plain, shared = load(), load({"run.devices": "auto"})
+    digests = {training_digest(params.recipe("glyphs"), "triplet", "robust") for params in (plain, shared)}
+    assert (plain.run.devices, shared.run.devices, len(digests)) == (1, "auto", 1)
+    with pytest.raises(ValueError, match=r"run\.devices is 0; it must be at least 1"):
+        load({"run.devices": 0})
+
+
+def test_how_many_processes_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, devices, expected in ((0, "auto", 1), (0, 3, 3), (2, "auto", 2), (2, 1, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert processes.wanted(devices) == expected
+    with pytest.raises(ValueError, match=r"run\.devices is 3; it must be at most 2, the GPUs of this machine"):
+        processes.wanted(3)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert processes.wanted(3) == 1, "torchrun has started them"
