@@ -1,13 +1,14 @@
 """The command line: `python -m dml COMMAND`.
 
-check      check params.yaml and that the images of every dataset of `run` exist
-datasets   download the benchmarks, check what is there, unpack archives of images
-digests    write what the stages of the pipeline depend on
-evaluate   attack any retrieval model on a folder of images, and write a report
-notebook   strip notebooks, or run one with parameters
-pretrain   train a robust start that other recipes begin with
-study      train and attack many defences under one suite
-tune       compare settings on held-out training classes
+check        check params.yaml and that the images of every dataset of `run` exist
+datasets     download the benchmarks, check what is there, unpack archives of images
+digests      write what the stages of the pipeline depend on
+evaluate     attack any retrieval model on a folder of images, and write a report
+leaderboard  add a model to the leaderboard, or check a claim that breaks one
+notebook     strip notebooks, or run one with parameters
+pretrain     train a robust start that other recipes begin with
+study        train and attack many defences under one suite
+tune         compare settings on held-out training classes
 """
 
 import sys
@@ -65,6 +66,13 @@ def evaluate(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def leaderboard(arguments: list[str]) -> int:
+    """Add a model to the leaderboard, or check a claim that breaks one."""
+    from dml.api.leaderboard.command import main as command
+
+    return command(arguments)
+
+
 def notebook(arguments: list[str]) -> int:
     """Strip notebooks, or run one with parameters."""
     from dml.pipeline.notebook import main as command
@@ -98,6 +106,7 @@ COMMANDS: dict[str, Command] = {
     "datasets": datasets,
     "digests": digests,
     "evaluate": evaluate,
+    "leaderboard": leaderboard,
     "notebook": notebook,
     "pretrain": pretrain,
     "study": study,
