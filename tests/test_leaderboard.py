@@ -165,7 +165,7 @@ def test_the_best_images_lower_an_entry_to_the_known_optimum(board: Board, capsy
     assert claim.file_sha256 == hashlib.sha256((board.file.parents[1] / "arrays.npz").read_bytes()).hexdigest()
     told = capsys.readouterr().out
     assert f"R@1 left {before.worst_case.r1.value:.3f} -> {wanted / QUERIES:.3f} at 3/255, by B. Breaker" in told
-    assert "does not fool the model" in told, "the robust ones are named"
+    assert "do not fool the model" in told, "the robust ones are named"
     for page in ("README.md", "index.html"):
         assert "lowered from" in (board.folder / page).read_text(encoding="utf-8")
     content = board.file.read_bytes()
@@ -198,11 +198,11 @@ def empty(board: Board, row: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (far, "leaves the l-inf ball around its query"),
-        (bright, "leaves [0, 1]"),
-        (empty, "holds NaN or infinity"),
-        (lambda board, row: board.natural[row], "does not fool the model: its nearest item is of the right class"),
-        (lambda board, row: board.best[row][:, :3], "has another shape than its query, (3, 4, 4)"),
+        (far, "leave the l-inf ball around their query"),
+        (bright, "leave [0, 1]"),
+        (empty, "hold NaN or infinity"),
+        (lambda board, row: board.natural[row], "do not fool the model, whose nearest item is of the right class"),
+        (lambda board, row: board.best[row][:, :3], "have another shape than their query, (3, 4, 4)"),
     ],
 )
 def test_each_condition_is_named(
@@ -211,7 +211,7 @@ def test_each_condition_is_named(
     row = np.intersect1d(board.rows[board.breaks[board.rows]], board.survivors())[:1]
     content = board.file.read_bytes()
     assert board.check(rows=row, adversarial=make(board, int(row[0]))[None]) == 1
-    assert f"Array 0 (query {row[0]}) {sentence}.\n" in capsys.readouterr().out
+    assert f"Arrays that {sentence}: 0 (query {row[0]}).\n" in capsys.readouterr().out
     assert board.file.read_bytes() == content
 
 
@@ -222,8 +222,8 @@ def test_arrays_of_other_queries_are_named(board: Board, capsys: pytest.CaptureF
     images = board.natural[[left_out, second, second]]
     assert board.check(rows=rows, adversarial=board.best[rows], images=images) == 0
     told = capsys.readouterr().out
-    assert f"Array 0 (query {left_out}) belongs to no attacked query." in told
-    assert f"Array 1 (query {first}) began with another image than the query that was evaluated." in told
+    assert f"Arrays that belong to no attacked query: 0 (query {left_out})." in told
+    assert f"Arrays that began with another image than the query that was evaluated: 1 (query {first})." in told
     assert board.entry().lowered[0].queries == 1, "the third counts"
 
 

@@ -115,11 +115,11 @@ def check(
         _same_model(search, entry, rows)
         fooled = _fooled(search, claim, usable, entry.eps)
     failed |= {
-        int(place): "does not fool the model: its nearest item is of the right class" for place in usable[~fooled]
+        int(place): "do not fool the model, whose nearest item is of the right class" for place in usable[~fooled]
     }
     broken = sorted({int(row) for row in claim.rows[usable[fooled]] if survived[int(row)]})
     failed |= {
-        int(place): "belongs to a query that the entry counts as broken already"
+        int(place): "belong to queries that the entry counts as broken already"
         for place in usable[fooled]
         if not survived[int(claim.rows[place])]
     }
@@ -150,19 +150,19 @@ def _outside(claim: Claim, survived: dict[int, bool], queries: Split, eps: float
     for place, row in enumerate(claim.rows.tolist()):
         moved = claim.adversarial[place].astype(np.float64)
         if row not in survived:
-            found[place] = "belongs to no attacked query"
+            found[place] = "belong to no attacked query"
             continue
         natural = to_float(queries.images[[row]])[0].numpy().astype(np.float64)
         if moved.shape != natural.shape:
-            found[place] = f"has another shape than its query, {natural.shape}"
+            found[place] = f"have another shape than their query, {natural.shape}"
         elif claim.images is not None and not _same(claim.images[place], natural):
             found[place] = "began with another image than the query that was evaluated"
         elif not np.isfinite(moved).all():
-            found[place] = "holds NaN or infinity"
+            found[place] = "hold NaN or infinity"
         elif moved.min() < 0 or moved.max() > 1:
-            found[place] = "leaves [0, 1]"
+            found[place] = "leave [0, 1]"
         elif np.abs(moved - natural).max() > eps + SLACK:
-            found[place] = "leaves the l-inf ball around its query"
+            found[place] = "leave the l-inf ball around their query"
     return found
 
 
@@ -217,5 +217,5 @@ def _sentences(failed: dict[int, str], rows: np.ndarray) -> list[str]:
         places = sorted(place for place, told in failed.items() if told == why)
         named = ", ".join(f"{place} (query {rows[place]})" for place in places[:SHOWN])
         more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-        found.append(f"Array {named}{more} {why}.")
+        found.append(f"Arrays that {why}: {named}{more}.")
     return found

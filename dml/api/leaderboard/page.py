@@ -130,7 +130,7 @@ def html(entries: Sequence[Entry]) -> str:
         _filters(entries),
         _table(entries, ranks),
         "<h2>Natural against worst-case R@1</h2>",
-        '<p class="small">Numbers are ranks in the table.</p>',
+        '<p class="small">Numbers are ranks among the entries of a dataset and radius.</p>',
         plot(entries, ranks),
         f'<h2>Join</h2><p>{TOLD[1]} <a href="{TOP}CONTRIBUTING.md">CONTRIBUTING.md</a> says how to add a model, '
         "and how to break one.</p>",
