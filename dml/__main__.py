@@ -11,6 +11,15 @@ repro      run the pipeline, independent stages side by side
 study      train and attack many defences under one suite
 train      train one model, in one process or under torchrun
 tune       compare settings on held-out training classes
+check        check params.yaml and that the images of every dataset of `run` exist
+datasets     download the benchmarks, check what is there, unpack archives of images
+digests      write what the stages of the pipeline depend on
+evaluate     attack any retrieval model on a folder of images, and write a report
+leaderboard  add a model to the leaderboard, or check a claim that breaks one
+notebook     strip notebooks, or run one with parameters
+pretrain     train a robust start that other recipes begin with
+study        train and attack many defences under one suite
+tune         compare settings on held-out training classes
 """
 
 import sys
@@ -75,6 +84,13 @@ def evaluate(arguments: list[str]) -> int:
     return command(arguments)
 
 
+def leaderboard(arguments: list[str]) -> int:
+    """Add a model to the leaderboard, or check a claim that breaks one."""
+    from dml.api.leaderboard.command import main as command
+
+    return command(arguments)
+
+
 def notebook(arguments: list[str]) -> int:
     """Strip notebooks, or run one with parameters."""
     from dml.pipeline.notebook import main as command
@@ -123,6 +139,7 @@ COMMANDS: dict[str, Command] = {
     "datasets": datasets,
     "digests": digests,
     "evaluate": evaluate,
+    "leaderboard": leaderboard,
     "notebook": notebook,
     "pretrain": pretrain,
     "repro": repro,

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m dml evaluate", description=summary)
     parser.add_argument(
-        "folder", type=Path, help="one sub-folder per class, or a labels.csv of path,label[,group,query]"
+        "folder",
+        type=Path,
+        help="one sub-folder per class, a labels.csv of path,label[,group,query], or a prepared dataset in artifacts",
     )
     add = parser.add_argument
     add(

@@ -1,5 +1,6 @@
 """Somebody's model as the attacks need it: images in, embeddings out, its cost counted, and left as it was."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,6 +66,20 @@ class Embedding(nn.Module):
 def at_once(shape: tuple[int, ...], device: torch.device) -> int:
     """Return how many images of some height and width to put through a model at a time."""
     return max(1, PIXELS.get(device.type, PIXELS["cpu"]) // (shape[0] * shape[1]))
+
+
+def weights_sha256(given: Any) -> str | None:
+    """Return the digest of a module's weights, equal to :func:`dml.models.weights.digest`, for any number format.
+
+    None for a function, which has no weights to look at, and for a module whose state holds more than tensors.
+    """
+    state = given.state_dict() if isinstance(given, nn.Module) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    total = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        total.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dml.api import attack
 from dml.api.checks import answerable, check_embedding, check_finite, check_module
-from dml.api.embedding import Embedding, lent
+from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.images import Prepare, splits
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, WatchedSearch, search_over
@@ -63,7 +63,8 @@ def evaluate(
             put into evaluation mode for the duration, and comes back as it was. One that wants normalised images goes
             through :func:`dml.wrap`.
         images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
-            array (N, H, W, 3), a dataset, or a folder with one sub-folder per class; the last two bring their labels.
+            array (N, H, W, 3), a dataset, a folder with one sub-folder per class, or a dataset that this repository
+            prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
         groups: (N,) track, burst or camera of each image, which a query never finds; for two sets a pair.
         eps: radius or radii, in pixels of [0, 1]; None takes the suite's.
@@ -88,7 +89,7 @@ def evaluate(
     notes: list[str] = []
     check_module(embed, notes)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
-    rows = _rows(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
+    rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
     start = perf_counter()
     with lent(embed, device) as place:
         embedding = Embedding(embed, place)
@@ -103,6 +104,7 @@ def evaluate(
         check_finite(search.gallery.embeddings, "gallery embeddings")
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
         about = _about(search, chosen, rows, seed, similarity, suite, has_gradient)
+        about["weights_sha256"] = weights_sha256(embed)
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
         outcomes, scores, found, fooled = run.model()
         checked = run.gates(outcomes)
@@ -133,10 +135,25 @@ def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, 
     return replace(built, eps=radii, queries=built.queries if limit is None else limit)
 
 
-def _rows(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndarray:
-    """Numbers of the attacked queries: the pipeline's, less those that have no answer."""
+def attacked(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndarray:
+    """Return the numbers of the attacked queries: the pipeline's, less those that have no answer.
+
+    Args:
+        usable: numbers of the queries that have an answer, see :func:`dml.api.checks.answerable`.
+        asked: all queries.
+        count: how many to attack.
+        seed: of their order.
+    """
     order = attacked_rows(len(asked), len(asked), seed)
     return order[np.isin(order, usable)][:count]
+
+
+def images_sha256(asked: Split, rows: np.ndarray) -> str:
+    """Return the digest of some queries' pixels, as they are held (see :mod:`dml.api.pixels`), in order."""
+    total = hashlib.sha256()
+    for first in range(0, len(rows), 100):
+        total.update(np.ascontiguousarray(asked.images[rows[first : first + 100]]).tobytes())
+    return total.hexdigest()
 
 
 def _usable(controls: Sequence[str], split: Split) -> list[str]:
@@ -156,9 +173,6 @@ def _about(
     has_gradient: bool,
 ) -> dict[str, Any]:
     """What was evaluated, and a key of all that decides the outcome: model outputs, images, settings."""
-    images = hashlib.sha256()
-    for first in range(0, len(rows), 100):
-        images.update(np.ascontiguousarray(search.query_split.images[rows[first : first + 100]]).tobytes())
     outputs = hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes())
     settings = {"kind": type(suite).__name__, **vars(suite)}
     settings.pop("named", None)
@@ -175,7 +189,7 @@ def _about(
         "classes": len(search.split.classes),
         "shape": list(search.split.images.shape[1:3]),
         "grouped": search.split.groups is not None,
-        "images_sha256": images.hexdigest(),
+        "images_sha256": images_sha256(search.query_split, rows),
         "embeddings_sha256": outputs.hexdigest(),
         "device": str(search.gallery.labels.device),
         "versions": {

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dml.api.pixels import Lazy, stored, to_pixels
+from dml.data import base
 from dml.data.base import Source, Split
 from dml.data.sources.folder import read_folder
 
@@ -49,7 +50,8 @@ def splits(
     """Return the gallery and the queries; None where each image of the gallery is a query to all others.
 
     Args:
-        images, labels: of a set that is both; labels come with a folder or a dataset.
+        images, labels: of a set that is both; labels come with a folder or a dataset. Of a folder that
+            :func:`dml.data.prepare.prepare` wrote, the test classes are taken.
         queries, gallery: pairs of images and labels, or folders or datasets, instead.
         groups: (N,) of the images, or a pair for queries and gallery.
         size: side of a central square that images of a folder or a dataset are cut to.
@@ -61,6 +63,11 @@ def splits(
     if (queries is None) != (gallery is None) or (images is None) == (gallery is None):
         raise ValueError("give images and labels, or else queries=(images, labels) and gallery=(images, labels)")
     prepare = _prepare(size, transform)
+    if isinstance(images, str | Path) and (Path(images) / "images.bin").exists():
+        if not (labels is None and groups is None and prepare is None):
+            raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
+        prepared = base.load(Path(images))
+        return prepared.test, prepared.queries
     if gallery is None:
         loaded = load(images, labels, prepare)
         own = loaded.groups if groups is None else _checked_groups(groups, len(loaded.labels))

@@ -17,7 +17,7 @@ from dml.api.similarity import WatchedSearch
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json
 from dml.data.transforms import to_float
-from dml.evaluation.statistics import wilson
+from dml.evaluation.statistics import over_seeds, wilson
 from dml.retrieval.metrics import ranking
 
 MODEL = "your model"
@@ -126,9 +126,10 @@ class Result:
     def summary(self) -> pd.DataFrame:
         """One row per model and radius.
 
-        ``model, eps, queries, natural_r1``, ``r1`` of the worst image of each query with its 95% Wilson interval
-        ``r1_low, r1_high``, ``natural_map_r, map_r`` (the lowest that any attack left each query), and ``natural_r2,
-        r2`` to ``r8``. Attacked R@2 to R@8 are those of the images that lower R@1 most: upper bounds.
+        ``model, eps, queries, natural_r1``, ``r1`` of the worst image of each query, ``natural_map_r, map_r`` (the
+        lowest that any attack left each query), and ``natural_r2, r2`` to ``r8``. Attacked R@2 to R@8 are those of the
+        images that lower R@1 most: upper bounds. ``_low`` and ``_high`` after the names of R@1 and MAP@R are the ends
+        of 95% intervals over queries: Wilson's for R@1, Student's for MAP@R.
         """
         return pd.DataFrame(
             [
@@ -229,23 +230,25 @@ def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
     attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
     worst = attacked[attacked["attack"] == "worst"]
     r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
-    low, high = wilson(int(r1.sum()), len(r1))
-    found = {
-        "model": model,
-        "eps": eps,
-        "queries": len(r1),
-        "natural_r1": natural["r1"].mean(),
-        "r1": r1.mean(),
-        "r1_low": low,
-        "r1_high": high,
-        "natural_map_r": natural["map_r"].mean(),
-        "map_r": attacked.groupby("query")["map_r"].min().mean(),
-    }
+    shares = {"natural_r1": natural["r1"], "r1": r1}
+    means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
+    found = {"model": model, "eps": eps, "queries": len(r1)}
+    for name, values in (shares | means).items():
+        low, high = wilson(int(values.sum()), len(values)) if name in shares else _mean_interval(values)
+        found |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
     for k in RANKS:
         name = f"r{k}"
         found[f"natural_{name}"] = natural[name].mean() if name in natural else math.nan
         found[name] = worst[name].mean() if name in worst and len(worst) else math.nan
     return found
+
+
+def _mean_interval(values: pd.Series) -> tuple[float, float]:
+    """The 95% t-interval of a mean of values in [0, 1]; queries are independent draws as trainings are."""
+    if len(values) < 2:
+        return 0.0, 1.0
+    _, low, high = over_seeds(values.tolist())
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _table(summary: pd.DataFrame) -> list[str]:

@@ -1,0 +1,1 @@
+"""A leaderboard that anybody can join: entries, claims that lower them, and their page."""
