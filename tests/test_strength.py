@@ -1,0 +1,83 @@
+"""benchmarks/strength.py: every attack spends its whole budget on what it cannot break, and no more on the rest."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch import nn
+
+from benchmarks import strength
+from dml.attacks.queries.peer import INSTALLED
+from dml.data.base import Split
+from dml.models.embedder import build
+from dml.reporting.style import caption_of
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs adversarial-library")
+ATTACKS = ["suite auto", "APGD of adv-lib", "PGD with momentum"]
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    """Fourteen classes of three images, each class a noisy colour pattern."""
+    draw = np.random.default_rng(0)
+    patterns = draw.integers(60, 195, (14, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=0)
+    images = np.clip(patterns + draw.normal(0, 12, patterns.shape), 0, 255).astype(np.uint8)
+    return Split(images, np.repeat(np.arange(14), 3), [str(label) for label in range(14)])
+
+
+@pytest.fixture
+def model(split: Split) -> nn.Module:
+    return build("conv4", 8, seed=0, statistics=split.statistics()).eval()
+
+
+@pytest.mark.parametrize("budget", [40, 100, 210])
+def test_a_budget_is_spent_to_the_last_gradient_where_nothing_breaks(
+    model: nn.Module, split: Split, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strength, "EPS", 1e-6)
+    table = strength.measure(model, split, 4, budget)
+    assert table["attack"].tolist() == ATTACKS
+    np.testing.assert_array_equal(table["gradients"], budget)
+    assert (table["forwards"] > budget).all(), "what the suite's Square tries, and the exact ranking of what was found"
+    assert (table["r1"] == 1).all()
+
+
+def test_what_breaks_costs_less(model: nn.Module, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strength, "EPS", 0.5)
+    table = strength.measure(model, split, 4, 100).set_index("attack")
+    assert (table["r1"] == 0).all()
+    assert (table["r1_high"] > 0).all()
+    assert table.loc["suite auto", "gradients"] <= 10, "all are broken by its short run"
+    assert (table["gradients"] <= 100).all()
+
+
+def test_the_verdict_names_where_the_suite_leaves_more() -> None:
+    rows = [("a", 50, 0.6), ("b", 50, 0.6), ("a", 100, 0.5), ("b", 100, 0.5)]
+    others = {("a", 50): 0.54, ("b", 50): 0.56, ("a", 100): 0.5, ("b", 100): 0.6}
+    table = pd.DataFrame(
+        [(model, budget, "suite auto", r1, 0.05) for model, budget, r1 in rows]
+        + [(model, budget, "PGD with momentum", r1, 0.05) for (model, budget), r1 in others.items()],
+        columns=["model", "budget", "attack", "r1", "r1_error"],
+    )
+    assert strength.verdict(table).endswith("by over a standard error: a at 50.")
+    assert strength.verdict(table.iloc[1:]).endswith("by over a standard error: nowhere.")
+
+
+def test_it_keeps_numbers_and_a_figure(
+    model: nn.Module, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(strength, "base", SimpleNamespace(load=lambda place: SimpleNamespace(test=split)))
+    monkeypatch.setattr(strength, "dml", SimpleNamespace(load=lambda place: model))
+    words = ["--models", "made/up", "--queries", "4", "--budgets", "40", "60", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["strength.py", *words])
+    strength.main()
+    table = pd.read_csv(tmp_path / "strength.csv")
+    assert table["attack"].tolist() == ATTACKS * 2
+    assert table["budget"].tolist() == [40] * 3 + [60] * 3
+    assert set(table["model"]) == {"up"}
+    assert ((table["r1_low"] <= table["r1"]) & (table["r1"] <= table["r1_high"])).all()
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert caption_of(tmp_path / "figures" / "strength.png").endswith(told)
