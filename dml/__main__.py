@@ -1,16 +1,6 @@
 """The command line: `python -m dml COMMAND`.
 
-carry      carry records over a change of code that changes no result, after making some again
-check      check params.yaml and that the images of every dataset of `run` exist
-datasets   download the benchmarks, check what is there, unpack archives of images
-digests    write what the stages of the pipeline depend on
-evaluate   attack any retrieval model on a folder of images, and write a report
-notebook   strip notebooks, or run one with parameters
-pretrain   train a robust start that other recipes begin with
-repro      run the pipeline, independent stages side by side
-study      train and attack many defences under one suite
-train      train one model, in one process or under torchrun
-tune       compare settings on held-out training classes
+carry        carry records over a change of code that changes no result, after making some again
 check        check params.yaml and that the images of every dataset of `run` exist
 datasets     download the benchmarks, check what is there, unpack archives of images
 digests      write what the stages of the pipeline depend on
@@ -18,7 +8,9 @@ evaluate     attack any retrieval model on a folder of images, and write a repor
 leaderboard  add a model to the leaderboard, or check a claim that breaks one
 notebook     strip notebooks, or run one with parameters
 pretrain     train a robust start that other recipes begin with
+repro        run the pipeline, independent stages side by side
 study        train and attack many defences under one suite
+train        train one model, in one process or under torchrun
 tune         compare settings on held-out training classes
 """
 
