@@ -113,10 +113,10 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, panels = style.panels(table["model"].nunique(), height=3.1)
     for panel, (name, own) in zip(panels, table.groupby("model", sort=False), strict=True):
         for (attack, rows), color, marker in zip(own.groupby("attack", sort=False), style.COLORS, "os^", strict=False):
-            panel.plot(rows["gradients"], rows["r1"], color=color, marker=marker, label=attack)
+            panel.semilogx(rows["gradients"], rows["r1"], color=color, marker=marker, label=attack)
             panel.fill_between(rows["gradients"], rows["r1_low"], rows["r1_high"], color=color, alpha=0.1, linewidth=0)
-        panel.set(xscale="log", title=name, xlabel="gradients per attacked query", ylabel="R@1 left", ylim=(0, None))
-        panel.set_xticks(BUDGETS, map(str, BUDGETS))
+        panel.set(title=name, xlabel="gradients per query", ylabel="R@1 left", ylim=(0, table["r1_high"].max()))
+        panel.set_xticks(table["budget"].unique(), map(str, table["budget"].unique()))
         panel.minorticks_off()
     style.legend_above(figure, *panels[0].get_legend_handles_labels())
     return figure
