@@ -14,6 +14,7 @@ from dml.attacks.objectives.base import FOOLS, TEMPERATURE
 from dml.attacks.objectives.logits import class_logits, cross_entropy_objective, dlr_objective
 from dml.attacks.objectives.margin import margin_objective, targeted_objective
 from dml.attacks.objectives.ranks import map_objective, rank_objective
+from dml.attacks.objectives.soft_margin import soft_margin_objective, softness_of
 from dml.attacks.objectives.tuples import embedding_shift_objective, metric_loss_objective, role_objective
 from dml.attacks.optimisers.apgd import apgd
 from dml.retrieval.gallery import Gallery, Queries
@@ -204,3 +205,40 @@ def test_role_objectives_by_hand() -> None:
         assert float(found["positive"][row]) == pytest.approx(apart["a"])
         assert float(found["negative"][row]) == pytest.approx(-apart["a"])
         assert float(found["anchor"][row]) == pytest.approx(apart["p"] - apart["n"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), soft=st.sampled_from([1e-4, 0.05, 1.0]), aimed=st.booleans())
+def test_the_soft_margin_by_hand(seed: int, soft: float, aimed: bool) -> None:
+    """Item by item; hardly softened it is the 1-NN margin."""
+    model, images, queries, gallery = problem(seed)
+    target = torch.tensor([next(x for x in (0, 3) if x != label) for label in queries.labels]) if aimed else None
+    softness = torch.full((5,), soft, dtype=torch.float64)
+    found = soft_margin_objective(model, queries, gallery, softness, target)(images)
+    similarity = model(images) @ gallery.embeddings.T
+    for row in range(5):
+        others = [item for item in range(20) if item != row]
+        own = [float(similarity[row, item]) for item in others if gallery.labels[item] == queries.labels[row]]
+        wrong = [float(similarity[row, item]) for item in others if gallery.labels[item] != queries.labels[row]]
+        goal = wrong
+        if target is not None:
+            goal = [float(similarity[row, item]) for item in others if gallery.labels[item] == target[row]]
+        ahead, behind = (
+            max(part) + soft * math.log(sum(math.exp((value - max(part)) / soft) for value in part))
+            for part in (goal, own)
+        )
+        assert float(found[row]) == pytest.approx(ahead - behind + FOOLS * (max(wrong) >= max(own)), abs=1e-9)
+        if soft == 1e-4:
+            hard = max(goal) - max(own)
+            assert float(found[row]) % FOOLS == pytest.approx(hard % FOOLS, abs=1e-3)
+
+
+def test_softness_follows_the_scale_of_similarities() -> None:
+    """Pixels as unit vectors have similarities that differ by a millionth: what counts as near shrinks with them."""
+    _, _, _, gallery = problem(0)
+    flat = nn.functional.normalize(torch.nn.functional.pad(gallery.embeddings, (0, 1), value=1e3), dim=1)
+    wide, narrow = (softness_of(points[:3], Gallery(points, gallery.labels)) for points in (gallery.embeddings, flat))
+    assert (narrow < 1e-5 * wide).all()
+    assert (narrow > 0).all()
+    same = gallery.embeddings[:1].expand(20, -1)
+    assert (softness_of(same[:3], Gallery(same, gallery.labels)) > 0).all(), "a collapsed model divides by no zero"

@@ -13,6 +13,7 @@ from dml.attacks.objectives.base import Objective
 from dml.attacks.optimisers.apgd import apgd, checkpoint_steps
 from dml.attacks.optimisers.carlini_wagner import carlini_wagner
 from dml.attacks.optimisers.fgsm import fgsm, r_fgsm
+from dml.attacks.optimisers.momentum import momentum_pgd
 from dml.attacks.optimisers.nes import nes
 from dml.attacks.optimisers.pgd import falling_steps, pgd
 from dml.attacks.optimisers.square import side_length, square
@@ -25,6 +26,7 @@ OPTIMISERS: dict[str, Optimiser] = {
         images, objective, ball, steps=5, step_size=ball.eps, generator=draw
     ),
     "apgd": lambda images, objective, ball, draw: apgd(images, objective, ball, steps=8, generator=draw),
+    "momentum": lambda images, objective, ball, draw: momentum_pgd(images, objective, ball, steps=8, generator=draw),
     "square": lambda images, objective, ball, draw: square(images, objective, ball, tries=8, generator=draw),
     "nes": lambda images, objective, ball, draw: nes(
         images, objective, ball, steps=2, step_size=ball.eps, samples=2, generator=draw
@@ -37,7 +39,7 @@ def linear(weight: Tensor) -> Objective:
 
 
 @pytest.mark.parametrize(("ball", "dual"), [(Linf, 1), (L2, 2)])
-@pytest.mark.parametrize("name", ["fgsm", "apgd"])
+@pytest.mark.parametrize("name", ["fgsm", "apgd", "momentum"])
 def test_the_optimum_of_a_linear_objective_is_reached(
     name: str, ball: type, dual: int, generator: torch.Generator
 ) -> None:
@@ -206,3 +208,17 @@ def test_nes_ignores_directions_without_a_value(generator: torch.Generator) -> N
         generator=generator,
     )
     assert not found.isnan().any()
+
+
+def test_momentum_remembers_where_single_gradients_cancel(generator: torch.Generator) -> None:
+    """A valley whose walls throw single steps back and forth, while the way along it has a small steady gradient."""
+    images = torch.full((4, 3, 2, 2), 0.5, dtype=torch.float64)
+
+    def valley(changed: Tensor) -> Tensor:
+        moved = changed.flatten(1) - 0.5
+        return moved[:, 0] - 30 * (moved[:, 1:] * torch.arange(1, 12)).sum(1).abs()
+
+    ball = Linf(0.1)
+    found = valley(momentum_pgd(images, valley, ball, steps=60, generator=generator))
+    plain = valley(pgd(images, valley, ball, steps=60, step_size=ball.eps, generator=generator))
+    assert (found > plain).all()

@@ -6,6 +6,7 @@ A new attack is one file with a subclass of :class:`dml.attacks.base.Attack`, an
 ATTACKS: dict[str, str] = {
     "margin": "dml.attacks.queries.margin:Margin",
     "targeted": "dml.attacks.queries.targeted:Targeted",
+    "soft_margin": "dml.attacks.queries.soft_margin:SoftMargin",
     "cross_entropy": "dml.attacks.queries.cross_entropy:CrossEntropy",
     "dlr": "dml.attacks.queries.dlr:DLR",
     "map": "dml.attacks.queries.map:MAP",
