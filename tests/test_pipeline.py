@@ -152,15 +152,19 @@ def test_records_follow_a_change_of_code_that_changes_no_result(project: Path) -
     """Training and attack are done again, in scratch, and give the same weights, rows and outcomes."""
     file = project / f"results/runs/glyphs/{RUN}/quick.json"
     code = project / "dml" / "models" / "embedder.py"
-    kept, text = {name: name.read_bytes() for name in (project / "results/runs").rglob("*.json")}, code.read_text()
+    made = [*(project / "results/runs").rglob("*.json"), *(project / "artifacts/models").rglob("settings.json")]
+    kept, text = {name: name.read_bytes() for name in made}, code.read_text()
     code.write_text(text + "\nEXTRA = 1\n")
     done = command(project, sys.executable, "-m", "dml", "carry", "glyphs", "quick", RUN)
     assert done.returncode == 0, done.stderr
     assert f"{RUN}: the same weights, rows and outcomes" in done.stdout
+    assert f"{RUN}: carried over, with its model" in done.stdout
     old, new = json.loads(kept[file]), json.loads(file.read_text())
     assert new["carried"] == [RUN]
     assert all(old["digests"][name] != new["digests"][name] for name in old["digests"])
     assert all(old[name] == new[name] for name in old if name != "digests")
+    made_with = json.loads((project / f"artifacts/models/glyphs/{RUN}/settings.json").read_text())
+    assert made_with["digest"] == new["digests"]["training"]
     for name, value in kept.items():
         name.write_bytes(value)
     code.write_text(text.replace(".float(), dim=1)", ".float() + 0.01, dim=1)"))

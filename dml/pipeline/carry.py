@@ -5,8 +5,9 @@
 A record is stale as soon as the code that made it is another (:mod:`dml.pipeline.digest`), also where the change only
 moved or added something. Training everything again to show that takes hours or days. This trains and attacks the runs
 that are named, and compares weights, natural scores, every row and the outcome of every query with what is recorded. If
-all are equal, the stale records of the same dataset and suite get today's digests, and say which runs were checked. A
-record stays stale if a setting of it has changed. Name runs that reach all the code that was changed.
+all are equal, the stale records of the same dataset and suite get today's digests, and say which runs were checked; so
+do the models that they were made from, where these are on this machine. A record stays stale if a setting of it has
+changed. Name runs that reach all the code that was changed.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_settings
 from dml.pipeline.stages import attack
 from dml.pipeline.stages.train import train
-from dml.pipeline.stored import differences
+from dml.pipeline.stored import SETTINGS, differences, open_folder
 from dml.reporting.records import Record, read, run_key, split_stale
 from dml.reporting.spelling import CONTROL
 from dml.training.schedule import Schedule
@@ -70,10 +71,12 @@ def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
         if changed or wanted[run_key(record)] is None:
             lines.append(f"{run} stays stale: {'; '.join(changed) or 'params.yaml has no such run'}")
             continue
+        settings = today(params, record)
+        model = carry_model(record, wanted[run_key(record)]["training"], settings)
         record.pop("machine")
-        record |= {"digests": wanted[run_key(record)], "settings": today(params, record), "carried": list(runs)}
+        record |= {"digests": wanted[run_key(record)], "settings": settings, "carried": list(runs)}
         write_json(ROOT / paths.record_file(dataset, run, suite), record)
-        lines.append(f"{run}: carried over")
+        lines.append(f"{run}: carried over{', with its model' if model else ''}")
     return lines
 
 
@@ -90,6 +93,18 @@ def again(record: Record) -> dict[str, Any]:
         "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
         "survival": survival(found.evaluation.outcomes),
     }
+
+
+def carry_model(record: Record, digest: str, settings: Settings) -> bool:
+    """Give the stored model of a record today's digest and settings too; False if there is none with its weights."""
+    folder = ROOT / paths.model_dir(
+        record["dataset"], paths.run_name(record["loss"], record["defense"], record["seed"])
+    )
+    if not (folder / SETTINGS).exists() or weights.digest(open_folder(folder).model) != record["weights"]:
+        return False
+    training = {name: value for name, value in settings.items() if name != "suite"}
+    write_json(folder / SETTINGS, {"settings": training, "seed": record["seed"], "digest": digest})
+    return True
 
 
 def compare(record: Record, made: Mapping[str, Any]) -> str:

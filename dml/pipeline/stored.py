@@ -54,7 +54,7 @@ def open_model(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int,
     wanted = training_settings(recipe, loss, defense)
     chapter = "02_standard_training" if defense == "standard" else "03_robust_training"
     run = paths.run_name(loss, defense, seed)
-    return _open(find_made_with(workspace, paths.model_dir(dataset, run), wanted, chapter))
+    return open_folder(find_made_with(workspace, paths.model_dir(dataset, run), wanted, chapter))
 
 
 def open_surrogate(dataset: str, run: str, workspace: str) -> StoredModel:
@@ -69,10 +69,11 @@ def open_surrogate(dataset: str, run: str, workspace: str) -> StoredModel:
         raise FileNotFoundError(
             f"{path} does not exist; train it first: its adversarial images are tried on this model"
         )
-    return _open(found[0])
+    return open_folder(found[0])
 
 
-def _open(folder: Path) -> StoredModel:
+def open_folder(folder: Path) -> StoredModel:
+    """Open the trained model of a folder, whatever its settings."""
     stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     model = build.empty(Model(**stored["settings"]["model"]))
