@@ -14,7 +14,8 @@ from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.reporting import records, sections
-from dml.reporting.tables import comparison
+from dml.reporting.spelling import model_text, spell, table
+from dml.reporting.tables import comparison, leaderboard
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,7 +40,7 @@ def test_no_photograph_is_shown() -> None:
 
 def test_no_figure_is_typed_by_hand() -> None:
     """Outside tables that code wrote and the two outputs shown, the README names no measured share."""
-    prose = re.sub(r"<!-- table:.*?<!-- end -->|```.*?```", "", README, flags=re.DOTALL)
+    prose = re.sub(r"<!-- (?:table|photographs):.*?<!-- end -->|```.*?```", "", README, flags=re.DOTALL)
     prose = re.sub(r"`[^`]*`", "", prose)
     assert not re.findall(r"(?<![\w/.])0?\.\d{2,}", prose)
 
@@ -98,6 +99,29 @@ def committed(tmp_path: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / "results/runs"
+
+
+def test_the_table_of_photographs_is_the_measured_one(committed: Path) -> None:
+    ((suite, written),) = re.findall(r"<!-- photographs: suite (\w+) -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert written == photographs_table(committed, suite)
+
+
+def photographs_table(runs: Path, suite: str) -> str:
+    """The table that the README shows of photographs: the best control at each radius, and what was trained."""
+    params, rows = load(), []
+    figures = params.figures
+    everything = [record for record in records.read(runs) if record["suite"] == suite and "digests" in record]
+    datasets = {record["dataset"] for record in everything}
+    for dataset in sorted(name for name in datasets if not params.recipes[name].data.show_images):
+        found = leaderboard([record for record in everything if record["dataset"] == dataset], figures)
+        controls = found[found["loss"] == "none"]
+        trained = found[found["defense"].isin([figures.baseline, figures.paper, "best"]) & (found["loss"] != "none")]
+        for row in [*controls.itertuples(), *trained.sort_values("r1").itertuples()]:
+            name = model_text(row.loss, row.defense) if row.loss == "none" else spell(row.defense)
+            left = [f"{value:.3f}" for value in (row.natural, row.map_r, row.r1_paper, row.r1)]
+            rows.append([f"[{dataset}](results/pages/{dataset}.md)", name, *left])
+    radii = [f"R@1 at {radius_text(eps)}" for eps in (figures.paper_eps, figures.eps)]
+    return "\n".join(table(["photographs", "model", "natural R@1", "natural MAP@R", *radii], rows)).strip()
 
 
 def test_the_table_is_the_measured_one(committed: Path) -> None:
