@@ -28,11 +28,11 @@ from dml.training.loop import fit
 from dml.training.schedule import Schedule
 from dml.training.selection import validator
 
-SCHEDULE = Schedule(epochs=3, batches=12, classes=5, images_per_class=3, averaging=0.9, shift=2, flip=True)
+BATCH = {"batches": 12, "classes": 5, "images_per_class": 3, "averaging": 0.9, "shift": 2, "flip": True}
 READY = "ready"
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, epochs: int) -> None:
     """Train from the checkpoint in a folder, or from the start, and write weights and history beside it."""
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def train(folder: Path) -> None:
         split,
         loss,
         Hardness(steps=2),
-        SCHEDULE,
+        Schedule(epochs=epochs, **BATCH),
         seed=0,
         validate=validate,
         checkpoint=checkpoint,
@@ -62,9 +62,10 @@ def train(folder: Path) -> None:
     write_json(folder / "history.json", told)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
     """Start a training in a process of its own, and return once it trains."""
-    running = subprocess.Popen([sys.executable, __file__, "--train", str(folder)], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, __file__, "--train", str(folder), "--epochs", str(epochs)]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
     assert running.stdout.readline().strip() == READY
     return running
@@ -75,41 +76,51 @@ def outcome(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "weights.safetensors").read_bytes(), (folder / "history.json").read_bytes()
 
 
-def compare(kills: int, seed: int) -> bool:
-    """Train twice, once with this many kills, and return whether both ended the same."""
-    draw = random.Random(seed)
+def compare(kills: int, epochs: int, seed: int) -> dict[str, object]:
+    """Train twice, once with this many kills.
+
+    Returns:
+        How many came in time, how many of the processes killed had resumed, how many of these within an epoch, and
+        whether both trainings ended the same.
+    """
+    draw, told = random.Random(seed), []
     with tempfile.TemporaryDirectory() as place:
         whole, killed = Path(place) / "whole", Path(place) / "killed"
-        began = time.perf_counter()
-        start(whole).communicate()
+        running, began = start(whole, epochs), time.perf_counter()
+        running.communicate()
         seconds = time.perf_counter() - began
-        for number in range(kills):
-            running = start(killed)
-            time.sleep(draw.uniform(0, seconds / (kills + 1)))
+        for number in range(1, kills + 1):
+            running = start(killed, epochs)
+            time.sleep(draw.uniform(0, 1.5 * seconds / kills))
             running.kill()
             said, _ = running.communicate()
-            if running.returncode == 0:
-                print(f"kill {number + 1}: too late, it had finished", flush=True)
-                continue
-            place_now = said.splitlines()[0] if said else "from the start"
-            print(f"kill {number + 1}: had {place_now}", flush=True)
-        start(killed).communicate()
-        return outcome(whole) == outcome(killed)
+            if running.returncode:
+                told.append(said.splitlines()[0] if "resumed" in said else "begun from the start")
+                print(f"kill {number}, of a process that had {told[-1]}", flush=True)
+        start(killed, epochs).communicate()
+        resumed = [line for line in told if "resumed" in line]
+        return {
+            "kills": len(told),
+            "resumed": len(resumed),
+            "within_an_epoch": sum("step" in line for line in resumed),
+            "same": outcome(whole) == outcome(killed),
+        }
 
 
 def main() -> int:
     """Run the command line and return its exit status: 1 if the trainings differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40, help="of the training: so long that it outlives the kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.train:
-        train(chosen.train)
+        train(chosen.train, chosen.epochs)
         return 0
-    same = compare(chosen.kills, chosen.seed)
-    print(json.dumps({"kills": chosen.kills, "same": same}))
-    return int(not same)
+    found = compare(chosen.kills, chosen.epochs, chosen.seed)
+    print(json.dumps(found))
+    return int(not found["same"])
 
 
 if __name__ == "__main__":
