@@ -17,7 +17,7 @@ from dml.retrieval.index import Search
 
 @dataclass(frozen=True)
 class SoftMargin(Attack):
-    """With few steps it breaks more queries than Auto-PGD on the margin: see results/strength.csv.
+    """With few steps it breaks more queries than Auto-PGD on the margin does: benchmarks/strength.py compares them.
 
     Attributes:
         steps: away from the right items.
