@@ -95,7 +95,7 @@ def compare(kills: int, epochs: int, seed: int) -> dict[str, object]:
             running.kill()
             said, _ = running.communicate()
             if running.returncode:
-                told.append(said.splitlines()[0] if "resumed" in said else "begun from the start")
+                told.append(said.splitlines()[0] if "resumed" in said else "not said that it resumed")
                 print(f"kill {number}, of a process that had {told[-1]}", flush=True)
         start(killed, epochs).communicate()
         resumed = [line for line in told if "resumed" in line]
