@@ -3,10 +3,12 @@
 import threading
 import time
 
+from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dml.pipeline.repro import dependents, graph, in_order
+from dml.common.files import ROOT
+from dml.pipeline.repro import dependents, graph, in_order, outdated
 
 DIAMOND = {"figures": {"a", "b"}, "a": {"data"}, "b": {"data"}, "data": set(), "alone": set()}
 
@@ -15,6 +17,12 @@ def test_all_that_depends_on_a_stage() -> None:
     assert dependents(DIAMOND, "data") == {"a", "b", "figures"}
     assert dependents(DIAMOND, "a") == {"figures"}
     assert dependents(DIAMOND, "figures") == set()
+
+
+def test_what_did_not_change_is_not_looked_at() -> None:
+    assert outdated(DIAMOND, set()) == {}
+    assert outdated(DIAMOND, {"a"}) == {"a": set(), "figures": {"a"}}
+    assert outdated(DIAMOND, {"data", "alone"}) == DIAMOND
 
 
 def test_what_most_depend_on_comes_first() -> None:
@@ -75,7 +83,7 @@ def test_every_stage_runs_once_after_those_it_depends_on(stages: dict[str, set[s
 
 
 def test_the_stages_of_dvc_yaml() -> None:
-    found = graph()
+    found = graph(Repo(str(ROOT)))
     assert found["digests"] == set()
     assert found["prepare@glyphs"] == {"digests", "data.dvc"}
     assert {"prepare@glyphs", "digests"} < found["attack@glyphs-triplet-robust-0-quick"]

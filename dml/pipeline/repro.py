@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from dvc.repo import Repo
 
 from dml.common.files import ROOT
 
@@ -21,12 +23,21 @@ Graph = Mapping[str, set[str]]
 """Stage -> stages that it depends on."""
 
 
-def graph() -> Graph:
+def graph(repo: Repo) -> Graph:
     """Return the stages of dvc.yaml and what each depends on, in the order of the file."""
-    from dvc.repo import Repo  # takes a second to import
-
-    found = Repo(str(ROOT)).index.graph
+    found = repo.index.graph
     return {stage.addressing: {needed.addressing for needed in found.successors(stage)} for stage in found}
+
+
+def outdated(stages: Graph, changed: Set[str]) -> Graph:
+    """Return the stages that changed and all that depends on them; what else they depend on is done.
+
+    Args:
+        stages: all of them.
+        changed: those of which a dependency, an output or the command is not what DVC has noted.
+    """
+    needed = set(changed).union(*(dependents(stages, stage) for stage in changed))
+    return {stage: needs & needed for stage, needs in stages.items() if stage in needed}
 
 
 def in_order(stages: Graph, work: Callable[[str], int], jobs: int) -> list[str]:
@@ -118,7 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(line, flush=True)
 
     threads = max(1, (os.cpu_count() or 1) // chosen.jobs)
-    failed = in_order(graph(), lambda stage: run(stage, threads, say), chosen.jobs)
+    repo = Repo(str(ROOT))
+    stages = outdated(graph(repo), set(repo.status()))
+    say(f"{len(stages)} stages to look at" if stages else "nothing has changed")
+    failed = in_order(stages, lambda stage: run(stage, threads, say), chosen.jobs)
     for stage in failed:
         print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
     return int(bool(failed))
