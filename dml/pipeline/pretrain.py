@@ -19,10 +19,10 @@ from dml.config.schema import Recipe
 from dml.models import weights
 from dml.models.embedder import Embedder
 from dml.pipeline import paths
-from dml.pipeline.digest import data_settings, training_digest
-from dml.pipeline.stages.prepare import prepare
+from dml.pipeline.digest import training_digest
 from dml.pipeline.stages.train import train
-from dml.pipeline.stored import StoredModel, find_made_with, open_model
+from dml.pipeline.stored import StoredModel, open_model
+from dml.pipeline.training import prepare_missing
 from dml.reporting.provenance import versions
 
 
@@ -81,10 +81,7 @@ def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -
             return stored
     except FileNotFoundError:
         pass
-    try:
-        find_made_with(".", paths.data_dir(dataset), data_settings(recipe.data), "01_data")
-    except FileNotFoundError:
-        prepare(dataset, workspace=".")
+    prepare_missing(dataset, ".", {})
     train(dataset, loss, defense, seed, workspace=".")
     return open_model(dataset, recipe, loss, defense, seed, ".")
 
