@@ -1,4 +1,4 @@
-"""The softened 1-NN margin: all items count, the nearest most."""
+"""The 1-NN margin with a softened gradient: all nearly nearest items pull, the nearest most."""
 
 import torch
 from torch import Tensor, nn
@@ -6,29 +6,24 @@ from torch import Tensor, nn
 from dml.attacks.objectives.base import FOOLS, Objective
 from dml.retrieval.gallery import Gallery, Matches, Queries
 
-SOFTNESS = 0.015  # standard deviations of a query's similarities to all items; 0.06 left more queries
-
-
-def softness_of(embeddings: Tensor, gallery: Gallery) -> Tensor:
-    """Return (B,): how far apart similarities are that count as nearly equal, given embeddings (B, D) of queries."""
-    spread = (embeddings @ gallery.embeddings.T).std(1)
-    return SOFTNESS * spread.clamp_min(torch.finfo(spread.dtype).tiny ** 0.5)
+SOFTNESS = 0.3  # times the margin; 0.1, 0.6, 1 and a constant scale left more queries, benchmarks/strength.py
 
 
 def soft_margin_objective(
-    model: nn.Module, queries: Queries, gallery: Gallery, softness: Tensor, target: Tensor | None = None
+    model: nn.Module, queries: Queries, gallery: Gallery, target: Tensor | None = None
 ) -> Objective:
-    """Return softness * (log sum exp(s / softness) over wrong items - that over right items), of similarities s.
+    """Return the 1-NN margin, with the gradient of T * (log sum exp(s / T) over wrong items - that over right items).
 
-    The gradient of the 1-NN margin sees two items. This one sees all that are nearly as near, so that it does not leave
-    one right item behind while another takes over. ``FOOLS`` is added where the nearest item is wrong, so that an
-    optimiser which keeps the best point does not lose one that fools.
+    The gradient of the margin sees two of the similarities s. This one sees all items that are nearly as near, so that
+    it does not leave one right item behind while another takes over. What counts as nearly, T, is a share of the
+    distance to go, the absolute margin: wide while the query is far from breaking, and exact at the end. It so needs
+    no scale of the model's own. ``FOOLS`` is added where the nearest item is wrong, so that an optimiser which keeps
+    the best point does not lose one that fools.
 
     Args:
         model: images (B, 3, H, W) -> unit embeddings (B, D).
         queries: of the B images.
         gallery: that is searched.
-        softness: (B,), see :func:`softness_of`.
         target: (B,) label of the one wrong class whose items count; None for all.
     """
     right, wrong, _ = Matches.of(queries, gallery)
@@ -37,7 +32,11 @@ def soft_margin_objective(
     def objective(images: Tensor) -> Tensor:
         similarity = model(images) @ gallery.embeddings.T
         goal, own, other = (similarity.masked_fill(~mask, -torch.inf) for mask in (wanted, right, wrong))
+        hard, margin = ((part.amax(1) - own.amax(1)).detach() for part in (goal, other))
+        softness = SOFTNESS * margin.abs().clamp(torch.finfo(margin.dtype).tiny ** 0.5, 1)
         ahead, behind = (softness * (part / softness[:, None]).logsumexp(1) for part in (goal, own))
-        return ahead - behind + FOOLS * (other.amax(1) >= own.amax(1)).detach()
+        soft = ahead - behind
+        value = torch.where(hard.isinf(), hard, hard + soft - soft.detach())
+        return value + FOOLS * (margin >= 0)
 
     return objective

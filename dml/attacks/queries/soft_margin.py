@@ -8,7 +8,7 @@ from torch import Tensor
 from dml.attacks.balls import Ball
 from dml.attacks.base import Attack, Run
 from dml.attacks.objectives.margin import nearest_wrong_classes
-from dml.attacks.objectives.soft_margin import soft_margin_objective, softness_of
+from dml.attacks.objectives.soft_margin import soft_margin_objective
 from dml.attacks.optimisers.momentum import momentum_pgd
 from dml.common.checks import at_least
 from dml.retrieval.gallery import Queries
@@ -51,10 +51,11 @@ def _run(search: Search, steps: int, rank: int | None) -> Run:
     model, gallery = search.model, search.gallery
 
     def run(images: Tensor, queries: Queries, ball: Ball, generator: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            natural = model(images)
-        target = None if rank is None else nearest_wrong_classes(natural, queries, gallery, rank + 1)[:, rank]
-        objective = soft_margin_objective(model, queries, gallery, softness_of(natural, gallery), target)
+        target = None
+        if rank is not None:
+            with torch.no_grad():
+                target = nearest_wrong_classes(model(images), queries, gallery, rank + 1)[:, rank]
+        objective = soft_margin_objective(model, queries, gallery, target)
         return momentum_pgd(images, objective, ball, steps=steps, generator=generator)
 
     return run
