@@ -38,6 +38,7 @@ pretrain: env
 bench: env
 	python benchmarks/robust_step.py
 	python benchmarks/attacks.py
+	python benchmarks/evaluate.py
 	python benchmarks/strength.py
 	python benchmarks/retrieval.py
 	python benchmarks/loading.py

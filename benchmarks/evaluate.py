@@ -1,0 +1,102 @@
+"""The cost of `dml.evaluate` relative to a bare loop of the same passes, and its memory as the gallery grows.
+
+The bare loop puts as many images forwards and backwards through the model, in batches of as many, and does nothing
+else. Both are timed in seconds of the processor on one thread, which other programs hardly disturb. What is above 1
+pays for similarities to the gallery, optimisers, exact scores, gates and tables. Controls are models of their own and
+are left out.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import dml
+from dml.api.embedding import at_once
+from dml.models.embedder import build
+
+CHUNK = 100  # images of a batch, see dml.evaluation.engine.CHUNK
+MODELS = (("conv4", 32, 200), ("resnet18", 64, 40))  # backbone, side of an image, attacked queries
+GALLERIES = (6_000, 20_000, 60_502)
+DIMENSION = 512
+MEBIBYTE = 2**20
+
+
+def dataset(items: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random images of classes of ten; images of a class share a pattern."""
+    draw = np.random.default_rng(0)
+    patterns = draw.integers(0, 256, (items // 10 + 1, side, side, 3))
+    labels = np.arange(items) % len(patterns)
+    noise = draw.integers(-40, 41, (items, side, side, 3))
+    return (patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels
+
+
+def ratio(backbone: str, side: int, queries: int) -> None:
+    """Print seconds of `dml.evaluate` and of the bare loop, and their ratio."""
+    model = build(backbone, 128, seed=0).eval()
+    images, labels = dataset(2_000, side)
+    bare(model, side, CHUNK, CHUNK)  # warms up
+    start = time.process_time()
+    result = dml.evaluate(
+        model, images, labels, eps=8 / 255, limit=queries, controls=(), device="cpu", report=lambda line: None
+    )
+    whole = time.process_time() - start
+    forward, backward = result.cost["forward"], result.cost["backward"]
+    least = bare(model, side, int(forward), int(backward))
+    print(f"{backbone:10}{side:6}{queries:9}{forward:10}{backward:10}{whole:10.1f}{least:10.1f}{whole / least:8.2f}")
+
+
+def bare(model: nn.Module, side: int, forward: int, backward: int) -> float:
+    """Return the processor's seconds for passes of so many images; every backward pass has a forward pass."""
+    size = min(CHUNK, at_once((side, side), torch.device("cpu")))
+    images = torch.rand(size, 3, side, side)
+    start = time.process_time()
+    for _ in range(backward // size):
+        moved = images.clone().requires_grad_(True)
+        torch.autograd.grad(model(moved).sum(), moved)
+    with torch.no_grad():
+        for _ in range((forward - backward) // size):
+            model(images)
+    return time.process_time() - start
+
+
+def memory(items: int) -> None:
+    """Print the megabytes that an evaluation adds at its peak to those this process held before, and the gallery's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 3, DIMENSION)).eval()
+    images, labels = dataset(items, 8)
+    settings = {"attacks": {"soft_margin": {"steps": 5, "classes": 2, "target_steps": 5}}, "gate_tries": 10}
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+    dml.evaluate(model, images, labels, suite=settings, limit=100, controls=(), device="cpu", report=lambda line: None)
+    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    gallery = items * DIMENSION * 4 / MEBIBYTE
+    print(f"{items:10,}{gallery:15.0f}{added:12.0f}{added - gallery:21.0f}", flush=True)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--gallery", type=int, help="measure memory in this process with a gallery of that size")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.gallery:
+        memory(chosen.gallery)
+        return
+    print(
+        f"{'model':10}{'side':>6}{'queries':>9}{'forward':>10}{'backward':>10}{'dml, s':>10}{'bare, s':>10}{'ratio':>8}"
+    )
+    for backbone, side, queries in MODELS:
+        ratio(backbone, side, queries)
+    print(f"\n{'gallery':>10}{'embedded, MB':>15}{'added, MB':>12}{'beyond gallery, MB':>21}", flush=True)
+    for items in GALLERIES:
+        subprocess.run([sys.executable, __file__, "--gallery", str(items)], check=True)
+
+
+if __name__ == "__main__":
+    main()
