@@ -9,7 +9,7 @@ leaderboard  add a model to the leaderboard, or check a claim that breaks one
 notebook     strip notebooks, or run one with parameters
 pretrain     train a robust start that other recipes begin with
 repro        run the pipeline, independent stages side by side
-study        train and attack many defences under one suite
+study        train and attack many defences, block by block
 train        train one model, in one process or under torchrun
 tune         compare settings on held-out training classes
 """
@@ -105,7 +105,7 @@ def repro(arguments: list[str]) -> int:
 
 
 def study(arguments: list[str]) -> int:
-    """Train and attack many defences under one suite."""
+    """Train and attack many defences, block by block."""
     from dml.pipeline.study import main as command
 
     return command(arguments)

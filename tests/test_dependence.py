@@ -316,7 +316,7 @@ def test_what_is_missing_is_named() -> None:
 
 def test_the_study_lists_tables_and_gaps_by_loss() -> None:
     losses = {"triplet": ["standard", "robust", "trades"], "contrastive": ["standard", "joint"]}
-    params = load({"study.losses": losses, "study.seeds": [0]})
+    params = load({"study.main.losses": losses, "study.main.seeds": [0]})
     other = run("robust") | {"suite": "quick"}
     lines = chapter.study_lines(params, [run("standard"), run("trades"), other], [])
     text = "\n".join(lines)

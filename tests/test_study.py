@@ -12,10 +12,13 @@ from dml.pipeline.digest import data_settings, expected, training_digest
 
 SETTINGS = {
     "study": {
-        "datasets": ["glyphs"],
-        "losses": {"triplet": ["standard", "robust"], "contrastive": ["single_step"]},
-        "suite": "quick",
-        "seeds": [0, 1],
+        "main": {
+            "datasets": ["glyphs"],
+            "losses": {"triplet": ["standard", "robust"], "contrastive": ["single_step"]},
+            "suite": "quick",
+            "seeds": [0, 1],
+        },
+        "grid": {"datasets": ["glyphs"], "losses": {"triplet": ["robust", "joint"]}, "suite": "radii", "seeds": [0]},
     },
     "run.controls": ["pixels_8"],
 }
@@ -37,7 +40,7 @@ def keep(place: Path, value: dict) -> None:
 
 
 def test_all_is_to_be_done_at_first(params: Params) -> None:
-    images, first, attacks, second, others = map(names, study.phases(params))
+    images, first, attacks, second, others = map(names, study.phases(params, params.block("main")))
     assert images == ["01 glyphs"]
     assert first[0] == "02 glyphs-triplet-standard-0"
     assert set(first) == {
@@ -66,7 +69,7 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     keep(tmp_path / "artifacts/models/glyphs/triplet-standard-0/settings.json", {"digest": "of an older recipe"})
     keep(tmp_path / "results/runs/glyphs/triplet-robust-0/quick.json", {"digests": expected(params, [key])[key]})
     keep(tmp_path / "results/runs/glyphs/triplet-standard-0/quick.json", {"digests": {"training": "x"}})
-    images, first, attacks, *_ = map(names, study.phases(params))
+    images, first, attacks, *_ = map(names, study.phases(params, params.block("main")))
     assert images == []
     assert "03 glyphs-triplet-robust-0" not in first
     assert "02 glyphs-triplet-standard-0" in first
@@ -81,12 +84,51 @@ def test_a_failed_job_is_told_and_the_others_go_on(
         return int("robust" in job.name), 61.0, tmp_path / "artifacts" / "logs" / f"{job.name}.log"
 
     monkeypatch.setattr(study.Job, "run", run)
-    assert study.run(params, 2) == 6, "four trainings and two attacks"
+    assert study.run(params, [params.block("main")], 2) == 6, "four trainings and two attacks"
     printed = capsys.readouterr().out
     assert (
         "03_robust_training glyphs-triplet-robust-0: FAILED, see artifacts/logs/glyphs-triplet-robust-0.log" in printed
     )
     assert "4/4 04_attack_evaluation" in printed
+
+
+def test_blocks_run_in_order_and_share_what_is_trained(
+    params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def run(job: study.Job, threads: int) -> tuple[int, float, Path]:
+        done.append(f"{job.notebook[:2]} {job.name}")
+        if job.notebook[:2] in ("02", "03"):
+            loss, defense, seed = job.name.split("-")[1:]
+            digest = training_digest(params.recipe("glyphs"), loss, defense)
+            keep(
+                tmp_path / "artifacts" / "models" / "glyphs" / f"{loss}-{defense}-{seed}" / "settings.json",
+                {"digest": digest},
+            )
+        return 0, 1.0, tmp_path
+
+    monkeypatch.setattr(study.Job, "run", run)
+    monkeypatch.setattr(study, "load", lambda: params)
+    assert study.main(["--jobs", "1"]) == 0
+    assert [name for name in done if name[:2] == "03" and "robust-0" in name] == [
+        "03 glyphs-triplet-robust-0",
+        "03 glyphs-contrastive-robust-0",
+    ], "once each"
+    assert done.index("04 glyphs-triplet-robust-0-quick") < done.index("03 glyphs-triplet-joint-0")
+    assert {name for name in done if name.endswith("radii")} == {
+        "04 glyphs-triplet-robust-0-radii",
+        "04 glyphs-triplet-joint-0-radii",
+        "04 glyphs-none-pixels_8-0-radii",
+    }
+    done.clear()
+    assert study.main(["grid", "--jobs", "1"]) == 0
+    assert {name[-5:] for name in done if name[:2] == "04"} == {"radii"}
+
+
+def test_an_unknown_block_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main(["gird"]) == 1
+    assert capsys.readouterr().err == "ValueError: study block 'gird' is unknown; did you mean 'grid'?\n"
 
 
 def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +157,15 @@ def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"study.seeds": []}, "study.seeds is empty; list at least one"),
-        ({"study.suite": "quikc"}, "study.suite 'quikc' is unknown; did you mean 'quick'"),
-        ({"study.datasets": ["glyph"]}, "study.datasets 'glyph' is unknown"),
+        ({"study.main.seeds": []}, "study.main.seeds is empty; list at least one"),
+        ({"study.grid.suite": "quikc"}, "study.grid.suite 'quikc' is unknown; did you mean 'quick'"),
+        ({"study.main.datasets": ["glyph"]}, "study.main.datasets 'glyph' is unknown"),
         (
-            {"study.losses": {"triplet": ["robus"]}},
-            r"study.losses.triplet \(of recipes.glyphs_long\) 'robus' is unknown",
+            {"study.main.losses": {"triplet": ["robus"]}},
+            r"study.main.losses.triplet \(of recipes.glyphs_long\) 'robus' is unknown",
         ),
+        ({"study": ["main"]}, r"study is \['main'\]; it must hold keys and values"),
+        ({"study.main.sweets": ["quick"]}, "study.main key 'sweets' is unknown"),
     ],
 )
 def test_a_wrong_study_is_one_sentence(change: dict, message: str) -> None:

@@ -58,7 +58,7 @@ def _params(raw: Any) -> Params:
     check_keys(raw, {"run", "study", "presets", "recipes", "suites", "figures"}, "params.yaml")
     params = Params(
         run=record(Run, raw["run"], "run"),
-        study=record(Study, raw["study"], "study"),
+        study={name: record(Study, value, f"study.{name}") for name, value in mapping(raw["study"], "study").items()},
         recipes={name: _recipe(name, value) for name, value in mapping(raw["recipes"], "recipes").items()},
         suites={name: mapping(value, f"suites.{name}") for name, value in mapping(raw["suites"], "suites").items()},
         figures=record(Figures, raw["figures"], "figures"),
@@ -139,15 +139,16 @@ def _check_run(params: Params) -> None:
 
 
 def _check_study(params: Params) -> None:
-    study = params.study
-    known("study.suite", study.suite, params.suites)
-    for dataset in study.datasets:
-        known("study.datasets", dataset, params.recipes)
-        recipe = params.recipes[dataset]
-        for loss, defenses in study.losses.items():
-            known(f"study.losses (of recipes.{dataset})", loss, recipe.losses)
-            for defense in defenses:
-                known(f"study.losses.{loss} (of recipes.{dataset})", defense, recipe.defenses)
+    for name, block in params.study.items():
+        where = f"study.{name}"
+        known(f"{where}.suite", block.suite, params.suites)
+        for dataset in block.datasets:
+            known(f"{where}.datasets", dataset, params.recipes)
+            recipe = params.recipes[dataset]
+            for loss, defenses in block.losses.items():
+                known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
+                for defense in defenses:
+                    known(f"{where}.losses.{loss} (of recipes.{dataset})", defense, recipe.defenses)
 
 
 def fractions(value: Any) -> Any:

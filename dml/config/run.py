@@ -54,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What `make study` runs: many defences under one suite.
+    """One block of what `make study` runs: many defences under one suite.
 
     Attributes:
         datasets: keys of ``recipes``.
@@ -71,7 +71,7 @@ class Study:
     def __post_init__(self) -> None:
         for name in ("datasets", "losses", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"study.{name} is empty; list at least one")
+                raise ValueError(f"{name} is empty; list at least one")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Params:
 
     Attributes:
         run: what the pipeline runs.
-        study: what `make study` runs beside it.
+        study: what `make study` runs beside it: blocks by name, in their order.
         recipes: settings by dataset.
         suites: settings of each evaluation suite, by name; ``kind`` is a key of ``SUITES``.
         figures: what results/ reports.
@@ -116,7 +116,7 @@ class Params:
     """
 
     run: Run
-    study: Study
+    study: dict[str, Study]
     recipes: dict[str, Recipe]
     suites: dict[str, Settings]
     figures: Figures
@@ -126,6 +126,11 @@ class Params:
         """Return the settings of a dataset; ValueError if there are none."""
         known("dataset", dataset, self.recipes)
         return self.recipes[dataset]
+
+    def block(self, name: str) -> Study:
+        """Return a block of the study; ValueError if there is none."""
+        known("study block", name, self.study)
+        return self.study[name]
 
     def suite(self, name: str) -> Settings:
         """Return the settings of a suite; ValueError if there are none."""

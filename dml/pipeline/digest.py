@@ -261,10 +261,10 @@ def dependence_code(params: Params) -> Code:
 
 def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
     """Return (dataset, loss, defense, suite) of all that the study trains."""
-    study = params.study
     return [
-        (data, loss, name, study.suite)
-        for data in study.datasets
-        for loss in study.losses
-        for name in study.losses[loss]
+        (data, loss, name, block.suite)
+        for block in params.study.values()
+        for data in block.datasets
+        for loss in block.losses
+        for name in block.losses[loss]
     ]

@@ -1,10 +1,11 @@
-"""Every defence under one suite: trains and attacks what params.yaml lists under ``study``, and skips what is current.
+"""Many defences, each block under one suite: trains and attacks what params.yaml lists under ``study``.
 
     python -m dml study --jobs 2
+    python -m dml study grid
 
-Each job is a notebook of the pipeline in a process of its own. A killed study continues where it was: a model or
-record that today's settings and code would make again is not made twice. The figures stage of `dvc repro` then puts the
-records into results/.
+The first runs all blocks in order, the second one of them. Each job is a notebook of the pipeline in a process of its
+own. A killed study continues where it was: a model or record that today's settings and code would make again is
+not made twice, whichever block asks for it. The figures stage of `dvc repro` then puts the records into results/.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,7 @@ from typing import NamedTuple
 
 from dml.common.files import ROOT
 from dml.config.load import load
-from dml.config.run import Params
-from dml.config.schema import ParamsError
+from dml.config.run import Params, Study
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import most
@@ -70,14 +70,13 @@ class Job:
         return done.returncode, time.perf_counter() - start, log
 
 
-def models(params: Params) -> list[Model]:
-    """Return the models and controls to attack, first seed first."""
-    study = params.study
+def models(params: Params, block: Study) -> list[Model]:
+    """Return the models and controls that a block attacks, first seed first."""
     return [
         Model(dataset, loss, defense, seed)
-        for seed in study.seeds
-        for dataset in study.datasets
-        for loss, defenses in [*study.losses.items(), (CONTROL, params.run.controls if seed == study.seeds[0] else [])]
+        for seed in block.seeds
+        for dataset in block.datasets
+        for loss, defenses in [*block.losses.items(), (CONTROL, params.run.controls if seed == block.seeds[0] else [])]
         for defense in defenses
     ]
 
@@ -98,15 +97,13 @@ def trainings(params: Params, attacked: list[Model]) -> list[Model]:
     return list(found)
 
 
-def phases(params: Params) -> Iterator[list[Job]]:
+def phases(params: Params, block: Study) -> Iterator[list[Job]]:
     """Yield jobs that may run side by side: whatever is not current of the images, then of each seed's models."""
-    yield [
-        Job("01_data", dataset, {"dataset": dataset}) for dataset in params.study.datasets if not _has(params, dataset)
-    ]
-    for seed in params.study.seeds:
-        attacked = [model for model in models(params) if model.seed == seed]
+    yield [Job("01_data", dataset, {"dataset": dataset}) for dataset in block.datasets if not _has(params, dataset)]
+    for seed in block.seeds:
+        attacked = [model for model in models(params, block) if model.seed == seed]
         yield [_training(model) for model in trainings(params, attacked) if not trained(params, model)]
-        yield [_attack(params, model) for model in attacked if not evaluated(params, model)]
+        yield [_attack(model, block.suite) for model in attacked if not evaluated(params, model, block.suite)]
 
 
 def _training(model: Model) -> Job:
@@ -117,8 +114,7 @@ def _training(model: Model) -> Job:
     return Job(chapter, f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
 
 
-def _attack(params: Params, model: Model) -> Job:
-    suite = params.study.suite
+def _attack(model: Model, suite: str) -> Job:
     parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": suite}
     return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{suite}", parameters)
 
@@ -138,19 +134,18 @@ def trained(params: Params, model: Model) -> bool:
     return stored["digest"] == training_digest(params.recipe(model.dataset), model.loss, model.defense)
 
 
-def evaluated(params: Params, model: Model) -> bool:
+def evaluated(params: Params, model: Model, suite: str) -> bool:
     """Whether today's settings and code would make the stored record again."""
-    suite = params.study.suite
     file = ROOT / paths.record_file(model.dataset, paths.run_name(*model[1:]), suite)
     key = (model.dataset, model.loss, model.defense, suite)
     return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("digests") == expected(params, [key])[key]
 
 
-def run(params: Params, jobs: int) -> int:
-    """Run all phases, print one line per finished job, and return how many failed."""
+def run(params: Params, blocks: Iterable[Study], jobs: int) -> int:
+    """Run all phases of some blocks, print one line per finished job, and return how many failed."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = 0
-    for phase in phases(params):
+    for phase in (phase for block in blocks for phase in phases(params, block)):
         start = time.perf_counter()
         with ThreadPoolExecutor(jobs) as pool:
             waiting = {pool.submit(job.run, threads): job for job in phase}
@@ -167,6 +162,7 @@ def run(params: Params, jobs: int) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m dml study", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help="of `study` in params.yaml; all if none is named")
     parser.add_argument(
         "--jobs", type=int, default=most(), help="notebooks side by side; one per core, or one on a GPU"
     )
@@ -174,7 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.jobs < 1:
         parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
     try:
-        return int(run(load(), chosen.jobs) > 0)
-    except ParamsError as error:
-        print(f"ParamsError: {error}", file=sys.stderr)
+        params = load()
+        blocks = [params.block(name) for name in chosen.blocks or params.study]
+    except ValueError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    return int(run(params, blocks, chosen.jobs) > 0)

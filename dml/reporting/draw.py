@@ -10,14 +10,13 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.data.base import Split
 from dml.evaluation.examples import Examples, example_images, telling_examples
-from dml.reporting import charts, plots, scatter, style
+from dml.reporting import charts, grid, plots, scatter, style
 from dml.reporting.kinds import alone_table
 from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
 from dml.reporting.spelling import count, spell
 from dml.reporting.tables import comparison, main_suite, of_suite, pool
 
-RADII = 4  # that a suite must have attacked for a curve to be drawn
 QUERIES = 200  # that it must have attacked for a curve, or a comparison of single attacks, to be drawn
 SEARCHES = 2  # example queries per dataset
 
@@ -39,6 +38,8 @@ def draw_records(records: Sequence[Record], dataset: str, figures: Figures, resu
     style.theme()
     drawn = _headline(own, dataset, figures, palette) | _by_eps(own, dataset, figures, palette)
     drawn |= _alone(own, dataset, figures, palette) | _certified(own, dataset, palette)
+    if found := grid.families(own, figures):
+        drawn["grid"] = grid.grid(found), grid.caption(found, dataset)
     return [_keep(figure, results, dataset, name, caption) for name, (figure, caption) in drawn.items()]
 
 
@@ -118,7 +119,7 @@ def _by_eps(
     radii: dict[str, int] = {}
     for record in records:
         worst = [row for row in record["rows"] if row["attack"] == "worst" and row["norm"] == "linf"]
-        if len(worst) >= RADII and min(row["queries"] for row in worst) >= QUERIES:
+        if len(worst) >= grid.RADII and min(row["queries"] for row in worst) >= QUERIES:
             radii[record["suite"]] = max(len(worst), radii.get(record["suite"], 0))
     if not radii:
         return {}

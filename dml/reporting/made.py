@@ -1,14 +1,17 @@
-"""Sections of a page on how its numbers were made: settings, and the cost of training."""
+"""Sections of a page on how its numbers were made: settings, the cost of training, stale runs."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.records import Record
+from dml.reporting.records import Record, Stale
 from dml.reporting.spelling import (
     CONTROL,
     MISSING,
+    count,
+    details,
     settings_text,
     spell,
     table,
@@ -71,3 +74,21 @@ def settings_section(records: Sequence[Record]) -> list[str]:
             if key in settings and not (control and key not in ("data", "suite")):
                 rows.setdefault(label, settings_text(settings[key]))
     return table(["of", "settings"], [[label, f"`{text}`"] for label, text in rows.items()]) if rows else []
+
+
+def stale_section(stale: Sequence[Stale]) -> list[str]:
+    """List what was measured with settings or code of the past, with its figures; they are shown nowhere else."""
+    if not stale:
+        return []
+    rows = []
+    for record, reason in stale:
+        worst = [row for row in record["rows"] if row["attack"] == "worst"]
+        left = ", ".join(f"{row['r1']:.3f} at {radius_text(row['eps'])}" for row in worst)
+        model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
+        rows.append([model, f"`{record['suite']}`", f"{record['natural']['r1']:.3f}", left or MISSING, reason])
+    text = (
+        "These runs were made with other settings or code than now. No table, figure or claim above uses them, and "
+        "they are not comparable with it."
+    )
+    listed = table(["model", "suite", "natural R@1", "adversarial R@1", "reason"], rows)
+    return ["", "## Stale runs", "", text, *details(count(len(stale), "run"), listed)]

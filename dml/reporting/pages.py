@@ -6,17 +6,18 @@ from pathlib import Path
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
-from dml.reporting import kinds, made, sections, trust
+from dml.reporting import ablation, grid, kinds, made, sections, trust
 from dml.reporting.claims import Verdict, finding, verdicts
 from dml.reporting.paper import claims_page
 from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
-from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, spell, table, wide_table
+from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, table, wide_table
 from dml.reporting.style import caption_of
 from dml.reporting.tables import comparison, leaderboard, main_records, main_suite, of_suite
 
 FOLDER = "pages"  # of the datasets' pages
-FIRST = ("headline", "scatter", "accuracy_by_eps", "attacks", "certified", "search", "embeddings")  # order of figures
+# Order of figures.
+FIRST = ("headline", "scatter", "accuracy_by_eps", "grid", "attacks", "certified", "search", "embeddings")
 MEANING = (
     "*Natural* scores are over every query of the test half. *Adversarial* R@1 counts the worst of all attacks for "
     "each query in the l-inf ball, with the whole test half as gallery and a 95% Wilson interval over the attacked "
@@ -202,7 +203,9 @@ def dataset_page(
         origin: where its images come from.
         drawn: file relative to results/, and caption, of each figure.
     """
-    main = main_suite(records, figures)
+    main, families = main_suite(records, figures), grid.families(records, figures)
+    grids = [item for item in drawn if families and Path(item[0]).stem == "grid"]
+    drawn = [item for item in drawn if item not in grids]
     lines = [f"# {dataset}", "", f"{origin} [All results](../README.md)".strip()]
     if main:
         compared = comparison(of_suite(records, main), figures.eps, figures)
@@ -213,11 +216,15 @@ def dataset_page(
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
         lines += ["", "## Controls", *controls] if controls else []
+        parts = ablation.section(of_suite(records, main), figures.eps, figures)
+        lines += ["", "## What each part is worth", *parts] if parts else []
+    if families:
+        lines += ["", "## Training radius and test radius", *grid.section(families), *_figures(grids)]
     lines += _figures(drawn[1:], "## Figures")
     lines += _trust(records, figures)
     lines += _suites(records, main, figures)
     lines += _made(records, figures)
-    lines += _stale(stale)
+    lines += made.stale_section(stale)
     return "\n".join(lines) + "\n"
 
 
@@ -276,21 +283,3 @@ def _made(records: Sequence[Record], figures: Figures) -> list[str]:
         text += f" Measured on: {'; '.join(devices)}."
     lines = ["", "## How it was measured", "", text, "", MEANING, "", JUDGED]
     return lines + details("Settings", made.settings_section(records))
-
-
-def _stale(stale: Sequence[Stale]) -> list[str]:
-    """What was measured with settings or code of the past: listed with its figures, and shown nowhere else."""
-    if not stale:
-        return []
-    rows = []
-    for record, reason in stale:
-        worst = [row for row in record["rows"] if row["attack"] == "worst"]
-        left = ", ".join(f"{row['r1']:.3f} at {radius_text(row['eps'])}" for row in worst)
-        model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
-        rows.append([model, f"`{record['suite']}`", f"{record['natural']['r1']:.3f}", left or MISSING, reason])
-    text = (
-        "These runs were made with other settings or code than now. No table, figure or claim above uses them, and "
-        "they are not comparable with it."
-    )
-    listed = table(["model", "suite", "natural R@1", "adversarial R@1", "reason"], rows)
-    return ["", "## Stale runs", "", text, *details(count(len(stale), "run"), listed)]

@@ -17,7 +17,7 @@ from dml.common.randomness import numpy_generator
 from dml.config.build import model as build_model
 from dml.config.build import training as build
 from dml.config.load import load
-from dml.config.run import Params
+from dml.config.run import Params, Study
 from dml.data.base import Split
 from dml.data.sampling import balanced_batches
 from dml.data.transforms import to_float
@@ -136,7 +136,7 @@ def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> 
     params = load(changes)
     found = [
         record
-        for dataset in params.study.datasets
+        for dataset in dict.fromkeys(dataset for block in params.study.values() for dataset in block.datasets)
         for record in records.read(ROOT / paths.RECORDS / dataset, paths.output(workspace, paths.RECORDS / dataset))
     ]
     current, stale = records.split_stale(found, expected(params, map(records.run_key, found)))
@@ -144,17 +144,28 @@ def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> 
 
 
 def study_lines(params: Params, current: Sequence[records.Record], stale: Sequence[records.Record]) -> list[str]:
-    """Show the tables of all datasets and losses of the study; see :func:`study_table`."""
-    study, eps, lines = params.study, params.figures.eps, []
-    for dataset in study.datasets:
+    """Show the tables of all datasets and losses of the study that claims may rest on; see :func:`study_table`."""
+    lines: list[str] = []
+    for block in params.study.values():
+        if params.suite(block.suite).get("claims", False):
+            lines += _block_lines(params, block, current, stale)
+    return lines
+
+
+def _block_lines(
+    params: Params, block: Study, current: Sequence[records.Record], stale: Sequence[records.Record]
+) -> list[str]:
+    """One table and its gaps per dataset and loss of a block."""
+    eps, lines = params.figures.eps, []
+    for dataset in block.datasets:
         kinds = {name: given.get("defense", name) for name, given in params.recipe(dataset).defenses.items()}
-        for loss, listed in study.losses.items():
+        for loss, listed in block.losses.items():
             names = [name for name in listed if kinds[name] in COMPARED]
-            keys = {(dataset, loss, name, study.suite) for name in names}
+            keys = {(dataset, loss, name, block.suite) for name in names}
             here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
-            lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{study.suite}`, eps {radius_text(eps)}**"]
+            lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{block.suite}`, eps {radius_text(eps)}**"]
             lines += shown.settings_table(here, eps, params.figures) if here else []
-            wanted = [(name, seed) for name in names for seed in study.seeds]
+            wanted = [(name, seed) for name in names for seed in block.seeds]
             lines += ["", *(f"- {text}" for text in shown.missing(wanted, here, old))]
     return lines
 

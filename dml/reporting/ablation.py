@@ -1,0 +1,128 @@
+"""What each part of a defence is worth: its best run beside runs that differ from it in one setting."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dml.attacks.balls import radius_text
+from dml.config.run import Figures
+from dml.evaluation.statistics import paired_test
+from dml.reporting.records import Record, eps_key
+from dml.reporting.spelling import MARK, settings_text, spell, table
+from dml.reporting.tables import comparison, gates_of
+from dml.reporting.trust import same_queries
+from dml.reporting.variants import KIND, RADIUS, leaves, one_difference, trained
+
+
+class Change(NamedTuple):
+    """Two models that differ in one setting.
+
+    Attributes:
+        loss: of both.
+        other, best: names of their defences.
+        setting: dotted name of what differs.
+        before, after: its values.
+    """
+
+    loss: str
+    other: str
+    best: str
+    setting: str
+    before: Any
+    after: Any
+
+
+def paired_interval(only_first: int, only_second: int, queries: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the interval of a difference of two shares of the same queries, 95% by default.
+
+    The share under the second model less that under the first, after Agresti and Min (2005): Wald's interval with half
+    a query more in each of the four cells. It is never empty.
+
+    Args:
+        only_first, only_second: queries that survive under one of the two alone.
+        queries: all of them.
+    """
+    total, apart, change = queries + 2, only_first + only_second + 1, only_second - only_first
+    half = z * math.sqrt(apart - change**2 / total) / total
+    return max(-1.0, change / total - half), min(1.0, change / total + half)
+
+
+def changes(records: Sequence[Record], eps: float, figures: Figures) -> list[Change]:
+    """Return the best model of each loss and class of defence beside each that differs from it in one setting.
+
+    Of those that differ in the training radius only the closest is kept.
+
+    Args:
+        records: of one dataset and suite.
+        eps: radius at which the best is the one that keeps the most R@1.
+        figures: gives the order of equals.
+    """
+    settings = {(record["loss"], record["defense"]): leaves(record) for record in trained(records)}
+    found = comparison(records, eps, figures).sort_values("r1", ascending=False, kind="stable")
+    models = [model for model in zip(found["loss"], found["defense"], strict=True) if model in settings]
+    leaders: dict[tuple[str, str], tuple[str, str]] = {}
+    for model in models:
+        leaders.setdefault((model[0], settings[model][KIND]), model)
+    listed = []
+    for best in leaders.values():
+        near = []
+        for other in models:
+            name = one_difference(settings[other], settings[best])
+            if name and name.startswith(("defense.", "schedule.")) and name != KIND:
+                values = (settings[other].get(name), settings[best].get(name))
+                near.append(Change(best[0], other[1], best[1], name, *values))
+        radii = sorted((change for change in near if change.setting == RADIUS), key=lambda c: abs(c.after - c.before))
+        listed += [change for change in near if change.setting != RADIUS] + radii[:1]
+    return listed
+
+
+def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
+    """Show what :func:`changes` finds, with natural R@1 and R@1 under attack.
+
+    Args:
+        records: of one dataset and suite.
+        eps: the radius.
+        figures: gives the order.
+    """
+    key = eps_key(eps)
+    own = [record for record in trained(records) if record["claims"] and key in record["survival"]]
+    rows = []
+    for change in changes(own, eps, figures) if own else []:
+        pairs = same_queries(own, change.loss, change.other, change.best, key)
+        if pairs:
+            names = [_name(side) for side in zip(*pairs, strict=True)]
+            rows.append([spell(change.loss), *names, _setting(change), *_worth(pairs, key)])
+    if not rows:
+        return []
+    text = (
+        f"*To* is the model of each loss and defence that keeps the most R@1 at eps {radius_text(eps)} under suite "
+        f"`{own[0]['suite']}`; *from* are those that differ from it in one setting, of other training radii only the "
+        "closest. Intervals are 95%, paired over the same queries (Agresti and Min 2005). The best model was chosen by "
+        "these queries, which favours it."
+    )
+    header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
+    return ["", text, *table(header, rows)]
+
+
+def _name(records: Sequence[Record]) -> str:
+    """The defence of some trainings, marked where a gate does not hold."""
+    return spell(records[0]["defense"]) + (MARK if any(gates_of(record) == "fail" for record in records) else "")
+
+
+def _setting(change: Change) -> str:
+    name = change.setting.split(".")[-1]
+    before, after = (settings_text(value, name) for value in (change.before, change.after))
+    return f"`{name}`: {before} → {after}"
+
+
+def _worth(pairs: Sequence[tuple[Record, Record]], key: str) -> tuple[str, str]:
+    """By how much natural R@1 and R@1 under attack change, the latter with its interval, all seeds together."""
+    natural = np.mean([second["natural"]["r1"] - first["natural"]["r1"] for first, second in pairs])
+    sides = ([mark == "1" for record in side for mark in record["survival"][key]] for side in zip(*pairs, strict=True))
+    first, second = sides
+    only_first, only_second, _ = paired_test(first, second)
+    low, high = paired_interval(only_first, only_second, len(first))
+    change = (only_second - only_first) / len(first)
+    return f"{natural:+.3f}", f"**{change:+.3f}** ({low:+.3f} to {high:+.3f})"

@@ -1,0 +1,52 @@
+"""The settings of a run by dotted name: they tell which runs differ in one setting alone."""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dml.common.table import find
+from dml.defenses import DEFENSES
+from dml.reporting.records import Record
+
+RADIUS = "defense.eps"  # of the ball that a defence trains with
+KIND = "defense.class"  # key of ``DEFENSES``
+Leaves = dict[str, Any]
+"""Setting by dotted name, such as ``schedule.averaging``."""
+
+
+def trained(records: Sequence[Record]) -> list[Record]:
+    """Return the records of trained models; a control has no settings of a defence."""
+    return [record for record in records if "defense" in record["settings"]]
+
+
+def leaves(record: Record) -> Leaves:
+    """Return all settings of a trained model's run but the name of its defence.
+
+    What the settings of the defence leave out has the default of its class, so that a default and the same value in
+    params.yaml are equal.
+
+    Raises:
+        ValueError: the defence is none of ``DEFENSES``.
+    """
+    given = dict(record["settings"]["defense"])
+    name = given.pop("name")
+    kind = given.pop("defense", name)
+    arguments = inspect.signature(find(DEFENSES, kind, "defense")).parameters.values()
+    defaults = {item.name: item.default for item in arguments if item.default is not item.empty}
+    settings = record["settings"] | {"defense": {"class": kind, **defaults, **given}}
+    return dict(_flat(json.loads(json.dumps(settings)), ""))  # tuples become lists, as in records
+
+
+def one_difference(first: Leaves, second: Leaves) -> str | None:
+    """Return the name of the one setting that differs; None if none does, or more than one."""
+    names = [name for name in first | second if first.get(name) != second.get(name)]
+    return names[0] if len(names) == 1 else None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
