@@ -10,7 +10,10 @@ nothing.
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +23,8 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
+import zmq  # noqa: E402
+from traitlets.config import Config  # noqa: E402
 
 from dml.common.files import ROOT, atomic  # noqa: E402
 
@@ -82,22 +87,38 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     unfinished = failed(target)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    papermill.execute_notebook(
-        str(source),
-        str(unfinished),
-        parameters=parameters,
-        kernel_name=KERNEL["name"],
-        cwd=str(ROOT),
-        progress_bar=False,
-        log_output=False,
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-        shutdown_kernel="immediate",  # after its last cell a kernel has nothing left to save
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a local kernel warns about its own sockets
-    )
+    with _sockets() as connection:
+        papermill.execute_notebook(
+            str(source),
+            str(unfinished),
+            parameters=parameters,
+            kernel_name=KERNEL["name"],
+            cwd=str(ROOT),
+            progress_bar=False,
+            log_output=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            config=connection,
+            shutdown_kernel="immediate",  # after its last cell a kernel has nothing left to save
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a local kernel warns about its own sockets
+        )
     with atomic(target) as partial:
         nbformat.write(_plain(nbformat.read(unfinished, as_version=4)), partial)
     unfinished.unlink()
+
+
+@contextmanager
+def _sockets() -> Iterator[Config]:
+    """Settings of a kernel that talks through files of its own, where the system can.
+
+    A kernel takes network ports that are free when it is asked to start, and opens them seconds later. Of two that
+    start side by side, the second may find its ports taken.
+    """
+    if not zmq.has("ipc"):
+        yield Config()
+        return
+    with TemporaryDirectory() as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}})
 
 
 def _papermill() -> ModuleType:
