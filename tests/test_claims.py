@@ -12,7 +12,7 @@ from dml.reporting import claims, paper, tables
 def judge(runs: list[dict[str, Any]]) -> dict[str, claims.Verdict]:
     """Verdicts by a word of the claim."""
     words = ("lose", "5 times", "0.95", "beat", "control")
-    found = claims.verdicts(tables.comparison(runs, EPS, FIGURES), EPS, FIGURES)
+    found = claims.verdicts(runs, EPS, FIGURES)
     return {next(word for word in words if word in row.claim): row for row in found}
 
 
@@ -41,20 +41,45 @@ def test_verdicts_say_what_fails() -> None:
     )
     assert found["5 times"][1:] == ("contrastive at least 25.9; triplet 10.0 (6.5 to 15.5)", "holds")
     assert found["0.95"][1:] == ("contrastive 0.889; triplet 0.978", "holds in part"), "contrastive keeps too little"
-    assert found["beat"].verdict == "not separated", "0.250 against 0.245 is within the intervals"
+    assert found["beat"][1:] == (
+        "contrastive 0.250 against 0.245, p 0.5000; triplet 0.500 against 0.200, p < 0.0001",
+        "not separated",
+    ), "two queries of 400 tell the contrastive models apart"
     assert "control" not in found
-    runs[4]["rows"][1] |= {"r1": 0.1}
-    assert judge(runs)["beat"].verdict == "fails"
+    runs[5] = record("contrastive", "single_step", 0.89, 106)
+    assert judge(runs)["beat"].verdict == "fails", "six queries survive under single_step only, none under robust only"
 
 
-@pytest.mark.parametrize(("survive", "verdict"), [(0, "holds"), (98, "not separated"), (100, "fails"), (280, "fails")])
-def test_robust_models_are_judged_beside_the_best_control(survive: int, verdict: str) -> None:
+def test_models_that_met_other_queries_do_not_beat_each_other() -> None:
+    runs = [*six(), record("none", "pixels_8", 0.3, 10, seed=1)]
+    assert "control" not in judge(runs)
+    fewer = [made | {"survival": {"0.031373": "1"}} if made["defense"] == "single_step" else made for made in six()]
+    assert "beat" not in judge(fewer)
+
+
+def test_close_models_are_separated_where_they_differ_on_the_same_queries() -> None:
+    """0.500 (0.451 to 0.549) and 0.480 (0.431 to 0.529): the intervals overlap, yet no query prefers the second."""
+    found = judge([record("triplet", "robust", 0.9, 200), record("triplet", "single_step", 0.9, 192)])
+    assert found["beat"][1:] == ("triplet 0.500 against 0.480, p 0.0078", "holds")
+
+
+@pytest.mark.parametrize(
+    ("survive", "chances", "verdict"),
+    [
+        (0, ("< 0.0001", "< 0.0001"), "holds"),
+        (98, ("0.5000", "< 0.0001"), "not separated"),
+        (100, ("1.0000", "< 0.0001"), "not separated"),
+        (280, ("< 0.0001", "< 0.0001"), "fails"),
+    ],
+)
+def test_robust_models_are_judged_beside_the_best_control(survive: int, chances: tuple[str, str], verdict: str) -> None:
     weak = record("none", "histogram", 0.9, 0)
     found = judge([*six(), weak, record("none", "pixels_8", 0.3, survive)])["control"]
     assert found.claim == "`robust` models keep more than the best control at eps 8/255"
     share = f"{survive / 400:.3f}"
     name = "pixels 8" if survive else "histogram"
-    assert found.measured == f"contrastive 0.250 against {share}; triplet 0.500 against {share} ({name})"
+    first, second = (f"against {share}, p {chance}" for chance in chances)
+    assert found.measured == f"contrastive 0.250 {first}; triplet 0.500 {second} ({name})"
     assert found.verdict == verdict
 
 
@@ -71,7 +96,8 @@ def test_a_failed_gate_leaves_claims_about_that_model_unjudged() -> None:
     found = judge(runs)
     assert found["5 times"].verdict == "holds"
     assert found["control"][1:] == (
-        "contrastive 0.250 against 0.025; triplet 0.500 against 0.025 (pixels 8); gates were not run",
+        "contrastive 0.250 against 0.025, p < 0.0001; triplet 0.500 against 0.025, p < 0.0001 (pixels 8); gates were "
+        "not run",
         "not judged",
     )
 
@@ -92,7 +118,7 @@ def test_a_model_without_its_counterpart_changes_no_verdict() -> None:
 
 def test_claims_are_about_the_defences_that_figures_names() -> None:
     other = type(FIGURES)(**vars(FIGURES) | {"paper": "single_step", "peer": "robust"})
-    found = claims.verdicts(tables.comparison(six(), EPS, other), EPS, other)
+    found = claims.verdicts(six(), EPS, other)
     assert found[3].claim == "`single_step` models beat `robust` ones at eps 8/255"
     assert found[3].verdict == "fails"
 

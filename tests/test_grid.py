@@ -1,6 +1,5 @@
 """Training radius against test radius, and what each part of a defence is worth."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from matplotlib.patches import Rectangle
 
 from dml.reporting import ablation, draw, grid, pages, style
 from dml.reporting.ablation import Change
+from dml.reporting.paired import in_r1, of_shares
 from dml.reporting.records import eps_key
+from dml.reporting.spelling import interval
 from dml.reporting.variants import leaves, one_difference
 
 TESTED = (1, 2, 4, 8)  # /255
@@ -194,10 +195,9 @@ def test_the_table_says_what_each_part_is_worth() -> None:
     _, text, _, header, _, *rows = ablation.section(parts(), EPS, FIGURES)
     assert "at eps 8/255 under suite `study`" in text
     assert header == "| loss | from | to | setting | change of natural R@1 | of R@1 at 8/255 |"
-    low, high = ablation.paired_interval(0, 40, 400)
-    assert rows[1] == (
-        f"| triplet | nearest 20 | best | `natural`: 0 → 1 | -0.010 | **+0.100** ({low:+.3f} to {high:+.3f}) |"
-    )
+    found = of_shares(np.repeat([1, 0], [40, 360]))
+    worth = f"**+0.100** {interval(found.low, found.high)}"
+    assert rows[1] == f"| triplet | nearest 20 | best | `natural`: 0 → 1 | -0.010 | {worth} |"
     assert "| best 8 | best | `eps`: 8/255 → 20/255 | +0.050 |" in rows[2]
     runs = [part | {"gates": [part["gates"][0] | {"passed": False}]} for part in parts()]
     assert "| unaveraged† | best† |" in ablation.section(runs, EPS, FIGURES)[5]
@@ -210,29 +210,11 @@ def test_queries_that_differ_are_not_compared_and_seeds_are_counted_together() -
     short = unaveraged | {"survival": {eps_key(EPS): "1" * 200}}
     assert ablation.section([first, short], EPS, FIGURES) == []
     again = [run | {"seed": 1} for run in (first, unaveraged)]
-    low, high = ablation.paired_interval(0, 40, 800)
-    lines = ablation.section([first, unaveraged, *again], EPS, FIGURES)
-    assert lines[-1].endswith(f"**+0.050** ({low:+.3f} to {high:+.3f}) |")
+    line = ablation.section([first, unaveraged, *again], EPS, FIGURES)[-1]
+    expected = in_r1([(first, unaveraged), (again[0], again[1])], eps_key(EPS))
+    assert line.endswith(f"**{expected.value:+.3f}** {interval(expected.low, expected.high)} |")
 
 
 def test_the_page_shows_the_table(tmp_path: Path) -> None:
     pages.write(tmp_path, parts(), [], FIGURES, {})
     assert "## What each part is worth\n\n*To* is the model" in (tmp_path / "pages" / "toys.md").read_text()
-
-
-def test_the_paired_interval_is_agresti_and_mins() -> None:
-    half = 1.959964 * math.sqrt(31 - 100 / 102) / 102
-    assert ablation.paired_interval(10, 20, 100) == pytest.approx((10 / 102 - half, 10 / 102 + half))
-    assert ablation.paired_interval(20, 10, 100) == pytest.approx((-10 / 102 - half, -10 / 102 + half))
-    low, high = ablation.paired_interval(0, 0, 50)
-    assert low < 0 < high, "never empty"
-    assert ablation.paired_interval(0, 1, 1)[1] <= 1
-
-
-@pytest.mark.parametrize("shares", [(0.7, 0.05, 0.15), (0.9, 0.01, 0.02), (0.3, 0.3, 0.3)])
-def test_the_paired_interval_covers_the_true_difference(shares: tuple[float, float, float]) -> None:
-    """In 95% of samples of 300 queries, up to the error of 2,000 draws."""
-    draws = np.random.default_rng(0).multinomial(300, [*shares, 1 - sum(shares)], 2000)
-    truth = shares[2] - shares[1]
-    ends = [ablation.paired_interval(first, second, 300) for _, first, second, _ in draws]
-    assert np.mean([low <= truth <= high for low, high in ends]) > 0.935

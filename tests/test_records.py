@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from made_records import record
+from made_records import EPS, record
 
 from dml.common.files import ROOT
 from dml.reporting import records
@@ -36,6 +37,9 @@ def test_records_of_a_later_folder_replace_an_earlier_ones(tmp_path: Path) -> No
     [
         ({"survival": {"0.03": "10"}}, r"survival\['0.03'\] must map"),
         ({"survival": {"0.031373": "1x"}}, "must map"),
+        ({"map_r": {"0.031373": [0.5]}}, r"map_r\['0.031373'\] must hold one value from 0 to 1 for each query"),
+        ({"map_r": {"0.031373": [1.5] * 400}}, "must hold one value from 0 to 1"),
+        ({"map_r": {"0.01": []}}, r"map_r\['0.01'\] must hold"),
         ({"rows": [{"attack": "none"}]}, r"lacks the key 'rows\[0\].norm'"),
         ({"gates": [{"gate": "g"}]}, r"lacks the key 'gates\[0\].eps'"),
         ({"digests": {"training": "a"}}, "lacks the key 'digests.evaluation'"),
@@ -115,3 +119,33 @@ def test_provenance_tells_how_each_run_was_made() -> None:
     (run,) = told["runs"]
     assert (run["loss"], run["weights"], run["device"]) == ("triplet", "abc", "CPU")
     assert run["seconds"] == {"training": 60.0, "suite": 2.0}
+
+
+def outcomes(*, attacked: bool = True) -> pd.DataFrame:
+    """What a suite finds of three queries at two radii, in its own order, as the engine gives it in two chunks."""
+    rows = []
+    for chunk in ([7, 2], [5]):
+        for eps in (0.01, EPS):
+            for name in ("map", "worst") if attacked else ("worst",):
+                for query in chunk:
+                    survives = int(query != 2 or eps < EPS)
+                    rows.append((query, name, eps, survives, 0.1 * query + eps / 1000 if name == "map" else 0.0))
+    return pd.DataFrame(rows, columns=["query", "attack", "eps", "r1", "map_r"])
+
+
+def test_a_record_gets_the_map_r_that_is_left_of_each_query(tmp_path: Path) -> None:
+    made = record("triplet", "robust", 0.5, 1, survival={"0.010000": "111", "0.031373": "101"})
+    file = tmp_path / "a.json"
+    records.write(file, made, made["machine"])
+    records.add_map_r(file, outcomes(attacked=False))
+    assert records.read(tmp_path) == [made], "a suite that does not attack MAP@R"
+    records.add_map_r(file, outcomes())
+    lowered = {"map_r": {"0.010000": [0.7, 0.2, 0.5], "0.031373": [0.7, 0.2, 0.5]}}
+    assert records.read(tmp_path) == [made | lowered]
+    before = file.read_text()
+    outcomes().to_csv(tmp_path / "outcomes.csv", index=False, float_format="%.6f")
+    records.add_map_r(file, pd.read_csv(tmp_path / "outcomes.csv"))
+    assert file.read_text() == before, "the same from the table that lies beside the record"
+    with pytest.raises(ValueError, match=r"other queries survive in these outcomes than in .*a\.json"):
+        records.add_map_r(file, outcomes().assign(r1=0))
+    assert file.read_text() == before

@@ -1,6 +1,5 @@
 """What each part of a defence is worth: its best run beside runs that differ from it in one setting."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,11 +7,10 @@ import numpy as np
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.evaluation.statistics import paired_test
+from dml.reporting.paired import Pairs, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import MARK, settings_text, spell, table
+from dml.reporting.spelling import MARK, interval, settings_text, spell, table
 from dml.reporting.tables import comparison, gates_of
-from dml.reporting.trust import same_queries
 from dml.reporting.variants import KIND, RADIUS, leaves, one_difference, trained
 
 
@@ -32,21 +30,6 @@ class Change(NamedTuple):
     setting: str
     before: Any
     after: Any
-
-
-def paired_interval(only_first: int, only_second: int, queries: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the interval of a difference of two shares of the same queries, 95% by default.
-
-    The share under the second model less that under the first, after Agresti and Min (2005): Wald's interval with half
-    a query more in each of the four cells. It is never empty.
-
-    Args:
-        only_first, only_second: queries that survive under one of the two alone.
-        queries: all of them.
-    """
-    total, apart, change = queries + 2, only_first + only_second + 1, only_second - only_first
-    half = z * math.sqrt(apart - change**2 / total) / total
-    return max(-1.0, change / total - half), min(1.0, change / total + half)
 
 
 def changes(records: Sequence[Record], eps: float, figures: Figures) -> list[Change]:
@@ -90,17 +73,18 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
     own = [record for record in trained(records) if record["claims"] and key in record["survival"]]
     rows = []
     for change in changes(own, eps, figures) if own else []:
-        pairs = same_queries(own, change.loss, change.other, change.best, key)
+        pairs = same_queries(own, (change.loss, change.best), (change.loss, change.other), key)
         if pairs:
-            names = [_name(side) for side in zip(*pairs, strict=True)]
+            best, other = (_name(side) for side in zip(*pairs, strict=True))
+            names = [other, best]
             rows.append([spell(change.loss), *names, _setting(change), *_worth(pairs, key)])
     if not rows:
         return []
     text = (
         f"*To* is the model of each loss and defence that keeps the most R@1 at eps {radius_text(eps)} under suite "
         f"`{own[0]['suite']}`; *from* are those that differ from it in one setting, of other training radii only the "
-        "closest. Intervals are 95%, paired over the same queries (Agresti and Min 2005). The best model was chosen by "
-        "these queries, which favours it."
+        "closest. Intervals are 95%, paired over the same queries (Bonett and Price 2012). The best model was chosen "
+        "by these queries, which favours it."
     )
     header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
     return ["", text, *table(header, rows)]
@@ -117,12 +101,8 @@ def _setting(change: Change) -> str:
     return f"`{name}`: {before} → {after}"
 
 
-def _worth(pairs: Sequence[tuple[Record, Record]], key: str) -> tuple[str, str]:
-    """By how much natural R@1 and R@1 under attack change, the latter with its interval, all seeds together."""
-    natural = np.mean([second["natural"]["r1"] - first["natural"]["r1"] for first, second in pairs])
-    sides = ([mark == "1" for record in side for mark in record["survival"][key]] for side in zip(*pairs, strict=True))
-    first, second = sides
-    only_first, only_second, _ = paired_test(first, second)
-    low, high = paired_interval(only_first, only_second, len(first))
-    change = (only_second - only_first) / len(first)
-    return f"{natural:+.3f}", f"**{change:+.3f}** ({low:+.3f} to {high:+.3f})"
+def _worth(pairs: Pairs, key: str) -> tuple[str, str]:
+    """By how much natural R@1 and R@1 under attack are higher for the best, the latter with its paired interval."""
+    natural = np.mean([best["natural"]["r1"] - other["natural"]["r1"] for best, other in pairs])
+    found = in_r1(pairs, key)
+    return f"{natural:+.3f}", f"**{found.value:+.3f}** {interval(found.low, found.high)}"

@@ -1,14 +1,16 @@
 """The claims of the paper that is reproduced, judged by what was measured here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.spelling import CONTROL, factor_text, interval, spell
-from dml.reporting.tables import best_control
+from dml.reporting.paired import Model, in_r1, same_queries
+from dml.reporting.records import Record, eps_key
+from dml.reporting.spelling import CONTROL, chance_text, factor_text, interval, spell
+from dml.reporting.tables import best_control, comparison
 
 FACTOR = 5  # the least fold increase that the paper reports
 KEPT = 0.95  # of natural R@1, below which robustness is bought dearly
@@ -22,20 +24,37 @@ class Verdict(NamedTuple):
     verdict: str
 
 
-def verdicts(found: pd.DataFrame, eps: float, figures: Figures) -> list[Verdict]:
-    """Judge the claims about one dataset at one radius.
-
-    A claim holds if it does for every loss. A model beats another if their 95% intervals do not overlap; a factor
-    counts if its interval lies on one side of 5. A claim about a model with a gate that does not hold is not judged.
+def judged(records: Sequence[Record], figures: Figures) -> list[Verdict]:
+    """Return the verdicts at both radii of results/, each claim once.
 
     Args:
-        found: :func:`dml.reporting.tables.comparison` of one suite at this radius.
+        records: of one dataset and suite.
+        figures: what results/ reports.
+    """
+    found: dict[str, Verdict] = {}
+    for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
+        for row in verdicts(records, eps, figures):
+            found.setdefault(row.claim, row)
+    return list(found.values())
+
+
+def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Verdict]:
+    """Judge the claims about one dataset at one radius.
+
+    A claim holds if it does for every loss. A model beats another if more queries survive under it than under the
+    other by McNemar's exact test on the queries that both met (:mod:`dml.reporting.paired`), and the claim fails if the
+    test says the opposite for some loss. A factor counts if its 95% interval lies on one side of 5. A claim about a
+    model with a gate that does not hold is not judged.
+
+    Args:
+        records: of one dataset and suite.
         eps: the radius.
         figures: names the baseline, the paper's defence and its peer.
 
     Returns:
-        Nothing for a suite that no claim rests on.
+        Nothing for a radius that was not attacked, or a suite that no claim rests on.
     """
+    found = comparison(records, eps, figures)
     if not found["claims"].any():
         return []
     at = f"at eps {radius_text(eps)}"
@@ -60,15 +79,15 @@ def verdicts(found: pd.DataFrame, eps: float, figures: Figures) -> list[Verdict]
         judged.append(Verdict(claim, kept, _judge(share >= KEPT, share < KEPT)))
     if paper is not None and peer is not None:
         claim = f"{paper_name} models beat {peer_name} ones {at}"
-        both = paper.merge(peer[["r1", "r1_high"]], left_index=True, right_index=True, suffixes=("", "_other"))
-        judged.append(_unless(_beats(claim, both), paper, peer))
+        others = {loss: ((loss, figures.peer), row["r1"]) for loss, row in peer.iterrows()}
+        judged += [_unless(verdict, paper, peer) for verdict in _beats(claim, paper, others, records, eps)]
     control = best_control(found)
     if paper is not None and control is not None:
-        other = {f"{column}_other": control[column] for column in ("r1", "r1_high")}
+        others = dict.fromkeys(paper.index, ((CONTROL, control["defense"]), control["r1"]))
         claim = f"{paper_name} models keep more than the best control {at}"
-        verdict = _beats(claim, paper.assign(**other))
-        verdict = verdict._replace(measured=f"{verdict.measured} ({spell(control['defense'])})")
-        judged.append(_unless(verdict, paper, control.to_frame().T))
+        for verdict in _beats(claim, paper, others, records, eps):
+            verdict = verdict._replace(measured=f"{verdict.measured} ({spell(control['defense'])})")
+            judged.append(_unless(verdict, paper, control.to_frame().T))
     return judged
 
 
@@ -81,11 +100,27 @@ def _unless(verdict: Verdict, *models: pd.DataFrame) -> Verdict:
     return verdict._replace(measured=f"{verdict.measured}; {reason}", verdict="not judged")
 
 
-def _beats(claim: str, both: pd.DataFrame) -> Verdict:
-    """Whether R@1 is higher than another's (``r1_other``) for every loss; it fails where it is not ahead at all."""
-    apart, behind = both["r1_low"] > both["r1_high_other"], both["r1"] <= both["r1_other"]
-    measured = _each(both, lambda row: f"{row.r1:.3f} against {row.r1_other:.3f}")
-    return Verdict(claim, measured, "holds" if apart.all() else "fails" if behind.any() else "not separated")
+def _beats(
+    claim: str, paper: pd.DataFrame, others: Mapping[str, tuple[Model, float]], records: Sequence[Record], eps: float
+) -> list[Verdict]:
+    """Whether R@1 is higher than another model's for every loss; nothing where no two met the same queries.
+
+    Args:
+        claim: its words.
+        paper: rows of the models that are judged, by loss.
+        others: loss -> the other model and its R@1.
+        records: of one dataset and suite.
+        eps: the radius.
+    """
+    key, measured, words = eps_key(eps), [], set()
+    for loss, row in paper.iterrows():
+        other, r1 = others.get(loss, (None, 0.0))
+        found = in_r1(same_queries(records, (loss, row["defense"]), other, key), key) if other else None
+        if found:
+            measured.append(f"{loss} {row['r1']:.3f} against {r1:.3f}, p {chance_text(found.chance)}")
+            words.add(found.verdict)
+    verdict = "fails" if "fails" in words else "holds" if words == {"holds"} else "not separated"
+    return [Verdict(claim, "; ".join(measured), verdict)] if measured else []
 
 
 def _judge(holds: pd.Series, fails: pd.Series) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
-from dml.reporting import ablation, grid, kinds, made, sections, trust
-from dml.reporting.claims import Verdict, finding, verdicts
+from dml.reporting import ablation, grid, kinds, made, paired, sections, trust
+from dml.reporting.claims import finding, judged
 from dml.reporting.paper import claims_page
 from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
@@ -164,25 +164,11 @@ def _claims_overview(by_dataset: Mapping[str, Sequence[Record]], figures: Figure
     rows = [([claim], [cells.get(name, MISSING) for name in datasets]) for claim, cells in found.items()]
     links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
     text = (
-        "A claim holds if it does for every loss. Verdicts use 95% intervals; the pages give the numbers. One by one, "
-        "as the paper makes them: [claims.md](claims.md)."
+        "A claim holds if it does for every loss. Verdicts use 95% intervals, and between two models McNemar's exact "
+        "test on the same queries; the pages give the numbers. One by one, as the paper makes them: "
+        "[claims.md](claims.md)."
     )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
-
-
-def judged(records: Sequence[Record], figures: Figures) -> list[Verdict]:
-    """Return the verdicts at both radii of results/, each claim once.
-
-    Args:
-        records: of one dataset and suite.
-        figures: what results/ reports.
-    """
-    found: dict[str, Verdict] = {}
-    for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
-        compared = comparison(records, eps, figures)
-        for row in verdicts(compared, eps, figures) if not compared.empty else []:
-            found.setdefault(row.claim, row)
-    return list(found.values())
 
 
 def dataset_page(
@@ -213,6 +199,7 @@ def dataset_page(
     lines += _figures(drawn[:1])
     if main:
         lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
+        lines += paired.best_section(of_suite(records, main), figures)
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
         lines += ["", "## Controls", *controls] if controls else []

@@ -7,17 +7,15 @@ import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.evaluation.statistics import paired_test
 from dml.reporting.claims import FACTOR
+from dml.reporting.paired import in_r1, same_queries
 from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import marked
-from dml.reporting.spelling import CONTROL, MISSING, factor_text, number, spell, table
+from dml.reporting.spelling import CONTROL, MISSING, chance_text, factor_text, number, spell, table
 from dml.reporting.tables import best_control, comparison
-from dml.reporting.trust import same_queries
 
 SHARED = "joint"  # one perturbation per image, as a classifier's training has it
 REPORTED = ("cub200", "cars196", "sop")  # the datasets of the paper's own figures
-CHANCE = 0.05  # of a split as uneven, at most, for a paired test to separate two models
 Rows = list[list[str]]
 
 
@@ -123,20 +121,15 @@ def _paired(by_dataset: Mapping[str, Sequence[Record]], figures: Figures, first:
     for dataset, records in by_dataset.items():
         for loss in sorted({record["loss"] for record in records} - {CONTROL}):
             for eps in (figures.paper_eps, figures.eps):
-                claimed = [r for r in records if r["claims"] and eps_key(eps) in r["survival"]]
-                pairs = same_queries(claimed, loss, first, second, eps_key(eps))
-                if not pairs:
+                claimed = [record for record in records if record["claims"]]
+                pairs = same_queries(claimed, (loss, first), (loss, second), eps_key(eps))
+                found = in_r1(pairs, eps_key(eps))
+                if found is None:
                     continue
                 compared = comparison(records, eps, figures).set_index(["loss", "defense"])
                 sides = [compared.loc[(loss, name)] for name in (first, second)]
-                outcomes = [
-                    [mark == "1" for record in side for mark in record["survival"][eps_key(eps)]]
-                    for side in zip(*pairs, strict=True)
-                ]
-                only_first, only_second, chance = paired_test(*outcomes)
-                apart = "holds" if only_first > only_second else "fails"
-                verdict = _judged(apart if chance < CHANCE else "not separated", *(side["gates"] for side in sides))
-                shown = "< 0.0001" if chance < 1e-4 else f"{chance:.4f}"
+                verdict = _judged(found.verdict, *(side["gates"] for side in sides))
+                shown = chance_text(found.chance)
                 rows.append([dataset, spell(loss), radius_text(eps), *map(_r1, sides), shown, verdict])
     return rows
 

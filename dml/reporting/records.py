@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from dml.common.files import write_json
+from dml.evaluation.outcomes import survival
 
 Record = dict[str, Any]
-"""What one suite found of one model; see ``MUST`` for its keys."""
+"""What one suite found of one model; see ``MUST`` for its keys. One more is optional: :func:`add_map_r`."""
 
 KEYS = ("dataset", "loss", "defense", "seed", "suite")
 DIGESTS = ("training", "evaluation")
@@ -29,6 +32,7 @@ MUST = (
     "settings",  # that made it, as in params.yaml
     "embedded",  # images that the training embedded, its adversary's included; None for a control
 )
+LOWERED = "map"  # the attack whose rows are the adversarial MAP@R
 MACHINE = ".machine.json"  # beside a record: device, versions and seconds, on which nothing depends
 Expected = Mapping[tuple[str, str, str, str], Mapping[str, str] | None]
 """(dataset, loss, defense, suite) -> digests of the present settings and code, or None if there are none now."""
@@ -62,6 +66,10 @@ def check(record: Mapping[str, Any]) -> None:
     for eps, marks in record["survival"].items():
         if not re.fullmatch(r"\d+\.\d{6}", eps) or set(marks) - {"0", "1"}:
             raise ValueError(f"survival[{eps!r}] must map a radius with six decimals to a string of 0 and 1")
+    for eps, values in record.get("map_r", {}).items():
+        marks = record["survival"].get(eps)
+        if marks is None or len(values) != len(marks) or not all(0 <= value <= 1 for value in values):
+            raise ValueError(f"map_r[{eps!r}] must hold one value from 0 to 1 for each query of survival[{eps!r}]")
 
 
 def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
@@ -78,6 +86,30 @@ def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
     record = {key: value for key, value in record.items() if key != "machine"}
     check(record)
     write_json(_machine_file(file), machine)
+    write_json(file, record)
+
+
+def add_map_r(file: Path, outcomes: pd.DataFrame) -> None:
+    """Add to a record the MAP@R that an attack on it leaves of each query, so that models can be compared by query.
+
+    The key ``map_r`` maps a radius, as in ``survival``, to one value per query in the same order, with four decimals.
+    A suite that does not attack MAP@R leaves its record as it is.
+
+    Args:
+        file: of the record.
+        outcomes: of its queries, see :func:`dml.evaluation.engine.attack`.
+
+    Raises:
+        ValueError: the outcomes are not those that the record was made from.
+    """
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if survival(outcomes) != record["survival"]:
+        raise ValueError(f"other queries survive in these outcomes than in {file}; they must be of the same run")
+    lowered = outcomes[outcomes["attack"].eq(LOWERED)]
+    if lowered.empty:
+        return
+    record["map_r"] = {eps_key(eps): values.round(4).tolist() for eps, values in lowered.groupby("eps")["map_r"]}
+    check(record)
     write_json(file, record)
 
 

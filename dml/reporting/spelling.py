@@ -62,6 +62,11 @@ def factor_text(factor: float, low: float, high: float) -> str:
     return f"{factor:.1f} {interval(low, high, 1)}"
 
 
+def chance_text(chance: float) -> str:
+    """Return a p-value."""
+    return "< 0.0001" if chance < 1e-4 else f"{chance:.4f}"
+
+
 def time_text(seconds: float | None) -> str:
     """Return a duration in the unit that people would choose."""
     if not seconds or math.isnan(seconds):

@@ -11,7 +11,7 @@ from dml.common.files import atomic
 from dml.config.run import Figures
 from dml.evaluation.collapse import why_collapsed
 from dml.evaluation.statistics import pool_seeds, ratio_interval, wilson
-from dml.reporting.records import KEYS, Record
+from dml.reporting.records import KEYS, LOWERED, Record
 from dml.reporting.spelling import CONTROL, order
 
 COLUMNS = [*KEYS, "attack", "norm", "eps", "queries", "r1", "r1_low", "r1_high", "map_r", "gates"]  # of metrics.csv
@@ -124,7 +124,7 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     """
     found = pool(records)
     found = found[found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
-    lowered = found.loc[found["attack"].eq("map"), [*MODEL, "map_r"]].rename(columns={"map_r": "adversarial_map_r"})
+    lowered = found.loc[found["attack"].eq(LOWERED), [*MODEL, "map_r"]].rename(columns={"map_r": "adversarial_map_r"})
     found = found[found["attack"].eq("worst")].drop(columns="map_r")
     found = found.merge(lowered, on=MODEL, how="left").merge(_natural(records), on=MODEL)
     base = found.loc[found["defense"] == figures.baseline, ["loss", "r1", "queries"]]

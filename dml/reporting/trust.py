@@ -10,9 +10,21 @@ import numpy as np
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.evaluation.collapse import LARGEST_RATIO, LEAST_DISTANCE, LEAST_RANK
-from dml.evaluation.statistics import over_seeds, paired_test, wilson
+from dml.evaluation.statistics import over_seeds, wilson
+from dml.reporting.paired import in_r1, same_queries
 from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import CONTROL, MARK, MISSING, interval, model_text, order, spell, table, wide_table
+from dml.reporting.spelling import (
+    CONTROL,
+    MARK,
+    MISSING,
+    chance_text,
+    interval,
+    model_text,
+    order,
+    spell,
+    table,
+    wide_table,
+)
 from dml.reporting.tables import check_alike, collapsed, gates_of, of_suite
 
 COLLAPSE = ("model", "effective rank", "share of first direction", "within classes", "between", "ratio")
@@ -128,7 +140,7 @@ def _share(marks: str) -> str:
 
 
 def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
-    """Compare defences of a loss on the same queries by McNemar's exact test, all seeds together.
+    """Compare defences of a loss on the same queries by McNemar's exact test, see :mod:`dml.reporting.paired`.
 
     Every two of up to six defences are compared; of more, each with the paper's and with the one ahead of all.
 
@@ -149,24 +161,22 @@ def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> l
     ):
         if not {first, second} & compared:
             continue
-        pairs = same_queries(own, loss, first, second, key)
-        if not pairs:
+        pairs = same_queries(own, (loss, first), (loss, second), key)
+        found = in_r1(pairs, key)
+        if found is None:
             continue
-        sides = list(zip(*pairs, strict=True))
-        outcomes = [[mark == "1" for record in side for mark in record["survival"][key]] for side in sides]
-        only_first, only_second, chance = paired_test(*outcomes)
         names = [
             spell(side[0]["defense"]) + (MARK if any(gates_of(record) == "fail" for record in side) else "")
-            for side in sides
+            for side in zip(*pairs, strict=True)
         ]
-        shown = "< 0.0001" if chance < 1e-4 else f"{chance:.4f}"
-        rows.append([spell(loss), *names, f"{len(outcomes[0]):,}", str(only_first), str(only_second), shown])
+        counts = [f"{number:,}" for number in (found.queries, found.ahead, found.behind)]
+        rows.append([spell(loss), *names, *counts, chance_text(found.chance)])
     if not rows:
         return []
     return [
         "",
-        "How many queries survive under one of the two defences only, and the probability of so uneven a split if both "
-        "were equally good (McNemar's exact test, two-sided).",
+        "How many queries survive under one of the two defences only, or under more of its seeds, and the probability "
+        "of so uneven a split if both were equally good (McNemar's exact test, two-sided).",
         *table(["loss", "A", "B", "queries", "A only", "B only", "p"], rows),
     ]
 
@@ -175,22 +185,6 @@ def _leader(records: Sequence[Record], key: str) -> str:
     """The defence under which the largest share of queries survives, with some loss and seed."""
     shares = {record["defense"]: np.mean([mark == "1" for mark in record["survival"][key]]) for record in records}
     return max(sorted(shares), key=shares.__getitem__)
-
-
-def same_queries(
-    records: Sequence[Record], loss: str, first: str, second: str, key: str
-) -> list[tuple[Record, Record]]:
-    """Return the records of two defences with the same seed and the same queries at a radius, in pairs.
-
-    Args:
-        records: of one dataset and suite, of any seeds.
-        loss, first, second: of the two models.
-        key: the radius, see :func:`dml.reporting.records.eps_key`.
-    """
-    models = {(record["defense"], record["seed"]): record for record in records if record["loss"] == loss}
-    seeds = sorted({seed for _, seed in models})
-    pairs = [(models[first, s], models[second, s]) for s in seeds if (first, s) in models and (second, s) in models]
-    return [pair for pair in pairs if len({len(record["survival"][key]) for record in pair}) == 1]
 
 
 def seeds_section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
