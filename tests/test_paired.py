@@ -20,7 +20,7 @@ FIRST, SECOND = ("triplet", "robust"), ("triplet", "standard")
 
 def made(model: tuple[str, str], marks: str, map_r: list[float] | None = None, **changes: Any) -> dict[str, Any]:
     """A record of a few queries, one character each."""
-    more = {} if map_r is None else {"map_r": {KEY: map_r}}
+    more = {} if map_r is None else {"map_r": {KEY: " ".join(f"{value:.4f}" for value in map_r)}}
     plain = record(*model, 0.9, marks.count("1"), queries=len(marks), survival={KEY: marks})
     return plain | more | changes
 
@@ -161,7 +161,7 @@ def run(loss: str, defense: str, survive: int, precision: float | None = None, *
     if precision is not None:
         changes |= {
             "rows": [row("map", EPS, survive, map_r=precision), row("worst", EPS, survive)],
-            "map_r": {KEY: [precision, precision / 2] * 200},
+            "map_r": {KEY: f"{precision:.4f} {precision / 2:.4f} " * 200},
         }
     return record(loss, defense, 0.9, survive, **changes)
 

@@ -37,9 +37,9 @@ def test_records_of_a_later_folder_replace_an_earlier_ones(tmp_path: Path) -> No
     [
         ({"survival": {"0.03": "10"}}, r"survival\['0.03'\] must map"),
         ({"survival": {"0.031373": "1x"}}, "must map"),
-        ({"map_r": {"0.031373": [0.5]}}, r"map_r\['0.031373'\] must hold one value from 0 to 1 for each query"),
-        ({"map_r": {"0.031373": [1.5] * 400}}, "must hold one value from 0 to 1"),
-        ({"map_r": {"0.01": []}}, r"map_r\['0.01'\] must hold"),
+        ({"map_r": {"0.031373": "0.5000"}}, r"map_r\['0.031373'\] must hold one share of four decimals for each query"),
+        ({"map_r": {"0.031373": "1.5000 " * 400}}, "must hold one share"),
+        ({"map_r": {"0.01": "0.5000"}}, r"map_r\['0.01'\] must hold"),
         ({"rows": [{"attack": "none"}]}, r"lacks the key 'rows\[0\].norm'"),
         ({"gates": [{"gate": "g"}]}, r"lacks the key 'gates\[0\].eps'"),
         ({"digests": {"training": "a"}}, "lacks the key 'digests.evaluation'"),
@@ -140,7 +140,7 @@ def test_a_record_gets_the_map_r_that_is_left_of_each_query(tmp_path: Path) -> N
     records.add_map_r(file, outcomes(attacked=False))
     assert records.read(tmp_path) == [made], "a suite that does not attack MAP@R"
     records.add_map_r(file, outcomes())
-    lowered = {"map_r": {"0.010000": [0.7, 0.2, 0.5], "0.031373": [0.7, 0.2, 0.5]}}
+    lowered = {"map_r": dict.fromkeys(("0.010000", "0.031373"), "0.7000 0.2000 0.5000")}
     assert records.read(tmp_path) == [made | lowered]
     before = file.read_text()
     outcomes().to_csv(tmp_path / "outcomes.csv", index=False, float_format="%.6f")

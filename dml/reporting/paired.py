@@ -156,7 +156,7 @@ def in_map_r(pairs: Pairs, key: str) -> Difference | None:
     """
     if not all(key in record.get("map_r", {}) for pair in pairs for record in pair):
         return None
-    differences = _differences(pairs, lambda record: record["map_r"][key])
+    differences = _differences(pairs, lambda record: [float(value) for value in record["map_r"][key].split()])
     return of_means(differences) if len(differences) > 1 else None
 
 

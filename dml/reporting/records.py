@@ -34,6 +34,7 @@ MUST = (
 )
 LOWERED = "map"  # the attack whose rows are the adversarial MAP@R
 MACHINE = ".machine.json"  # beside a record: device, versions and seconds, on which nothing depends
+SHARE = re.compile(r"0\.\d{4}|1\.0000")
 Expected = Mapping[tuple[str, str, str, str], Mapping[str, str] | None]
 """(dataset, loss, defense, suite) -> digests of the present settings and code, or None if there are none now."""
 
@@ -66,10 +67,11 @@ def check(record: Mapping[str, Any]) -> None:
     for eps, marks in record["survival"].items():
         if not re.fullmatch(r"\d+\.\d{6}", eps) or set(marks) - {"0", "1"}:
             raise ValueError(f"survival[{eps!r}] must map a radius with six decimals to a string of 0 and 1")
-    for eps, values in record.get("map_r", {}).items():
-        marks = record["survival"].get(eps)
-        if marks is None or len(values) != len(marks) or not all(0 <= value <= 1 for value in values):
-            raise ValueError(f"map_r[{eps!r}] must hold one value from 0 to 1 for each query of survival[{eps!r}]")
+    for eps, line in record.get("map_r", {}).items():
+        values = line.split()
+        right = len(values) == len(record["survival"].get(eps, "")) and all(map(SHARE.fullmatch, values))
+        if not right:
+            raise ValueError(f"map_r[{eps!r}] must hold one share of four decimals for each query of survival[{eps!r}]")
 
 
 def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
@@ -92,7 +94,7 @@ def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
 def add_map_r(file: Path, outcomes: pd.DataFrame) -> None:
     """Add to a record the MAP@R that an attack on it leaves of each query, so that models can be compared by query.
 
-    The key ``map_r`` maps a radius, as in ``survival``, to one value per query in the same order, with four decimals.
+    The key ``map_r`` maps a radius, as in ``survival``, to a line of one value per query in the same order.
     A suite that does not attack MAP@R leaves its record as it is.
 
     Args:
@@ -108,7 +110,8 @@ def add_map_r(file: Path, outcomes: pd.DataFrame) -> None:
     lowered = outcomes[outcomes["attack"].eq(LOWERED)]
     if lowered.empty:
         return
-    record["map_r"] = {eps_key(eps): values.round(4).tolist() for eps, values in lowered.groupby("eps")["map_r"]}
+    by_eps = lowered.groupby("eps")["map_r"]
+    record["map_r"] = {eps_key(eps): " ".join(f"{value:.4f}" for value in values) for eps, values in by_eps}
     check(record)
     write_json(file, record)
 
