@@ -2,12 +2,18 @@
 
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from dvc.exceptions import DvcException
+from dvc.lock import Lock
 from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dml.common.files import ROOT
+from dml.pipeline import repro
 from dml.pipeline.repro import dependents, graph, in_order, outdated
 
 DIAMOND = {"figures": {"a", "b"}, "a": {"data"}, "b": {"data"}, "data": set(), "alone": set()}
@@ -88,3 +94,24 @@ def test_the_stages_of_dvc_yaml() -> None:
     assert found["prepare@glyphs"] == {"digests", "data.dvc"}
     assert {"prepare@glyphs", "digests"} < found["attack@glyphs-triplet-robust-0-quick"]
     assert "dependence" in found["figures"]
+
+
+def test_a_second_run_of_the_pipeline_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))
+    monkeypatch.setattr(repro, "_run_outdated", lambda repo, jobs: 0)
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
+    with Lock(str(tmp_path / "dml-repro.lock")):
+        assert repro.main(["--jobs", "1"]) == 1
+    assert capsys.readouterr().err == "another process runs this pipeline; wait until it has ended, then start again\n"
+    assert repro.main(["--jobs", "1"]) == 0, "the lock of one that has ended is no obstacle"
+
+
+def test_what_dvc_cannot_read_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unreadable(root: str) -> None:
+        raise DvcException("'dvc.lock' is invalid.\n  while parsing, line 3")
+
+    monkeypatch.setattr(repro, "Repo", unreadable)
+    assert repro.main(["--jobs", "1"]) == 1
+    assert capsys.readouterr().err == "DVC: 'dvc.lock' is invalid. while parsing, line 3\n"

@@ -1,5 +1,7 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,8 @@ RANKS = (2, 4, 8)
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
 COLUMNS = [f"r{k}" for k in RANKS]
+# What numpy raises for an .npz that was cut short or changed: it checks every array's CRC.
+DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Attacked(NamedTuple):
@@ -85,23 +89,34 @@ def run(
     for first in range(0, len(rows), size):
         chunk = rows[first : first + size]
         place = folder / f"{first:07d}" if folder else None
-        if place is not None and place.exists():
-            tables.append(read_columns(place / "outcomes.npz"))
-            images.append(np.load(place / "images.npy"))
-        else:
+        found = None if place is None or not place.exists() else _kept(place, report)
+        if found is None:
             fresh += len(chunk)
             found = _chunk(search, suite, extra, chunk, seed)
-            tables.append(found.outcomes)
-            images.append(found.images)
             if place is not None:
                 with atomic(place) as partial:
                     write_columns(partial / "outcomes.npz", found.outcomes)
-                    np.save(partial / "images.npy", found.images)
+                    np.savez(partial / "images.npz", images=found.images)
+        tables.append(found.outcomes)
+        images.append(found.images)
         done = first + len(chunk)
         left = _left(pd.concat(tables))
         wait = _wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""
         report(f"{name}: attacked {done}/{len(rows)} queries{left}{wait}")
     return Attacked(pd.concat(tables, ignore_index=True), np.concatenate(images))
+
+
+def _kept(place: Path, report: Callable[[str], None]) -> Attacked | None:
+    """What an earlier, stopped run found for a chunk; None if that is damaged."""
+    try:
+        outcomes = read_columns(place / "outcomes.npz")
+        if not {*COLUMNS} <= {*outcomes}:  # the last ones: a damaged directory of a zip can hide its last entries
+            raise ValueError(f"columns are missing; there are {', '.join(outcomes)}")
+        with np.load(place / "images.npz", allow_pickle=False) as stored:
+            return Attacked(outcomes, stored["images"])
+    except DAMAGED:
+        report(f"{place} is damaged; its queries are attacked again")
+        return None
 
 
 def _chunk(

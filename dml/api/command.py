@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         return _run(chosen)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a full disk, or a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -99,7 +99,7 @@ def _own(folder: Path) -> nn.Module:
     try:
         settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))["settings"]["model"]
         return stored.load_weights(build.empty(Model(**settings)), place / "weights.safetensors")
-    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{place} holds no model of this repository: {' '.join(str(error).split())}") from error
 
 
@@ -162,7 +162,10 @@ def _without_last(head: nn.Module) -> nn.Module:
 
 
 def _read(network: nn.Module, file: Path, name: str) -> None:
-    stored.load_backbone(network, file, name, without=NO_LAYER)
+    try:
+        stored.load_backbone(network, file, name, without=NO_LAYER)
+    except EOFError as error:  # of an empty file
+        raise ValueError(f"{file} holds no weights of {name}: it is cut short") from error
 
 
 def _hugging_face(path: str) -> nn.Module:

@@ -19,6 +19,9 @@ from dml.config.schema import Data, Model, ParamsError, Recipe, Settings, Valida
 from dml.training.schedule import Schedule
 
 PARAMS = ROOT / "params.yaml"
+# What PyYAML lets through beside its own errors: a date or number that is none, bytes that are no text, a tag that does
+# not fit its value, brackets nested too deeply.
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Params:
@@ -35,7 +38,7 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise ParamsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         for key, value in (changes or {}).items():
@@ -43,6 +46,8 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
         return _params(fractions(raw))
     except ParamsError:
         raise
+    except RecursionError as error:
+        raise ParamsError(f"{file.name} has an alias (*name) inside what it stands for; write the value out") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ParamsError(f"{file.name}: {error}") from error
 
@@ -58,11 +63,11 @@ def _params(raw: Any) -> Params:
     check_keys(raw, {"run", "study", "presets", "recipes", "suites", "figures"}, "params.yaml")
     params = Params(
         run=record(Run, raw["run"], "run"),
-        study={name: record(Study, value, f"study.{name}") for name, value in mapping(raw["study"], "study").items()},
-        recipes={name: _recipe(name, value) for name, value in mapping(raw["recipes"], "recipes").items()},
-        suites={name: mapping(value, f"suites.{name}") for name, value in mapping(raw["suites"], "suites").items()},
+        study={name: record(Study, value, f"study.{name}") for name, value in _named(raw["study"], "study").items()},
+        recipes={name: _recipe(name, value) for name, value in _named(raw["recipes"], "recipes").items()},
+        suites=_by_name(raw["suites"], "suites"),
         figures=record(Figures, raw["figures"], "figures"),
-        presets=raw["presets"],
+        presets=_by_name(raw["presets"], "presets"),
     )
     for name, settings in params.suites.items():
         evaluation.suite(settings, f"suites.{name}")
@@ -78,16 +83,16 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
     record(Schedule, common, f"{where}.schedule")
     defenses: dict[str, Settings] = {}
     schedules: dict[str, Schedule] = {}
-    for name, settings in mapping(raw["defenses"], f"{where}.defenses").items():
+    for name, settings in _named(raw["defenses"], f"{where}.defenses").items():
         place = f"{where}.defenses.{name}"
-        defenses[name] = dict(mapping(settings or {}, place))
+        defenses[name] = dict(mapping({} if settings is None else settings, place))
         own = mapping(defenses[name].pop("schedule", {}), f"{place}.schedule")
         schedules[name] = record(Schedule, common | own, f"{place}.schedule")
     recipe = Recipe(
         data=record(Data, raw["data"], f"{where}.data"),
         model=record(Model, raw["model"], f"{where}.model"),
         validation=record(Validation, raw["validation"], f"{where}.validation"),
-        losses={name: mapping(value, f"{where}.losses.{name}") for name, value in raw["losses"].items()},
+        losses=_by_name(raw["losses"], f"{where}.losses"),
         defenses=defenses,
         schedules=schedules,
     )
@@ -95,9 +100,22 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
     return recipe
 
 
+def _by_name(raw: Any, where: str) -> dict[str, Settings]:
+    """Settings of each of several things, by name."""
+    return {name: mapping(value, f"{where}.{name}") for name, value in _named(raw, where).items()}
+
+
+def _named(raw: Any, where: str) -> dict[str, Any]:
+    """Raises ValueError unless all keys can be names of files, which they become."""
+    for name in mapping(raw, where):
+        if not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
+            raise ValueError(f"{where} has the name {name!r}; it must consist of letters, digits, '_', '-' and '.'")
+    return raw
+
+
 def _check_recipe(dataset: str, recipe: Recipe) -> None:
     where, data = f"recipes.{dataset}", recipe.data
-    if not Path(data.path).is_relative_to("data"):
+    if not Path(data.path).is_relative_to("data") or ".." in Path(data.path).parts:
         raise ValueError(f"{where}.data.path is {data.path!r}; it must lie in data/")
     if "standard" not in recipe.defenses:
         raise ValueError(f"{where}.defenses lacks the key 'standard', which every defence is compared with")
@@ -134,6 +152,7 @@ def _check_run(params: Params) -> None:
         if suite.claims and not any(math.isclose(eps, figures.eps) for eps in suite.eps):
             raise ValueError(f"suites.{name}.eps lacks {figures.eps:g}, the radius figures.eps of the headline")
     known("figures.suite", figures.suite, params.suites)
+    known("figures.loss", figures.loss, {key for r in params.recipes.values() for key in r.losses})
     for name in ("baseline", "paper", "peer"):
         known(f"figures.{name}", getattr(figures, name), {key for r in params.recipes.values() for key in r.defenses})
 

@@ -20,7 +20,7 @@ from typing import Any
 from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.config.run import Params
-from dml.config.schema import Data, Model, ParamsError, Settings, Validation
+from dml.config.schema import Data, Model, Settings, Validation
 from dml.evaluation.outcomes import natural_scores, survival
 from dml.models import weights
 from dml.pipeline import paths
@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     try:
         print("\n".join(carry(chosen.dataset, chosen.suite, chosen.runs)))
-    except (ParamsError, ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

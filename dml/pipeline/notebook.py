@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(chosen.source, chosen.target, {name: yaml.safe_load(value) for name, value in chosen.parameters})
     except _papermill().PapermillExecutionError as error:
-        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"{error.ename}: {' '.join(error.evalue.split())}", file=sys.stderr)
         print(f"the notebook up to the failed cell: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
         return 1
     except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:  # RuntimeError: the kernel died

@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{chosen.file} must end in .safetensors")
     try:
         pretrain(chosen.dataset, chosen.loss, chosen.defense, chosen.seed, chosen.file)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from dvc.exceptions import DvcException
+from dvc.lock import Lock, LockError
 from dvc.repo import Repo
 
 from dml.common.files import ROOT
@@ -122,17 +124,29 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.jobs < 1:
         parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
+    try:
+        repo = Repo(str(ROOT))
+        with Lock(os.path.join(repo.tmp_dir, "dml-repro.lock")):  # released when the process ends, killed or not
+            return _run_outdated(repo, chosen.jobs)
+    except LockError:
+        print("another process runs this pipeline; wait until it has ended, then start again", file=sys.stderr)
+    except DvcException as error:
+        print(f"DVC: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+
+
+def _run_outdated(repo: Repo, jobs: int) -> int:
+    """Run what changed, and return the exit status."""
     lock = threading.Lock()
 
     def say(line: str) -> None:
         with lock:
             print(line, flush=True)
 
-    threads = max(1, (os.cpu_count() or 1) // chosen.jobs)
-    repo = Repo(str(ROOT))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     stages = outdated(graph(repo), set(repo.status()))
     say(f"{len(stages)} stages to look at" if stages else "nothing has changed")
-    failed = in_order(stages, lambda stage: run(stage, threads, say), chosen.jobs)
+    failed = in_order(stages, lambda stage: run(stage, threads, say), jobs)
     for stage in failed:
         print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
     return int(bool(failed))

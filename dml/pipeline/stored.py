@@ -1,8 +1,13 @@
 """Prepared images and trained models as the pipeline or a notebook left them, opened under the settings asked for."""
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
 
 from dml.common.files import ROOT
 from dml.config.build import model as build
@@ -13,6 +18,12 @@ from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, training_settings
 
 SETTINGS = "settings.json"  # beside the arrays or the weights that were made with them
+# What readers raise for a file that was cut short or changed, beside an OSError, which names the file itself.
+DAMAGED = (ValueError, LookupError, TypeError, EOFError, RuntimeError, SafetensorError)
+
+
+class DamagedError(ValueError):
+    """Something stored that cannot be read; the sentence names its folder and says what makes it anew."""
 
 
 def open_data(dataset: str, recipe: Recipe, workspace: str) -> base.Dataset:
@@ -20,8 +31,20 @@ def open_data(dataset: str, recipe: Recipe, workspace: str) -> base.Dataset:
 
     Raises:
         FileNotFoundError: they are not prepared with the recipe's settings; the sentence says what differs.
+        DamagedError: a file of them is cut short or no longer what was written.
+        DatasetError: they do not fill the splits.
     """
-    return base.load(find_made_with(workspace, paths.data_dir(dataset), data_settings(recipe.data), "01_data"))
+    folder = find_made_with(workspace, paths.data_dir(dataset), data_settings(recipe.data), "01_data")
+    try:
+        start, height, width = np.load(folder / "index.npy").T
+        wanted, found = (start + 3 * height * width).max(), (folder / "images.bin").stat().st_size
+        if wanted != found:
+            raise ValueError(f"images.bin has {found:,} bytes, and index.npy lists {wanted:,}")
+        return base.load(folder)
+    except base.DatasetError:
+        raise
+    except DAMAGED as error:
+        raise _damaged(folder, error, "prepare the images again with notebook 01_data") from error
 
 
 @dataclass(frozen=True)
@@ -73,19 +96,39 @@ def open_surrogate(dataset: str, run: str, workspace: str) -> StoredModel:
 
 
 def open_folder(folder: Path) -> StoredModel:
-    """Open the trained model of a folder, whatever its settings."""
-    stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    model = build.empty(Model(**stored["settings"]["model"]))
+    """Open the trained model of a folder, whatever its settings.
+
+    Raises:
+        DamagedError: a file of it is cut short, or the weights are those of another architecture.
+    """
     times = folder.parents[3] / paths.times_file(folder.parent.name, folder.name)
-    return StoredModel(
-        model=weights.load_weights(model, folder / "weights.safetensors"),
-        settings=stored["settings"],
-        digest=stored["digest"],
-        epoch_kept=history["chosen"] + 1,
-        embedded=history["embedded"],
-        seconds=json.loads(times.read_text(encoding="utf-8"))["training"] if times.exists() else float("nan"),
-    )
+    try:
+        stored, history = _json(folder / SETTINGS), _json(folder / "history.json")
+        model = build.empty(Model(**stored["settings"]["model"]))
+        return StoredModel(
+            model=weights.load_weights(model, folder / "weights.safetensors"),
+            settings=stored["settings"],
+            digest=stored["digest"],
+            epoch_kept=history["chosen"] + 1,
+            embedded=history["embedded"],
+            seconds=_json(times)["training"] if times.exists() else float("nan"),
+        )
+    except DAMAGED as error:
+        raise _damaged(folder, error, "train the model again") from error
+
+
+def _json(file: Path) -> Any:
+    """Raises ValueError if the file holds no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not valid JSON: {error}") from error
+
+
+def _damaged(folder: Path, error: Exception, remedy: str) -> DamagedError:
+    """The sentence on a folder that an error tells to be damaged."""
+    what = f"it lacks {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 160, placeholder=" ...")
+    return DamagedError(f"{folder} is damaged ({what}); remove it and {remedy}, or `make repro`")
 
 
 def find_made_with(workspace: str, path: Path, wanted: Settings, made_by: str) -> Path:
@@ -96,10 +139,15 @@ def find_made_with(workspace: str, path: Path, wanted: Settings, made_by: str) -
     """
     differs = ""
     for place in paths.candidates(workspace, path):
-        file = place / SETTINGS
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        found = stored.get("settings", {})
-        changed = differences(found, json.loads(json.dumps(wanted)))
+        try:
+            file = place / SETTINGS
+            found = _json(file)["settings"] if file.exists() else {}
+            changed = differences(found, json.loads(json.dumps(wanted)))
+        except (
+            DAMAGED
+        ):  # making it anew is what a reader of the sentence does, and the commands that make what is missing
+            differs = f" ({place.relative_to(ROOT) / SETTINGS} is damaged)"
+            continue
         if not changed:
             return place
         differs = f" ({place.relative_to(ROOT)} was made with other settings: {'; '.join(changed)})"

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         with joined():
             from_leader(lambda: prepare_missing(chosen.dataset, workspace, changes))
             train(chosen.dataset, chosen.loss, chosen.defense, chosen.seed, workspace=workspace, changes=changes)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

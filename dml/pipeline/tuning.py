@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
             row = train_and_score(chosen.dataset, chosen.loss, chosen.defense, settings, seed=chosen.seed)
             add(row, chosen.table)
             print("  ".join(f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in row.items()))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
