@@ -46,6 +46,12 @@ def family() -> list[dict[str, Any]]:
     ]
 
 
+def test_a_family_stands_for_its_variants() -> None:
+    found = grid.families(family(), FIGURES)
+    assert grid.variants(found) == {("triplet", "robust_20"), ("triplet", "robust_2")}
+    assert grid.variants([]) == set()
+
+
 def test_defaults_are_settings_and_the_name_is_none() -> None:
     plain, told = run("robust", {"eps": EPS}), run("other", {"defense": "robust", "eps": EPS, "target": "positive"})
     assert leaves(plain) == leaves(told)

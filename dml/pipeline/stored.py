@@ -143,9 +143,7 @@ def find_made_with(workspace: str, path: Path, wanted: Settings, made_by: str) -
             file = place / SETTINGS
             found = _json(file)["settings"] if file.exists() else {}
             changed = differences(found, json.loads(json.dumps(wanted)))
-        except (
-            DAMAGED
-        ):  # making it anew is what a reader of the sentence does, and the commands that make what is missing
+        except DAMAGED:  # what is missing is made anew, by a reader of the sentence or a command
             differs = f" ({place.relative_to(ROOT) / SETTINGS} is damaged)"
             continue
         if not changed:

@@ -102,6 +102,18 @@ def _family(seeds: dict[int, dict[float, Record]], records: Sequence[Record], fi
     return Family(name, first["loss"], first["suite"], dict(sorted(members.items())))
 
 
+def variants(found: Sequence[Family]) -> set[tuple[str, str]]:
+    """Return loss and defence of the members of families, without those that name a family and the baseline."""
+    members = {
+        (family.loss, record["defense"])
+        for family in found
+        for eps, own in family.members.items()
+        for record in own
+        if eps > 0
+    }
+    return members - {(family.loss, family.name) for family in found}
+
+
 def best(table: pd.DataFrame) -> dict[float, list[float]]:
     """Return the training radii that keep the most R@1 at each test radius where any is kept; several if equal."""
     return {
