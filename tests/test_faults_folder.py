@@ -115,3 +115,20 @@ def test_what_a_table_may_not_list(line: str, words: str, folder: Path) -> None:
     with pytest.raises(DatasetError, match=words) as caught:
         read_folder(folder)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("16 bits.png", np.full((4, 4), 1000, np.uint16)),
+        ("fractions.tif", np.full((4, 4), 0.5, np.float32)),
+        ("nan.tif", np.full((4, 4), np.nan, np.float32)),
+        ("32 bits.tif", np.full((4, 4), 1000, np.int32)),
+    ],
+)
+def test_pixels_that_are_not_8_bit_are_refused(name: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    """Pillow turns the first of these white and the next ones black, without a word."""
+    (tmp_path / "class").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "class" / name)
+    with pytest.raises(DatasetError, match=rf"{name} has pixels of mode [IF].*; convert it to 8 bits per channel"):
+        read_folder(tmp_path).read(0)

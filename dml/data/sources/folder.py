@@ -115,6 +115,8 @@ def _groups(table: pd.DataFrame) -> np.ndarray:
 def _open(file: Path, wanted: int) -> Image.Image:
     try:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut their values at 255, not scale them
+                raise DatasetError(f"{file} has pixels of mode {image.mode}; convert it to 8 bits per channel")
             image.draft(None, (2 * wanted, 2 * wanted))  # decodes a large JPEG at a fraction of its size
             return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
