@@ -104,7 +104,11 @@ def model_folder(tmp_path: Path) -> Path:
     """A trained model as the pipeline keeps it."""
     folder = tmp_path / "artifacts" / "models" / "toy" / "triplet-robust-0"
     weights.save(build("conv4", 8, seed=0), folder / "weights.safetensors")
-    write_json(folder / "settings.json", {"settings": {"model": {"backbone": "conv4", "dimension": 8}}, "digest": "d"})
+    settings = {"model": {"backbone": "conv4", "dimension": 8}}
+    write_json(
+        folder / "settings.json",
+        {"settings": settings, "digest": "d", "weights": weights.digest(build("conv4", 8, seed=0))},
+    )
     write_json(folder / "history.json", {"chosen": 1, "embedded": 70})
     return folder
 
@@ -120,6 +124,9 @@ def half(file: Path) -> None:
         ("weights.safetensors", half),
         ("weights.safetensors", lambda file: file.write_bytes(b"")),
         ("weights.safetensors", lambda file: torch.save(build("conv4", 8, seed=0).state_dict(), file)),
+        ("weights.safetensors", lambda file: weights.save(build("conv4", 8, seed=1), file)),
+        ("weights.safetensors", lambda file: flipped(file.stat().st_size // 2)(file)),
+        ("weights.safetensors", lambda file: flipped(file.stat().st_size - 1)(file)),
         ("weights.safetensors", lambda file: weights.save(build("conv4", 9, seed=0), file)),
         ("weights.safetensors", lambda file: weights.save(build("grid4", 8, seed=0), file)),
         ("settings.json", half),
@@ -206,8 +213,9 @@ def flipped(place: int) -> Callable[[Path], None]:
 
 
 def without_last_column(file: Path) -> None:
-    """A single changed bit in the zip's directory can hide its last entries."""
-    write_columns(file, read_columns(file).iloc[:, :-1])
+    """A single changed bit in the zip's directory can hide its last entries: this makes the comment of one longer."""
+    content = file.read_bytes()
+    flipped(content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02")) + 33)(file)
 
 
 def test_a_damaged_chunk_of_an_evaluation_is_attacked_again(

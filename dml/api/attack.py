@@ -1,7 +1,5 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from dml.api.embedding import at_once
 from dml.api.similarity import WatchedSearch
 from dml.attacks.balls import radius_text
-from dml.common.files import atomic, read_columns, write_columns
+from dml.common.files import DAMAGED, atomic, read_columns, write_columns
 from dml.evaluation.engine import chunk_size_for
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.retrieval.metrics import recall_at
@@ -25,8 +23,6 @@ RANKS = (2, 4, 8)
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
 COLUMNS = [f"r{k}" for k in RANKS]
-# What numpy raises for an .npz that was cut short or changed: it checks every array's CRC.
-DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Attacked(NamedTuple):
@@ -109,11 +105,8 @@ def run(
 def _kept(place: Path, report: Callable[[str], None]) -> Attacked | None:
     """What an earlier, stopped run found for a chunk; None if that is damaged."""
     try:
-        outcomes = read_columns(place / "outcomes.npz")
-        if not {*COLUMNS} <= {*outcomes}:  # the last ones: a damaged directory of a zip can hide its last entries
-            raise ValueError(f"columns are missing; there are {', '.join(outcomes)}")
         with np.load(place / "images.npz", allow_pickle=False) as stored:
-            return Attacked(outcomes, stored["images"])
+            return Attacked(read_columns(place / "outcomes.npz"), stored["images"])
     except DAMAGED:
         report(f"{place} is damaged; its queries are attacked again")
         return None

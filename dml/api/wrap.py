@@ -97,8 +97,9 @@ def _own(folder: Path) -> nn.Module:
     if place is None:
         raise ValueError(f"{folder} is no model; give {KINDS}")
     try:
-        settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))["settings"]["model"]
-        return stored.load_weights(build.empty(Model(**settings)), place / "weights.safetensors")
+        made = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+        model = build.empty(Model(**made["settings"]["model"]))
+        return stored.load_weights(model, place / "weights.safetensors", made.get("weights"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{place} holds no model of this repository: {' '.join(str(error).split())}") from error
 
@@ -162,10 +163,7 @@ def _without_last(head: nn.Module) -> nn.Module:
 
 
 def _read(network: nn.Module, file: Path, name: str) -> None:
-    try:
-        stored.load_backbone(network, file, name, without=NO_LAYER)
-    except EOFError as error:  # of an empty file
-        raise ValueError(f"{file} holds no weights of {name}: it is cut short") from error
+    stored.load_backbone(network, file, name, without=NO_LAYER)
 
 
 def _hugging_face(path: str) -> nn.Module:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,9 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
+COUNT = "number of columns"  # the last array of a table's file, since a damaged directory of a zip hides its last ones
+# What numpy raises for an .npz that was cut short or changed: it compares every array's checksum.
+DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @contextmanager
@@ -55,10 +61,31 @@ def write_columns(path: Path, table: pd.DataFrame) -> None:
     columns = {name: table[name].to_numpy() for name in table}
     plain = {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in columns.items()}
     with atomic(path) as partial, partial.open("wb") as stream:
-        np.savez(stream, **plain)
+        np.savez(stream, **plain, **{COUNT: len(plain)})
 
 
 def read_columns(path: Path) -> pd.DataFrame:
-    """Read a table that :func:`write_columns` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return pd.DataFrame({name: stored[name] for name in stored.files})
+    """Read a table that :func:`write_columns` wrote.
+
+    Raises:
+        ValueError: the file is not, to the last bit, what was written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in stored.files}
+        if columns.pop(COUNT) != len(columns):
+            raise ValueError("columns are missing")
+        return pd.DataFrame(columns)
+    except DAMAGED as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+
+
+def read_kept(path: Path) -> pd.DataFrame | None:
+    """Return a table that an earlier process kept; None if there is none, or it is damaged, which stderr is told."""
+    if not path.exists():
+        return None
+    try:
+        return read_columns(path)
+    except ValueError as error:
+        print(f"{error}; what it held is done again", file=sys.stderr, flush=True)
+        return None

@@ -3,11 +3,16 @@
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from dml.data.base import DatasetError
 from dml.data.sources.archives import DAMAGED
 from dml.data.sources.folder import read_folder
+
+ENTRY = 4096  # bytes that even an empty file takes on a disk, about
+ANY_ARCHIVE = 100 * 2**20  # bytes that any archive may unpack to
+MOST_TIMES = 100  # its own size that a larger one may unpack to: images hardly compress
 
 
 def unpack(archive: Path, folder: Path) -> int:
@@ -19,8 +24,9 @@ def unpack(archive: Path, folder: Path) -> int:
         The number of images listed.
 
     Raises:
-        DatasetError: the folder exists; the archive is damaged, or has a path that leads out of it; it holds no or
-            more than one labels.csv; or the table lists a file that it lacks.
+        DatasetError: the folder exists; the archive is damaged, has a path that leads out of it, or unpacks to more
+            than images could, or than the disk has room for; it holds no or more than one labels.csv; or the table
+            lists a file that it lacks.
     """
     if not archive.is_file():
         raise DatasetError(f"{archive} does not exist; give the path of a tar or zip archive")
@@ -44,16 +50,28 @@ def unpack(archive: Path, folder: Path) -> int:
     return images
 
 
+def _check_entries(archive: Path, place: Path, entries: Iterable[tuple[str, int]]) -> None:
+    """Raises DatasetError at the first name that leads out, or size that is too much: before anything is unpacked."""
+    most, free, total = max(ANY_ARCHIVE, MOST_TIMES * archive.stat().st_size), shutil.disk_usage(place).free, 0
+    for name, size in entries:
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise DatasetError(f"{archive} has the path {name}, which leads out of it; do not use it")
+        total += max(size, ENTRY)
+        if total > most:
+            raise DatasetError(f"{archive} unpacks to more than {most / 1e6:,.0f} MB, unlike images; do not use it")
+        if total > free:
+            raise DatasetError(f"{archive} needs more than the {free / 1e6:,.0f} MB free in {place.parent}; make room")
+
+
 def _extract(archive: Path, place: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                outside = [name for name in opened.namelist() if name.startswith("/") or ".." in Path(name).parts]
-                if outside:
-                    raise DatasetError(f"{archive} has the path {outside[0]}, which leads out of it; do not use it")
+                _check_entries(archive, place, ((item.filename, item.file_size) for item in opened.infolist()))
                 opened.extractall(place)
         else:
             with tarfile.open(archive) as opened:
+                _check_entries(archive, place, ((item.name, item.size) for item in opened))
                 opened.extractall(place, filter="data")
     except tarfile.FilterError as error:
         raise DatasetError(

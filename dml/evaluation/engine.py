@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dml.attacks.balls import Ball, radius_text
 from dml.attacks.base import Run
-from dml.common.files import read_columns, write_columns
+from dml.common.files import read_kept, write_columns
 from dml.common.randomness import torch_generator
 from dml.evaluation.outcomes import rows_of
 from dml.retrieval.gallery import Queries, at_once
@@ -172,6 +172,8 @@ def in_chunks(
 ) -> pd.DataFrame:
     """Evaluate queries chunk by chunk; a killed evaluation continues after its last finished chunk.
 
+    A chunk whose file is damaged is evaluated again.
+
     Args:
         rows: numbers of the queries.
         work: the rows of a chunk -> its table.
@@ -188,12 +190,12 @@ def in_chunks(
     for first in range(0, len(rows), size):
         chunk = rows[first : first + size]
         file = folder / f"{first:07d}.npz" if folder else None
-        if file is not None and file.exists():
-            tables.append(read_columns(file))
-        else:
-            tables.append(work(chunk))
+        table = read_kept(file) if file else None
+        if table is None:
+            table = work(chunk)
             if file is not None:
-                write_columns(file, tables[-1])
+                write_columns(file, table)
+        tables.append(table)
         report(f"{verb} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
     return pd.concat(tables, ignore_index=True)
 

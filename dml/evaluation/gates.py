@@ -4,7 +4,6 @@ A failed attack says nothing about a model; it may have been a bad attack. Each 
 them run something else on the queries that survive the suite, and count how many of them break.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from dml.attacks.optimisers.pgd import value_and_gradient
 from dml.attacks.queries.margin_pgd import MarginPGD
 from dml.attacks.queries.noise import Noise
 from dml.attacks.queries.square import Square
-from dml.common.files import write_json
+from dml.common.files import read_kept, write_columns
 from dml.common.randomness import torch_generator
 from dml.data.sampling import evenly
 from dml.evaluation.engine import Group, Worst, chunk_size_for
@@ -139,13 +138,14 @@ def _kept(
 ) -> Gate:
     """The gate that an earlier, killed check measured, or else a fresh one; reported as one line."""
     name = re.sub(r"\W+", "_", f"{gate} {eps:.6f}")
-    file = folder / f"{name}.json" if folder else None
-    if file is not None and file.exists():
-        found = Gate(*json.loads(file.read_text(encoding="utf-8")))
+    file = folder / f"{name}.npz" if folder else None  # which carries a checksum
+    table = read_kept(file) if file else None
+    if table is not None:
+        found = Gate(**table.to_dict("records")[0])
     else:
         found = measure(*arguments)
         if file is not None:
-            write_json(file, list(found))
+            write_columns(file, pd.DataFrame([found]))
     report(f"{found.gate}, eps {radius_text(found.eps)}: {found.measured:.3f} of at most {found.limit:.3f}")
     return found
 

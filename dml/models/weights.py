@@ -25,9 +25,20 @@ def save(model: nn.Module, file: Path) -> None:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
 
 
-def load_weights(model: Model, file: Path) -> Model:
-    """Read weights that :func:`save` wrote into a model of the same architecture, and put it in evaluation mode."""
+def load_weights(model: Model, file: Path, wanted: str | None = None) -> Model:
+    """Read weights that :func:`save` wrote into a model of the same architecture, and put it in evaluation mode.
+
+    Args:
+        model: changed in place.
+        file: to read.
+        wanted: :func:`digest` of the model that was saved, since safetensors has no checksum; None is not compared.
+
+    Raises:
+        WeightsError: the file holds other weights than those wanted.
+    """
     model.load_state_dict(load_file(file))
+    if wanted is not None and digest(model) != wanted:
+        raise WeightsError(f"{file} holds other weights than those that were saved there")
     return model.eval()
 
 
@@ -57,6 +68,8 @@ def load_backbone(network: nn.Module, file: Path, name: str, *, without: str) ->
         network.load_state_dict(wanted, strict=False)
     except FileNotFoundError as error:
         raise WeightsError(f"{file} does not exist; put the published weights of {name} there") from error
+    except EOFError as error:  # of an empty file, without a word
+        raise WeightsError(f"{file} holds no weights of {name}: it is cut short") from error
     except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
         raise WeightsError(f"{file} holds no weights of {name}: {str(error).splitlines()[0]}") from error
     # The first files that torchvision published lack BatchNorm's counters of batches.

@@ -103,7 +103,8 @@ def carry_model(record: Record, digest: str, settings: Settings) -> bool:
     if not (folder / SETTINGS).exists() or weights.digest(open_folder(folder).model) != record["weights"]:
         return False
     training = {name: value for name, value in settings.items() if name != "suite"}
-    write_json(folder / SETTINGS, {"settings": training, "seed": record["seed"], "digest": digest})
+    made_with = {"settings": training, "seed": record["seed"], "digest": digest, "weights": record["weights"]}
+    write_json(folder / SETTINGS, made_with)
     return True
 
 

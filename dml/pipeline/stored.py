@@ -106,7 +106,7 @@ def open_folder(folder: Path) -> StoredModel:
         stored, history = _json(folder / SETTINGS), _json(folder / "history.json")
         model = build.empty(Model(**stored["settings"]["model"]))
         return StoredModel(
-            model=weights.load_weights(model, folder / "weights.safetensors"),
+            model=weights.load_weights(model, folder / "weights.safetensors", stored.get("weights")),
             settings=stored["settings"],
             digest=stored["digest"],
             epoch_kept=history["chosen"] + 1,

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def _from_csv(folder: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(file, keep_default_na=False, dtype={"path": str, "group": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not a table of comma-separated values: {error}") from error
+        told = " ".join(str(error).split())
+        raise DatasetError(f"{file} is not a table of comma-separated values: {told}") from error
     missing = {"path", "label"} - set(table.columns)
     if missing:
         raise DatasetError(f"{file} lacks the column {sorted(missing)[0]!r}; its columns are path,label[,class_name]")
@@ -76,8 +78,9 @@ def _from_csv(folder: Path) -> pd.DataFrame:
         raise DatasetError(f"{file} lists no image; give each image a line path,label[,class_name]")
     if not pd.api.types.is_integer_dtype(table["label"]):
         raise DatasetError(f"{file} has a label that is not an integer; labels count classes from 0")
-    if table["path"].duplicated().any():
-        raise DatasetError(f"{file} lists {table.loc[table['path'].duplicated(), 'path'].iloc[0]} twice")
+    again = table["path"].map(os.path.normpath).duplicated()
+    if again.any():
+        raise DatasetError(f"{file} lists {table.loc[again, 'path'].iloc[0]!r} twice")
     if "query" in table and not table["query"].isin([0, 1]).all():
         wrong = table.loc[~table["query"].isin([0, 1]), "query"].iloc[0]
         raise DatasetError(
@@ -86,12 +89,21 @@ def _from_csv(folder: Path) -> pd.DataFrame:
     if "class_name" not in table.columns:
         table["class_name"] = table["label"].astype(str)
     for path in table["path"]:
-        target = (folder / path).resolve()
+        try:
+            target = (folder / path).resolve()
+            exists = target.is_file()
+        except (OSError, ValueError) as error:  # too long, or with a zero byte
+            raise DatasetError(f"{file} lists {_short(path)}, which is no path of a file") from error
         if not target.is_relative_to(folder.resolve()):
-            raise DatasetError(f"{file} lists {path}, which lies outside {folder}")
-        if not target.is_file():
-            raise DatasetError(f"{file} lists {path}, which does not exist")
+            raise DatasetError(f"{file} lists {_short(path)}, which lies outside {folder}")
+        if not exists:
+            raise DatasetError(f"{file} lists {_short(path)}, which does not exist")
     return table[["path", "label", "class_name", *(column for column in OPTIONAL if column in table)]]
+
+
+def _short(path: str) -> str:
+    """A path in one line, since a quote that is not closed makes one of many lines."""
+    return path if path.isprintable() and len(path) < 200 else f"{path[:80]!r}..."
 
 
 def _groups(table: pd.DataFrame) -> np.ndarray:
@@ -103,6 +115,8 @@ def _groups(table: pd.DataFrame) -> np.ndarray:
 def _open(file: Path, wanted: int) -> Image.Image:
     try:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut their values at 255, not scale them
+                raise DatasetError(f"{file} has pixels of mode {image.mode}; convert it to 8 bits per channel")
             image.draft(None, (2 * wanted, 2 * wanted))  # decodes a large JPEG at a fraction of its size
             return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

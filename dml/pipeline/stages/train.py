@@ -130,7 +130,7 @@ def _keep(trained: Training, made_with: Settings, workspace: str, dataset: str, 
     with atomic(paths.output(workspace, paths.model_dir(dataset, run))) as partial:
         partial.mkdir()
         weights.save(trained.model, partial / "weights.safetensors")
-        write_json(partial / SETTINGS, made_with)
+        write_json(partial / SETTINGS, made_with | {"weights": weights.digest(trained.model)})
         kept = {"epochs": history.epochs, "chosen": history.chosen, "embedded": history.embedded}
         write_json(partial / "history.json", kept)
     times = {"training": round(sum(history.seconds), 1)}
