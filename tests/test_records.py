@@ -8,6 +8,7 @@ import pytest
 from made_records import EPS, record
 
 from dml.common.files import ROOT
+from dml.evaluation.outcomes import map_r_left
 from dml.reporting import records
 from dml.reporting.provenance import provenance
 
@@ -133,19 +134,10 @@ def outcomes(*, attacked: bool = True) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["query", "attack", "eps", "r1", "map_r"])
 
 
-def test_a_record_gets_the_map_r_that_is_left_of_each_query(tmp_path: Path) -> None:
-    made = record("triplet", "robust", 0.5, 1, survival={"0.010000": "111", "0.031373": "101"})
-    file = tmp_path / "a.json"
-    records.write(file, made, made["machine"])
-    records.add_map_r(file, outcomes(attacked=False))
-    assert records.read(tmp_path) == [made], "a suite that does not attack MAP@R"
-    records.add_map_r(file, outcomes())
-    lowered = {"map_r": dict.fromkeys(("0.010000", "0.031373"), "0.7000 0.2000 0.5000")}
-    assert records.read(tmp_path) == [made | lowered]
-    before = file.read_text()
-    outcomes().to_csv(tmp_path / "outcomes.csv", index=False, float_format="%.6f")
-    records.add_map_r(file, pd.read_csv(tmp_path / "outcomes.csv"))
-    assert file.read_text() == before, "the same from the table that lies beside the record"
-    with pytest.raises(ValueError, match=r"other queries survive in these outcomes than in .*a\.json"):
-        records.add_map_r(file, outcomes().assign(r1=0))
-    assert file.read_text() == before
+def test_a_record_holds_the_map_r_that_is_left_of_each_query(tmp_path: Path) -> None:
+    assert map_r_left(outcomes(attacked=False), records.LOWERED) == {}, "a suite that does not attack MAP@R"
+    left = map_r_left(outcomes(), records.LOWERED)
+    assert left == dict.fromkeys(("0.010000", "0.031373"), "0.7000 0.2000 0.5000")
+    made = record("triplet", "robust", 0.5, 1, survival={"0.010000": "111", "0.031373": "101"}, map_r=left)
+    records.write(tmp_path / "a.json", made, made["machine"])
+    assert records.read(tmp_path) == [made]

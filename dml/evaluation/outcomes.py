@@ -54,6 +54,15 @@ def survival(outcomes: pd.DataFrame, attack: str = "worst") -> dict[str, str]:
     return {f"{eps:.6f}": "".join(map(str, group["r1"])) for eps, group in rows.groupby("eps")}
 
 
+def map_r_left(outcomes: pd.DataFrame, attack: str) -> dict[str, str]:
+    """Return, for each radius, the MAP@R that one attack leaves of each query, in the suite's order.
+
+    Models are compared by query with it. Four decimals each; empty if the suite has no such attack.
+    """
+    rows = outcomes[outcomes["attack"] == attack]
+    return {f"{eps:.6f}": " ".join(f"{x:.4f}" for x in group["map_r"]) for eps, group in rows.groupby("eps")}
+
+
 def natural_scores(search: Search) -> pd.Series:
     """Return natural R@1, R@2, R@4, R@8, R-precision and MAP@R over all queries of a search."""
     outcome = search.natural()

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from dml.common.files import write_json
-from dml.evaluation.outcomes import survival
 
 Record = dict[str, Any]
-"""What one suite found of one model; see ``MUST`` for its keys. One more is optional: :func:`add_map_r`."""
+"""What one suite found of one model; see ``MUST`` for its keys. ``map_r`` is there if MAP@R was attacked."""
 
 KEYS = ("dataset", "loss", "defense", "seed", "suite")
 DIGESTS = ("training", "evaluation")
@@ -88,31 +85,6 @@ def write(file: Path, record: Record, machine: Mapping[str, Any]) -> None:
     record = {key: value for key, value in record.items() if key != "machine"}
     check(record)
     write_json(_machine_file(file), machine)
-    write_json(file, record)
-
-
-def add_map_r(file: Path, outcomes: pd.DataFrame) -> None:
-    """Add to a record the MAP@R that an attack on it leaves of each query, so that models can be compared by query.
-
-    The key ``map_r`` maps a radius, as in ``survival``, to a line of one value per query in the same order.
-    A suite that does not attack MAP@R leaves its record as it is.
-
-    Args:
-        file: of the record.
-        outcomes: of its queries, see :func:`dml.evaluation.engine.attack`.
-
-    Raises:
-        ValueError: the outcomes are not those that the record was made from.
-    """
-    record = json.loads(file.read_text(encoding="utf-8"))
-    if survival(outcomes) != record["survival"]:
-        raise ValueError(f"other queries survive in these outcomes than in {file}; they must be of the same run")
-    lowered = outcomes[outcomes["attack"].eq(LOWERED)]
-    if lowered.empty:
-        return
-    by_eps = lowered.groupby("eps")["map_r"]
-    record["map_r"] = {eps_key(eps): " ".join(f"{value:.4f}" for value in values) for eps, values in by_eps}
-    check(record)
     write_json(file, record)
 
 

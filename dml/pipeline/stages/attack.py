@@ -24,7 +24,7 @@ from dml.data.sampling import attacked_rows
 from dml.evaluation import gates
 from dml.evaluation.collapse import diagnostics
 from dml.evaluation.examples import Examples, example_rows, examples
-from dml.evaluation.outcomes import natural_scores, summarise, survival
+from dml.evaluation.outcomes import map_r_left, natural_scores, summarise, survival
 from dml.evaluation.suites.base import Evaluation, Suite
 from dml.models import weights
 from dml.models.embedder import best_device
@@ -243,6 +243,8 @@ def keep(target: Target, found: Found, checked: pd.DataFrame, shown: Examples | 
 
 def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, Any]:
     settings = target.stored.settings if target.stored else {"data": data_settings(target.recipe.data)}
+    outcomes = found.evaluation.outcomes
+    lowered = map_r_left(outcomes, records.LOWERED)
     return {
         "dataset": target.dataset,
         "loss": target.loss,
@@ -257,7 +259,8 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
         "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
         "scores": found.evaluation.scores,
         "gates": checked.to_dict("records"),
-        "survival": survival(found.evaluation.outcomes),
+        "survival": survival(outcomes),
+        **({"map_r": lowered} if lowered else {}),
         "settings": {**settings, "suite": target.suite_settings},
         "embedded": target.stored.embedded if target.stored else None,
         "epoch_kept": target.stored.epoch_kept if target.stored else None,
