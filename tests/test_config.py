@@ -47,6 +47,13 @@ def test_every_preset_makes_a_recipe(name: str, dataset: str) -> None:
     assert set(recipe.defenses) == set(DEFENSES)
 
 
+def test_a_change_leaves_what_shares_an_alias_with_it() -> None:
+    before, changed = load(), load({"recipes.glyphs.defenses.trades.beta": 2.0})
+    assert changed.recipe("glyphs").defenses["trades"]["beta"] == 2
+    others = {name: kept for name, kept in before.recipe("glyphs").defenses.items() if name != "trades"}
+    assert {name: changed.recipe("glyphs").defenses[name] for name in others} == others
+
+
 def test_changes_replace_values() -> None:
     changed = load({"recipes.glyphs.schedule.epochs": 2, "recipes.glyphs.defenses.robust.eps": "4/255"})
     assert changed.recipe("glyphs").schedules["robust"].epochs == 2

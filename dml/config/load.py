@@ -41,9 +41,10 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     except UNREADABLE as error:
         raise ParamsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
+        settings = fractions(raw)  # a copy in which what an alias (*name) stands for can change in one place alone
         for key, value in (changes or {}).items():
-            _change(raw, key, value)
-        return _params(fractions(raw))
+            _change(settings, key, fractions(value))
+        return _params(settings)
     except ParamsError:
         raise
     except RecursionError as error:
