@@ -17,6 +17,7 @@ from dml.data.transforms import to_float
 from dml.defenses.joint import Joint
 from dml.losses.normalized_softmax import NormalizedSoftmax
 from dml.models.backbones.grid4 import Grid4
+from dml.models.backbones.palette import Palette
 from dml.models.embedder import build
 from dml.models.weights import WeightsError
 from dml.pipeline import pretrain
@@ -101,6 +102,26 @@ def test_a_linear_metric_stands_beside_the_features() -> None:
     wanted = (features[0] - features[1]).square().sum() + mapped
     torch.testing.assert_close((apart[0] - apart[1]).square().sum(), wanted)
     assert both.dimension == both(images).shape[1] == 1024 + 768
+
+
+def test_colours_stand_beside_both() -> None:
+    """The histogram adds its own squared distance, as far scaled as its weight says, and is not trained."""
+    split = _photographs(0)
+    plain, model = (build("grid4_linear", 0, seed=3, options={"colours": share}).eval() for share in (0, 0.6))
+    for each in (plain, model):
+        each.backbone.begin(split, seed=5)
+    images = to_float(split.images)
+    with torch.no_grad():
+        found, without = model.features(images), plain.features(images)
+        shades = Palette().roots(2 * images - 1)
+    assert model.dimension == found.shape[1] == 1024 + 768 + 216
+    torch.testing.assert_close(found[:, :1792], without)
+    features, colours = torch.cdist(found[:, :1024], found[:, :1024]), torch.cdist(found[:, 1792:], found[:, 1792:])
+    nearest = [apart.clone().fill_diagonal_(torch.inf).min(1).values.median() for apart in (colours, features)]
+    torch.testing.assert_close(nearest[0], 0.6 * nearest[1], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(colours / colours[0, 9], (each := torch.cdist(shades, shades)) / each[0, 9])
+    assert found[:, 1792:].mean(0).abs().max() < 1e-5
+    assert {name.split(".")[1] for name, value in model.named_parameters() if value.requires_grad} == {"grid"}
 
 
 def test_a_neighbour_is_as_far_in_the_metric_as_its_weight_says() -> None:

@@ -1,6 +1,9 @@
 """Suites: what each kind attacks, and that a strong list of attacks is at least as strong as its parts."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from dml.evaluation.suites import SUITES
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.evaluation.suites.poisoning import Poisoning, nearest_items
+from dml.models.autocast import Autocast
 from dml.models.embedder import build
 from dml.retrieval.gallery import Gallery, Queries
 from dml.retrieval.index import Search
@@ -114,6 +118,32 @@ def test_the_doubled_suite_has_twice_the_steps_and_no_black_box() -> None:
     assert doubled.named == {"mine": Margin(steps=14)}
     assert (doubled.eps, doubled.queries) == (suite.eps, suite.queries)
     assert AttackSuite(3, (0.1,), {"square": {}}).doubled() is None
+
+
+def test_layers_in_bfloat16_look_for_images_that_float32_judges(search: Search) -> None:
+    dtypes = set()
+    search.model.backbone.register_forward_hook(lambda module, images, features: dtypes.add(features.dtype))
+    suite = AttackSuite(36, (0.003,), {"margin": {"steps": 10}}, claims=True, precision="bfloat16")
+    outcomes = suite.evaluate(search, np.arange(36), seed=0, report=silent).outcomes
+    assert dtypes == {torch.float32, torch.bfloat16}
+    exact = replace(suite, precision="float32").evaluate(search, np.arange(36), seed=0, report=silent).outcomes
+    natural = [found[found["attack"] == "none"] for found in (outcomes, exact)]
+    pd.testing.assert_frame_equal(*natural)
+    left = [found[found["attack"] == "worst"]["r1"].mean() for found in (outcomes, exact)]
+    assert left[0] == pytest.approx(left[1], abs=0.09)
+    assert left[0] < natural[0]["r1"].mean()
+    dtypes.clear()
+    suite.doubled().evaluate(search, np.arange(6), seed=0, report=silent)
+    assert dtypes == {torch.float32}, "a gate does not trust in bfloat16"
+
+
+def test_bfloat16_is_of_the_layers_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
+    images = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    found, exact = Autocast(model)(images), model(images)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, atol=0.02, rtol=0.02)
 
 
 def test_an_attack_keeps_its_random_starts_whatever_comes_before_it(search: Search) -> None:

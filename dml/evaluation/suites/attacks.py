@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from dml.common.table import find
 from dml.evaluation.engine import Group, attack, chunk_size_for, in_chunks
 from dml.evaluation.outcomes import rows_of
 from dml.evaluation.suites.base import Evaluation, Suite, check_common
+from dml.models.autocast import Autocast
 from dml.retrieval.index import Search
 from dml.retrieval.metrics import Outcome
 
@@ -34,6 +35,8 @@ class AttackSuite(Suite):
         queries, eps, claims, alone, gate_tries: see :class:`dml.evaluation.suites.base.Suite`.
         attacks: settings by name. The name is the attack's in :data:`dml.attacks.ATTACKS`, unless the settings say
             ``attack``. It names the rows of the outcomes and the random generators.
+        precision: of the layers while an attack looks for images, ``float32`` or ``bfloat16``. What it finds is judged
+            in float32, and the gates try the doubled form in float32.
 
     Raises:
         ValueError: an attack or a setting is unknown or wrong.
@@ -45,6 +48,7 @@ class AttackSuite(Suite):
     alone: bool = False
     claims: bool = False
     gate_tries: int = 500
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         check_common(self.queries, self.eps)
@@ -63,6 +67,8 @@ class AttackSuite(Suite):
 
     def runs(self, search: Search) -> list[Group]:
         """See :class:`dml.evaluation.suites.base.Suite`; an attack without runs on this gallery is left out."""
+        if self.precision == "bfloat16":
+            search = replace(search, model=Autocast(search.model))
         found = [Group(name, item.runs(search), item.lowers) for name, item in self.named.items()]
         return [group for group in found if group.runs]
 
@@ -74,7 +80,7 @@ class AttackSuite(Suite):
             for name, item in stronger.items()
             if item is not None
         }
-        return replace(self, attacks=settings) if settings else None
+        return replace(self, attacks=settings, precision="float32") if settings else None
 
     def evaluate(
         self,

@@ -1,4 +1,4 @@
-"""Grid4 beside a linear metric of pooled pixels."""
+"""Grid4 beside a linear metric of pooled pixels and a soft histogram of colours."""
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +11,29 @@ from dml.data.sampling import evenly
 from dml.data.transforms import to_float
 from dml.models.backbones.base import Backbone, Normalisation
 from dml.models.backbones.grid4 import Grid4
+from dml.models.backbones.palette import Palette
 from dml.models.linear_metric import EPS, STEPS, points_of, pooled, product, trained
 
-IMAGES = 2_000  # at most, evenly spaced, that the weight of the metric is taken from
+IMAGES = 2_000  # at most, evenly spaced, that the scale of the parts is taken from
 
 
 class Grid4Linear(Backbone):
-    """:class:`Grid4`, scaled to unit length, and a robust linear metric of the pixels at 16 x 16: (B, 1792).
+    """:class:`Grid4`, scaled to unit length, a robust linear metric of the pixels at 16 x 16, and a soft histogram.
 
     A linear metric is hard to attack, and tells little; learnt features are the other way round. Together they keep
-    more queries than either alone, since an attacker has to move both. :meth:`begin` fits the metric to the training
-    images; it then stays as it is. The features are an embedding as they are: a model of this backbone needs no head.
+    more queries than either alone, since an attacker has to move both. The colours of an untrained :class:`Palette`
+    rank many images of a class first. :meth:`begin` fits the metric to the training images and scales both; they then
+    stay as they are. The features are an embedding as they are: a model of this backbone needs no head. They are
+    (B, 1792), and (B, 2008) with the histogram.
 
     Args:
         start: of Grid4.
         weight: how many times as far a neighbour is at first in the metric as in the features. At 0 the metric is left
             out; choose on held-out training classes.
+        colours: the same of the histogram.
 
     Raises:
-        ValueError: the weight is negative.
+        ValueError: a weight is negative.
     """
 
     side = 16
@@ -37,14 +41,20 @@ class Grid4Linear(Backbone):
     smallest = Grid4.smallest
     starts = Grid4.starts
 
-    def __init__(self, start: str = "random", weight: float = 1.0) -> None:
+    def __init__(self, start: str = "random", weight: float = 1.0, colours: float = 0.0) -> None:
         super().__init__()
         at_least("weight", weight, 0)
-        self.weight = weight
+        at_least("colours", colours, 0)
+        self.weight, self.colours = weight, colours
         self.grid = Grid4(start)
         size = 3 * self.side**2
         self.register_buffer("matrix", torch.eye(size))
         self.register_buffer("centre", torch.zeros(size))
+        if colours:
+            self.width += Palette.width
+            self.palette = Palette().requires_grad_(False)
+            self.register_buffer("grey", torch.zeros(Palette.width))
+            self.register_buffer("scale", torch.ones(()))
 
     @classmethod
     def normalisation(cls, start: str) -> Normalisation:
@@ -63,23 +73,33 @@ class Grid4Linear(Backbone):
             generator = torch_generator(seed, "linear metric", self.side)
             (factors,) = trained(points, self.side, EPS, generator, every=STEPS)
         matrix, centre = product(factors).float(), points.pixels.mean(0)
-        rows = evenly(IMAGES, len(split))
+        rows = torch.from_numpy(evenly(IMAGES, len(split)))
         mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in self.normalisation("random"))
         was = self.training
-        features = [
-            F.normalize(self.eval().grid((to_float(split.images[part]) - mean) / std), dim=1)
-            for part in torch.from_numpy(rows).split(256)
-        ]
-        self.train(was)
-        ratio = _nearest(torch.cat(features)) / _nearest((points.pixels[rows] - centre) @ matrix.T)
-        self.matrix.copy_(self.weight * ratio * matrix)
+        self.eval()
+        images = [(to_float(split.images[part]) - mean) / std for part in rows.split(256)]
+        apart = _nearest(torch.cat([F.normalize(self.grid(part), dim=1) for part in images]))
+        self.matrix.copy_(self.weight * apart / _nearest((points.pixels[rows] - centre) @ matrix.T) * matrix)
         self.centre.copy_(centre)
+        if self.colours:
+            roots = torch.cat([self._shades(part) for part in images])
+            self.scale.copy_(self.colours * apart / _nearest(roots))
+            self.grey.copy_(roots.mean(0))
+        self.train(was)
 
     def forward(self, images: Tensor) -> Tensor:
         mean, std = self.normalisation("random")
         pixels = pooled(images, self.side).float() + 0.5  # of normalised images
         pixels = pixels * std[0] + mean[0] - 0.5
-        return torch.cat([F.normalize(self.grid(images), dim=1), (pixels - self.centre) @ self.matrix.T], 1)
+        parts = [F.normalize(self.grid(images), dim=1), (pixels - self.centre) @ self.matrix.T]
+        if self.colours:
+            parts.append(self.scale * (self._shades(images) - self.grey))
+        return torch.cat(parts, 1)
+
+    def _shades(self, images: Tensor) -> Tensor:
+        """Roots of the shares of colours; a palette takes pixels in [-1, 1], Grid4 in [-2, 2]."""
+        with torch.autocast(images.device.type, enabled=False):  # shares differ by less than bfloat16 resolves
+            return self.palette.roots(images / 2)
 
 
 def _nearest(points: Tensor) -> Tensor:
