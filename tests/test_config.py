@@ -29,7 +29,7 @@ def test_the_committed_file_becomes_the_objects_that_run() -> None:
     suites = {name: evaluation.suite(settings) for name, settings in params.suites.items()}
     assert suites["quick"].eps == (0.01, 8 / 255)
     assert [name for name, suite in suites.items() if suite.claims] == ["quick", "auto", "thorough", "study", "wide"]
-    assert suites["wide"].queries == 2000
+    assert suites["wide"].queries == 1000
     assert params.figures.paper_eps == 0.01
 
 
