@@ -40,6 +40,7 @@ bench: env
 	python benchmarks/attacks.py
 	python benchmarks/evaluate.py
 	python benchmarks/strength.py
+	python benchmarks/precision.py
 	python benchmarks/retrieval.py
 	python benchmarks/loading.py
 	python benchmarks/prepare.py

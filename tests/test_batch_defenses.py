@@ -1,6 +1,7 @@
 """Defences that perturb each image of the batch once: which images move, how far, and what reaches the gradient."""
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -345,8 +346,11 @@ def test_fare_trains_naturally_first(model: Recorder, images: Tensor) -> None:
         values = defense(model, images, LABELS, FixedTuples(), seeded(), progress)
         assert torch.equal(values, Standard()(model, images, LABELS, FixedTuples(), seeded()))
     assert not defense.original
+    scores = {"natural": 0.9, "adversarial": 0.5}
+    assert defense.score(scores) == -math.inf, "an epoch of natural training is not kept"
     assert defense(model, images, LABELS, Unlabelled(), seeded(), 0.5).shape == (6,)
     assert defense.original
+    assert defense.score(scores) == 0.5
 
 
 def test_fare_keeps_to_the_embeddings_of_natural_training(images: Tensor) -> None:

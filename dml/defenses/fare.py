@@ -1,5 +1,6 @@
 """FARE (Schlarmann et al. 2024, "Robust CLIP"): perturbed images keep the embeddings of natural training."""
 
+import math
 from itertools import chain
 
 import torch
@@ -65,6 +66,10 @@ class FARE(Adversarial):
                 images, lambda changed: squared_distance(model(changed), clean), generator, progress
             )
         return squared_distance(model(perturbed), clean)
+
+    def score(self, scores: dict[str, float]) -> float:
+        """Select the epoch by adversarial R@1 among those after the copy: before it, training is only natural."""
+        return super().score(scores) if self.original else -math.inf
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the weights of f0 by name, none before they are copied. Module's ``state_dict`` holds them."""
