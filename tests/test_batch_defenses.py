@@ -540,7 +540,7 @@ def test_the_radius_grows_over_the_ramp(kind: type[Defense], model: Recorder, im
     torch.testing.assert_close(last_batch(stepped, 0.25), last_batch(kind(EPS / 2, 3, step_size=0.02), 1.0))
 
 
-@pytest.mark.parametrize("kind", [Joint, Trades, FARE])
+@pytest.mark.parametrize("kind", [Joint, Trades])
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -576,6 +576,6 @@ def test_settings_of_one_defence(make: Callable[[], Defense], words: str) -> Non
         make()
 
 
-@pytest.mark.parametrize("kind", [Joint, Trades, FARE])
+@pytest.mark.parametrize("kind", [Joint, Trades])
 def test_adversarial_scores_select_an_epoch(kind: type[Defense]) -> None:
     assert kind().score({"natural": 0.9, "adversarial": 0.1}) == 0.1
