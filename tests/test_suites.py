@@ -13,6 +13,7 @@ from dml.attacks.queries.peer import INSTALLED
 from dml.common.table import find
 from dml.data.base import Split
 from dml.evaluation.collapse import diagnostics
+from dml.evaluation.controls import Pixels8
 from dml.evaluation.suites import SUITES
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
@@ -135,6 +136,17 @@ def test_layers_in_bfloat16_look_for_images_that_float32_judges(search: Search) 
     dtypes.clear()
     suite.doubled().evaluate(search, np.arange(6), seed=0, report=silent)
     assert dtypes == {torch.float32}, "a gate does not trust in bfloat16"
+
+
+def test_bfloat16_leaves_float64_as_it_is(toy_split: Split) -> None:
+    search = Search.over(Pixels8(), toy_split)
+    found = [
+        AttackSuite(9, (0.003,), {"margin": {"steps": 3}}, precision=precision)
+        .evaluate(search, np.arange(9), seed=0, report=silent)
+        .outcomes
+        for precision in ("float32", "bfloat16")
+    ]
+    pd.testing.assert_frame_equal(*found)
 
 
 def test_bfloat16_is_of_the_layers_alone() -> None:

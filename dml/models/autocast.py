@@ -10,7 +10,7 @@ class Autocast(nn.Module):
     """Another model under autocast: images (B, 3, H, W) -> embeddings (B, D) float32, of layers in bfloat16.
 
     About twice as fast where the processor or GPU computes in bfloat16, and good enough for the sign of a gradient. It
-    shares the weights of the other model.
+    shares the weights of the other model. Layers in float64, such as those of controls, stay in float64.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -20,4 +20,4 @@ class Autocast(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(device_of(self.model).type, torch.bfloat16):
             embeddings = self.model(images)
-        return embeddings.float()
+        return embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings
