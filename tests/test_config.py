@@ -65,6 +65,8 @@ def test_changes_replace_values() -> None:
     [
         ("run.loses", ["triplet"], r"run key 'loses' is unknown; did you mean 'losses'\?"),
         ("run.datasets", ["cub"], "run.datasets 'cub' is unknown"),
+        ("recipes", {}, "recipes is empty; it must hold at least one"),
+        ("suites", {}, "suites is empty; it must hold at least one"),
         ("run.losses", ["triplett"], "'triplett' is unknown; did you mean 'triplet'"),
         ("run.defenses", ["standard"], "standard training always runs"),
         ("run.attacked", ["standard", "robust", "other"], "'other' is unknown"),

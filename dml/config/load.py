@@ -62,6 +62,9 @@ def preset(name: str, dataset: str) -> dict[str, Any]:
 
 def _params(raw: Any) -> Params:
     check_keys(raw, {"run", "study", "presets", "recipes", "suites", "figures"}, "params.yaml")
+    for key in ("recipes", "suites"):
+        if raw[key] == {}:
+            raise ValueError(f"{key} is empty; it must hold at least one")
     params = Params(
         run=record(Run, raw["run"], "run"),
         study={name: record(Study, value, f"study.{name}") for name, value in _named(raw["study"], "study").items()},
