@@ -53,8 +53,8 @@ class Grid4Linear(Backbone):
         if colours:
             self.width += Palette.width
             self.palette = Palette().requires_grad_(False)
-            self.register_buffer("grey", torch.zeros(Palette.width))
-            self.register_buffer("scale", torch.ones(()))
+            self.register_buffer("grey", torch.zeros(Palette.width))  # the mean histogram of the training images
+            self.register_buffer("scale", torch.ones(()))  # of the histogram, as `colours` says
 
     @classmethod
     def normalisation(cls, start: str) -> Normalisation:
