@@ -17,6 +17,7 @@ from dml.evaluation.outcomes import natural_scores, summarise, survival
 from dml.evaluation.statistics import wilson
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.models.embedder import build
+from dml.retrieval.gallery import Queries
 from dml.retrieval.index import Search
 
 SUITE = AttackSuite(
@@ -63,6 +64,35 @@ def test_radius_zero_is_natural_and_a_large_radius_fools_all(search: Search, out
     expected = search.natural()
     np.testing.assert_array_equal(natural["r1"], expected.r1.numpy()[ROWS])
     np.testing.assert_allclose(natural["map_r"], expected.map_r.numpy()[ROWS], atol=1e-6)
+
+
+def test_what_survives_a_larger_ball_is_not_attacked_in_a_smaller_one(search: Search) -> None:
+    """And what is found there comes first, moved into the smaller ball; each attack gets the rest."""
+    tried: dict[float, list[int]] = {}
+    kept: dict[float, Tensor] = {}
+    rows = np.arange(0, 36, 3)
+
+    def run(images: Tensor, queries: Queries, ball: Linf, generator: torch.Generator) -> Tensor:
+        tried.setdefault(ball.eps, []).extend(queries.own.tolist())
+        return SUITE.runs(search)[0].runs[0](images, queries, ball, generator)
+
+    def keep(ball: Linf, images: Tensor) -> None:
+        kept[ball.eps] = images.clone()
+
+    groups, balls = [Group("margin", [run])], [Linf(0.003), Linf(0.01)]
+    table = attack(search, rows, groups, balls, seed=0, keep=keep, report=silent)
+    assert list(table["eps"].unique()) == [0.0, 0.003, 0.01], "in the order of the balls"
+    worst = table[table["attack"] == "worst"].set_index(["eps", "query"])
+    left = worst["r1"].loc[0.01].eq(1)
+    assert 0 < left.sum() < len(tried[0.01])
+    assert set(tried[0.003]) <= set(left.index[~left])
+    assert worst["r1"].loc[0.003][left].all()
+    clean = search.images(rows)
+    assert list(kept) == [0.01, 0.003]
+    for eps, images in kept.items():
+        assert float((images - clean).abs().max()) <= eps
+    moved = (kept[0.003] != clean).flatten(1).any(1).numpy()
+    assert moved[left.loc[rows].to_numpy()].any(), "images of those left out are moved in, too"
 
 
 def test_worst_is_at_most_margin(outcomes: pd.DataFrame) -> None:

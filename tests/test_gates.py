@@ -164,17 +164,16 @@ def test_a_suite_that_cannot_be_doubled_has_no_such_gate(trained: tuple[Embedder
     assert "broken by twice the steps" not in set(table["gate"])
 
 
-def test_a_rise_with_eps_is_caught() -> None:
-    def surviving(attack: str, eps: float, left: int) -> pd.DataFrame:
-        return outcome(attack, eps, np.arange(100) < left)
-
-    falling = pd.concat([surviving("none", 0.0, 90), surviving("worst", 0.1, 60), surviving("worst", 0.2, 30)])
-    rising = pd.concat([surviving("none", 0.0, 90), surviving("worst", 0.1, 30), surviving("worst", 0.2, 60)])
-    assert [gate.passed for gate in gates._rise(falling)] == [True]
-    (found,) = gates._rise(rising)
-    assert not found.passed
-    assert (found.measured, found.eps) == (pytest.approx(0.3), 0.2)
-    assert gates._rise(falling[falling["eps"] < 0.2]) == [], "no gate where none can fail"
+def test_a_query_left_out_at_a_smaller_radius_that_breaks_there_is_caught(trained: tuple[Embedder, Split]) -> None:
+    """Queries marked as survivors of a larger radius, though any attack breaks them at both."""
+    search = Search.over(*trained)
+    survives = np.arange(36) >= 27
+    outcomes = [outcome("none", 0.0, np.ones(36)), *(outcome("worst", eps, survives) for eps in (0.3, 0.5))]
+    found = gates.check(search, SUITE, pd.concat(outcomes), seed=0, surrogates={}, report=silent).set_index("gate")
+    gate = found.loc["left out at this radius, but broken"]
+    assert (gate["eps"], gate["measured"], gate["passed"]) == (0.3, 0.25, False)
+    alone = gates.check(search, replace(SUITE, alone=True), pd.concat(outcomes), seed=0, surrogates={}, report=silent)
+    assert gate.name not in set(alone["gate"]), "alone, nothing is left out"
 
 
 def test_too_coarse_arithmetic_and_broken_certificates_are_caught() -> None:

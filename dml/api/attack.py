@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from dml.api.embedding import at_once
-from dml.api.similarity import WatchedSearch
-from dml.attacks.balls import radius_text
+from dml.api.similarity import SimilaritySearch
+from dml.attacks.balls import Ball, Linf, radius_text
 from dml.common.files import DAMAGED, atomic, read_columns, write_columns
-from dml.evaluation.engine import chunk_size_for
+from dml.evaluation.engine import attack, chunk_size_for
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.retrieval.metrics import recall_at
 
@@ -55,7 +56,7 @@ def with_map(suite: AttackSuite) -> AttackSuite | None:
 
 
 def run(
-    search: WatchedSearch,
+    search: SimilaritySearch,
     suite: AttackSuite,
     rows: np.ndarray,
     *,
@@ -113,29 +114,31 @@ def _kept(place: Path, report: Callable[[str], None]) -> Attacked | None:
 
 
 def _chunk(
-    search: WatchedSearch, suite: AttackSuite, extra: AttackSuite | None, chunk: np.ndarray, seed: int
+    search: SimilaritySearch, suite: AttackSuite, extra: AttackSuite | None, chunk: np.ndarray, seed: int
 ) -> Attacked:
-    tables = []
-    for eps in sorted(suite.eps):
-        search.worst.clear()
-        found = replace(suite, eps=(eps,)).evaluate(search, chunk, seed=seed, report=_quiet).outcomes
-        images = torch.stack([search.worst[row][1] for row in chunk.tolist()])
-        if not tables:
-            natural = search.images(chunk)
-            tables.append(_with_ranks(found[found["attack"] == "none"], search, natural, chunk))
-        worst = found["attack"] == "worst"
-        tables += [found[~worst & (found["attack"] != "none")], _with_ranks(found[worst], search, images, chunk)]
-        if extra is not None:
-            found = replace(extra, eps=(eps,)).evaluate(search, chunk, seed=seed, report=_quiet).outcomes
-            tables.append(found[found["attack"] == MAP])
-    search.worst.clear()
+    images: dict[float, Tensor] = {}
+
+    def keep(ball: Ball, worst: Tensor) -> None:
+        images[ball.eps] = worst
+
+    balls = [Linf(eps) for eps in sorted(suite.eps)]
+    attacked = partial(attack, search, chunk, balls=balls, seed=seed, chunk_size=len(chunk), report=_quiet)
+    found = attacked(suite.runs(search), alone=suite.alone, keep=keep)
+    tables = [_with_ranks(found[found["attack"] == "none"], search, search.images(chunk), chunk)]
+    others = attacked(extra.runs(search), alone=True) if extra else None
+    for ball in balls:
+        rows = found[(found["eps"] == ball.eps) & (found["attack"] != "none")]
+        worst = rows["attack"] == "worst"
+        tables += [rows[~worst], _with_ranks(rows[worst], search, images[ball.eps], chunk)]
+        if others is not None:
+            tables.append(others[(others["eps"] == ball.eps) & (others["attack"] == MAP)])
     filled = [table.reindex(columns=[*table.columns.drop(COLUMNS, errors="ignore"), *COLUMNS]) for table in tables]
     outcomes = pd.concat([table.astype(dict.fromkeys(COLUMNS, float)) for table in filled], ignore_index=True)
-    return Attacked(outcomes, images.cpu().numpy())
+    return Attacked(outcomes, images[max(suite.eps)].cpu().numpy())
 
 
 @torch.no_grad()
-def _with_ranks(rows: pd.DataFrame, search: WatchedSearch, images: Tensor, chunk: np.ndarray) -> pd.DataFrame:
+def _with_ranks(rows: pd.DataFrame, search: SimilaritySearch, images: Tensor, chunk: np.ndarray) -> pd.DataFrame:
     embeddings, queries = search.model(images), search.queries(chunk)
     hits = {f"r{k}": recall_at(embeddings, queries, search.gallery, k).cpu().numpy().astype(float) for k in RANKS}
     return rows.assign(**hits)

@@ -21,7 +21,7 @@ from dml.api.checks import answerable, check_embedding, check_finite, check_modu
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.images import Prepare, splits
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
-from dml.api.similarity import SIMILARITIES, Similarity, WatchedSearch, search_over
+from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
 from dml.common.checks import known
 from dml.config.build import evaluation as build
 from dml.config.load import fractions, load
@@ -164,7 +164,7 @@ def _usable(controls: Sequence[str], split: Split) -> list[str]:
 
 
 def _about(
-    search: WatchedSearch,
+    search: SimilaritySearch,
     suite: Suite,
     rows: np.ndarray,
     seed: int,
@@ -206,7 +206,7 @@ def _about(
 class _Run:
     """One evaluation."""
 
-    search: WatchedSearch
+    search: SimilaritySearch
     suite: Suite
     rows: np.ndarray
     seed: int
@@ -244,11 +244,11 @@ class _Run:
         )
         return pd.concat([found, _map_gates(outcomes)], ignore_index=True)
 
-    def _attack(self, search: WatchedSearch, name: str) -> attack.Attacked:
+    def _attack(self, search: SimilaritySearch, name: str) -> attack.Attacked:
         place = self.folder / name if self.folder else None
         return attack.run(search, self.suite, self.rows, seed=self.seed, name=name, folder=place, report=self.report)
 
-    def _other(self, search: WatchedSearch, name: str) -> Any:
+    def _other(self, search: SimilaritySearch, name: str) -> Any:
         place = self.folder / name if self.folder else None
         return self.suite.evaluate(
             search, self.rows, seed=self.seed, folder=place, report=lambda line: self.report(f"{name}: {line}")

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from dml.api.attack import RANKS
-from dml.api.similarity import WatchedSearch
+from dml.api.similarity import SimilaritySearch
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json
 from dml.data.transforms import to_float
@@ -62,7 +62,7 @@ class Fooled(NamedTuple):
 
 
 @torch.no_grad()
-def fooled_searches(search: WatchedSearch, images: Images, outcomes: pd.DataFrame) -> list[Fooled]:
+def fooled_searches(search: SimilaritySearch, images: Images, outcomes: pd.DataFrame) -> list[Fooled]:
     """Return some queries that are right before the attack and wrong after it, of different classes first."""
     at = outcomes[np.isclose(outcomes["eps"], images.eps)].query("attack == 'worst'").set_index("query")["r1"]
     before = outcomes[outcomes["attack"] == "none"].set_index("query")["r1"]

@@ -1,17 +1,15 @@
 """Cosine, dot product and Euclidean distance, each as an inner product of unit vectors that ranks exactly alike."""
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dml.api.embedding import Embedding
 from dml.data.base import Split
-from dml.retrieval.gallery import Gallery, Queries
+from dml.retrieval.gallery import Gallery
 from dml.retrieval.index import Search, embed
 
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -74,31 +72,8 @@ class Reduced(nn.Module):
         return F.pad(F.normalize(points, dim=1), (0, 1))
 
 
-@dataclass(frozen=True)
-class Numbered(Queries):
-    """Queries that know their row numbers (B,)."""
-
-    numbers: Tensor = field(default=None)  # type: ignore[assignment]
-
-    def take(self, rows: Tensor) -> "Numbered":
-        """Some of the queries, by place."""
-        return Numbered(self.labels[rows], self.groups[rows], self.own[rows], self.numbers[rows])
-
-
-@dataclass(frozen=True)
-class WatchedSearch(Search):
-    """A search that remembers the worst image it was asked about for each query.
-
-    Attributes:
-        worst: row number -> its margin and the image (3, H, W); clear it before an attack.
-    """
-
-    worst: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
-
-    def queries(self, rows: np.ndarray) -> Numbered:
-        """See :class:`dml.retrieval.index.Search`."""
-        found = super().queries(rows)
-        return Numbered(found.labels, found.groups, found.own, torch.tensor(rows).to(found.own.device))
+class SimilaritySearch(Search):
+    """A search in which an image may have one vector as a query and another in the gallery."""
 
     @cached_property
     def query_embeddings(self) -> Tensor:
@@ -107,17 +82,8 @@ class WatchedSearch(Search):
             return self.gallery.embeddings
         return embed(self.model, self.query_split.images)
 
-    def margin(self, images: Tensor, queries: Queries) -> Tensor:
-        """See :class:`dml.retrieval.index.Search`; images with the largest margin of each query are kept."""
-        found = super().margin(images, queries)
-        if isinstance(queries, Numbered):
-            for row, value, image in zip(queries.numbers.tolist(), found.tolist(), images, strict=True):
-                if row not in self.worst or not value <= self.worst[row][0]:
-                    self.worst[row] = (value, image.detach().clone())
-        return found
 
-
-def search_over(model: Embedding, split: Split, queries: Split | None, similarity: Similarity) -> WatchedSearch:
+def search_over(model: Embedding, split: Split, queries: Split | None, similarity: Similarity) -> SimilaritySearch:
     """Embed a gallery.
 
     Args:
@@ -136,4 +102,4 @@ def search_over(model: Embedding, split: Split, queries: Split | None, similarit
         raw = embed(model, split.images)
         whole = Reduced(model, raw, similarity)
         items = whole.gallery(raw)
-    return WatchedSearch(whole, split, Gallery(items, labels, groups), split if queries is None else queries)
+    return SimilaritySearch(whole, split, Gallery(items, labels, groups), split if queries is None else queries)

@@ -43,16 +43,24 @@ class Worst:
         images: (B, 3, H, W), the worst found.
         margin: (B,), exact 1-NN margin of those; a query survives below 0.
         value: (B,), what attacks raise: the margin, or minus MAP@R. At 0 or above nothing is left to attack.
+        settled: (B,) bool, queries that no attack is spent on.
     """
 
     def __init__(self, search: Search, images: Tensor, queries: Queries, lowers: Literal["r1", "map_r"] = "r1") -> None:
         self.search, self.queries, self.lowers = search, queries, lowers
         self.clean, self.images = images, images.clone()
         self.margin, self.value = self._measure(images, queries)
+        self.settled = torch.zeros_like(self.margin, dtype=torch.bool)
+
+    def begin(self, larger: "Worst", ball: Ball) -> None:
+        """Begin with the images found in a larger ball, moved into this one; what survived there is settled."""
+        images = ball.project(larger.images, self.clean)
+        self._keep(torch.arange(len(images), device=self.margin.device), images, *self._measure(images, self.queries))
+        self.settled = larger.survives
 
     def advance(self, run: Run, ball: Ball, generator: torch.Generator) -> None:
         """Run an attack on the queries that still survive, and keep the images that are worse than those known."""
-        rows = (self.value < 0).nonzero().squeeze(1)
+        rows = ((self.value < 0) & ~self.settled).nonzero().squeeze(1)
         if not len(rows):
             return
         queries = self.queries.take(rows)
@@ -101,23 +109,27 @@ def attack(
     alone: bool = False,
     folder: Path | None = None,
     chunk_size: int | None = None,
+    keep: Callable[[Ball, Tensor], None] | None = None,
     report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Attack the queries of some rows.
 
-    Every radius is attacked separately. An attack runs only on the queries that the earlier ones could not break, so
-    the time goes to the hard ones; one that lowers MAP@R runs on all of them. The rows of the first group show what it
-    leaves by itself, those of an attack on MAP@R what it leaves of that, and ``worst`` what all leave together.
+    An attack runs only on the queries that the earlier ones could not break, so the time goes to the hard ones; one
+    that lowers MAP@R runs on all of them. A ball lies inside a larger one, so the largest comes first: what no attack
+    breaks there is not attacked in a smaller one, see :mod:`dml.evaluation.gates`, and what is found there is tried in
+    the smaller one first. The rows of the first group show what it leaves by itself, those of an attack on MAP@R what
+    it leaves of that, and ``worst`` what all leave together.
 
     Args:
         search: the model and its gallery.
         rows: numbers of the queries.
         groups: attacks, in the order in which they run.
-        balls: one per radius.
+        balls: of one norm, one per radius.
         seed: of the random starts.
-        alone: run every group on all queries instead, and give rows for each.
+        alone: run every group on all queries at every radius instead, and give rows for each.
         folder: where finished chunks are kept, see :func:`in_chunks`.
         chunk_size: queries attacked at a time; see :func:`chunk_size_for` for the default.
+        keep: receives, chunk by chunk, each ball with the worst images (B, 3, H, W) found in it.
         report: receives one line per chunk.
 
     Returns:
@@ -136,9 +148,12 @@ def attack(
             rows = rows_of(chunk, name, ball.norm, eps, outcome)
             return rows.assign(disagree=disagree.cpu().numpy().astype(int), margin=found.margin.cpu().numpy())
 
-        tables = [table("none", balls[0], 0.0, Worst(search, images, queries))]
-        for ball in balls:
-            worst = Worst(search, images, queries)
+        found: dict[float, list[pd.DataFrame]] = {}
+        larger: Worst | None = None
+        for ball in sorted(balls, key=lambda ball: -ball.eps):
+            worst, tables = Worst(search, images, queries), []
+            if larger is not None and not alone:
+                worst.begin(larger, ball)
             for place, group in enumerate(groups):
                 apart = alone or group.lowers != worst.lowers  # what is left of R@1 says little about MAP@R
                 own = Worst(search, images, queries, group.lowers) if apart else worst
@@ -149,8 +164,12 @@ def attack(
                     tables.append(table(group.name, ball, ball.eps, own))
                 if apart:
                     worst.merge(own)
-            tables.append(table("worst", ball, ball.eps, worst))
-        return pd.concat(tables, ignore_index=True)
+            found[ball.eps] = [*tables, table("worst", ball, ball.eps, worst)]
+            larger = worst
+            if keep is not None:
+                keep(ball, worst.images)
+        natural = table("none", balls[0], 0.0, Worst(search, images, queries))
+        return pd.concat([natural, *(rows for ball in balls for rows in found[ball.eps])], ignore_index=True)
 
     size = chunk_size or chunk_size_for(search)
     return in_chunks(rows, work, size=size, folder=folder, report=report)

@@ -7,6 +7,7 @@ them run something else on the queries that survive the suite, and count how man
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,14 +106,14 @@ def check(
     kept = partial(_kept, folder, report)
     found = [
         kept("eps 0", 0.0, _zero_radius, search, groups, some, seed),
-        *_rise(outcomes),
         kept("whole range", WHOLE_RANGE, _whole_range, search, groups[:2], some, seed),
     ]
-    others = _others(search, suite, surrogates)
-    for radius, left in attacked.groupby("eps"):
-        eps = float(radius)
-        survivors = left[left["r1"] == 1]
+    others, radii = _others(search, suite, surrogates), list(attacked.groupby("eps"))
+    for (radius, left), larger in zip_longest(radii, radii[1:]):
+        eps, survivors = float(radius), left[left["r1"] == 1]
         tried, error = nearest(survivors), standard_error(len(survivors), len(left))
+        if larger is not None and not suite.alone:
+            found.append(kept("left out", eps, _left_out, search, groups, eps, larger[1], error, seed))
         for other in others:
             found.append(kept(other.gate, eps, _broken_by, search, other, eps, tried, len(left), error, seed))
         found.append(kept("gradients", eps, _zero_gradients, search, some, eps, seed))
@@ -221,20 +222,12 @@ def _zero_radius(search: Search, groups: list[Group], rows: np.ndarray, seed: in
     return Gate("images changed at eps 0", 0.0, changed, 0.0, changed == 0)
 
 
-def _rise(outcomes: pd.DataFrame) -> list[Gate]:
-    """A larger ball contains a smaller one: R@1 must not rise with eps by more than its standard error.
-
-    No gate where one radius was attacked: R@1 cannot rise above the natural one, since the worst images include the
-    natural ones.
-    """
-    if outcomes.loc[outcomes["attack"] == "worst", "eps"].nunique() < 2:
-        return []
-    natural = outcomes[outcomes["attack"] == "none"].assign(eps=0.0)
-    left = pd.concat([natural, outcomes[outcomes["attack"] == "worst"]]).groupby("eps")["r1"].agg(["sum", "count"])
-    rise = (left["sum"] / left["count"]).diff().iloc[1:]
-    eps = rise.idxmax()
-    measured, error = max(0.0, float(rise[eps])), standard_error(*left.loc[eps].astype(int))
-    return [Gate("rise of R@1 with eps", float(eps), measured, error, measured <= error)]
+def _left_out(search: Search, groups: list[Group], eps: float, larger: pd.DataFrame, error: float, seed: int) -> Gate:
+    """What survived a larger radius is not attacked at a smaller one: some of it is attacked there after all."""
+    runs = [run for group in groups if group.lowers == "r1" for run in group.runs]
+    tried = nearest(larger[larger["r1"] == 1])
+    measured = _broken(search, tried, runs, eps, seed, "left out") / len(larger)
+    return Gate("left out at this radius, but broken", eps, measured, error, measured <= error)
 
 
 def _zero_gradients(search: Search, rows: np.ndarray, eps: float, seed: int) -> Gate:

@@ -14,7 +14,7 @@ from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.evaluate import attacked, images_sha256
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
-from dml.api.similarity import WatchedSearch, search_over
+from dml.api.similarity import SimilaritySearch, search_over
 from dml.attacks.balls import Linf
 from dml.data.base import Split
 from dml.data.transforms import to_float
@@ -170,7 +170,7 @@ def _same(image: np.ndarray, natural: np.ndarray) -> bool:
     return image.shape == natural.shape and np.allclose(image, natural, rtol=0, atol=SLACK)
 
 
-def _same_model(search: WatchedSearch, entry: Entry, rows: np.ndarray) -> None:
+def _same_model(search: SimilaritySearch, entry: Entry, rows: np.ndarray) -> None:
     """Raise ValueError unless the natural queries have the entry's R@1: normalisation, too, must be the entry's."""
     parts = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
     right = sum(int((search.margin(search.images(part), search.queries(part)) < 0).sum()) for part in parts)
@@ -182,7 +182,7 @@ def _same_model(search: WatchedSearch, entry: Entry, rows: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def _fooled(search: WatchedSearch, claim: Claim, places: np.ndarray, eps: float) -> np.ndarray:
+def _fooled(search: SimilaritySearch, claim: Claim, places: np.ndarray, eps: float) -> np.ndarray:
     """(B,) bool: whether the exact ranking answers the arrays of some places wrongly."""
     found = [np.empty(0, bool)]
     for first in range(0, len(places), CHUNK):

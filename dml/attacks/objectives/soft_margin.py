@@ -30,13 +30,19 @@ def soft_margin_objective(
     wanted = wrong if target is None else wrong & (target[:, None] == gallery.labels)
 
     def objective(images: Tensor) -> Tensor:
-        similarity = model(images) @ gallery.embeddings.T
-        goal, own, other = (similarity.masked_fill(~mask, -torch.inf) for mask in (wanted, right, wrong))
-        hard, margin = ((part.amax(1) - own.amax(1)).detach() for part in (goal, other))
-        softness = SOFTNESS * margin.abs().clamp(torch.finfo(margin.dtype).tiny ** 0.5, 1)
-        ahead, behind = (softness * (part / softness[:, None]).logsumexp(1) for part in (goal, own))
-        soft = ahead - behind
-        value = torch.where(hard.isinf(), hard, hard + soft - soft.detach())
-        return value + FOOLS * (margin >= 0)
+        embeddings = model(images)
+        with torch.no_grad():
+            similarity = embeddings @ gallery.embeddings.T
+            own, goal = (similarity.masked_fill(~mask, -torch.inf) for mask in (right, wanted))
+            other = goal if target is None else similarity.masked_fill(~wrong, -torch.inf)
+            behind = own.amax(1)
+            hard, margin = goal.amax(1) - behind, other.amax(1) - behind
+            softness = SOFTNESS * margin.abs().clamp(torch.finfo(margin.dtype).tiny ** 0.5, 1)[:, None]
+            # The gradient of T log sum exp(s / T) is the average of the items by softmax(s / T): nothing of the size
+            # of the gallery goes through autograd.
+            pull = ((goal / softness).softmax(1) - (own / softness).softmax(1)) @ gallery.embeddings
+            value = hard + FOOLS * (margin >= 0)
+        along = (embeddings * pull).sum(1)
+        return torch.where(hard.isinf(), value, value + along - along.detach())
 
     return objective
