@@ -13,7 +13,7 @@ from dml.attacks.objectives.base import Objective
 from dml.attacks.optimisers.apgd import apgd, checkpoint_steps
 from dml.attacks.optimisers.carlini_wagner import carlini_wagner
 from dml.attacks.optimisers.fgsm import fgsm, r_fgsm
-from dml.attacks.optimisers.momentum import momentum_pgd
+from dml.attacks.optimisers.momentum import Goal, momentum_pgd
 from dml.attacks.optimisers.nes import nes
 from dml.attacks.optimisers.pgd import falling_steps, pgd
 from dml.attacks.optimisers.square import side_length, square
@@ -222,3 +222,34 @@ def test_momentum_remembers_where_single_gradients_cancel(generator: torch.Gener
     found = valley(momentum_pgd(images, valley, ball, steps=60, generator=generator))
     plain = valley(pgd(images, valley, ball, steps=60, step_size=ball.eps, generator=generator))
     assert (found > plain).all()
+
+
+def test_an_image_that_reached_its_goal_takes_no_further_steps(generator: torch.Generator) -> None:
+    """Easy images leave together, hard ones take every step, and each ends where it would without the others."""
+    images = torch.full((8, 3, 4, 4), 0.5, dtype=torch.float64)
+    weight = torch.randn(8, 48, generator=generator, dtype=torch.float64)
+    ball, sizes = Linf(0.1), []
+    optimum = 0.1 * weight.abs().sum(1)
+    goal = torch.where(torch.arange(8) < 4, 0.5 * optimum, 2 * optimum)  # the second half cannot reach it
+
+    def counted(rows: Tensor) -> Objective:
+        def objective(changed: Tensor) -> Tensor:
+            sizes.append(len(changed))
+            return ((changed - 0.5).flatten(1) * weight[rows]).sum(1)
+
+        return objective
+
+    draw = generator.get_state()
+    everyone = torch.arange(8)
+    found = momentum_pgd(images, counted(everyone), ball, steps=20, goal=Goal(goal, counted), generator=generator)
+    assert sizes[0] == 8
+    assert sizes[-1] == 4
+    assert len(sizes) == 21, "hard images take every step"
+    whole = momentum_pgd(images, counted(everyone), ball, steps=20, generator=generator.set_state(draw))
+    torch.testing.assert_close(found[4:], whole[4:], atol=0, rtol=0)
+    reached = ((found - 0.5).flatten(1) * weight).sum(1)
+    assert (reached[:4] >= goal[:4]).all()
+    assert float((found - images).abs().max()) <= 0.1
+    sizes.clear()
+    momentum_pgd(images, counted(everyone), ball, steps=20, goal=Goal(-optimum, counted), generator=generator)
+    assert sizes == [8], "nothing is left to do"

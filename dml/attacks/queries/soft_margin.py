@@ -7,17 +7,23 @@ from torch import Tensor
 
 from dml.attacks.balls import Ball
 from dml.attacks.base import Attack, Run
+from dml.attacks.objectives.base import FOOLS, Objective
 from dml.attacks.objectives.margin import nearest_wrong_classes
 from dml.attacks.objectives.soft_margin import soft_margin_objective
-from dml.attacks.optimisers.momentum import momentum_pgd
+from dml.attacks.optimisers.momentum import Goal, momentum_pgd
+from dml.attacks.optimisers.pgd import value_of
 from dml.common.checks import at_least
 from dml.retrieval.gallery import Queries
 from dml.retrieval.index import Search
+
+BEYOND = 0.25  # times the way to a margin of 0, that a query goes past it: what breaks it in bfloat16 does in float32
 
 
 @dataclass(frozen=True)
 class SoftMargin(Attack):
     """With few steps it breaks more queries than Auto-PGD on the margin does: benchmarks/strength.py compares them.
+
+    A query that is clearly broken takes no further steps.
 
     Attributes:
         steps: away from the right items.
@@ -55,7 +61,14 @@ def _run(search: Search, steps: int, rank: int | None) -> Run:
         if rank is not None:
             with torch.no_grad():
                 target = nearest_wrong_classes(model(images), queries, gallery, rank + 1)[:, rank]
+
+        def narrow(rows: Tensor) -> Objective:
+            aimed = None if target is None else target[rows]
+            return soft_margin_objective(model, queries.take(rows), gallery, aimed)
+
         objective = soft_margin_objective(model, queries, gallery, target)
-        return momentum_pgd(images, objective, ball, steps=steps, generator=generator)
+        enough = FOOLS - BEYOND * value_of(objective, images).clamp(max=0)
+        goal = Goal(enough, narrow)
+        return momentum_pgd(images, objective, ball, steps=steps, goal=goal, generator=generator)
 
     return run

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ class Target:
     def run(self) -> str:
         """Name of the model."""
         return paths.run_name(self.loss, self.defense, self.seed)
+
+    @cached_property
+    def natural(self) -> pd.Series:
+        """Scores of all queries, unperturbed."""
+        return natural_scores(self.search)
+
+    @cached_property
+    def embedding(self) -> dict[str, float]:
+        """Signs of a collapse, of the whole gallery."""
+        return diagnostics(self.search.gallery)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -254,8 +265,8 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
         "digests": target.digests,
         "claims": target.suite.claims,
         "alone": bool(target.suite_settings.get("alone", False)),
-        "natural": natural_scores(target.search).to_dict(),
-        "embedding": diagnostics(target.search.gallery),
+        "natural": target.natural.to_dict(),
+        "embedding": target.embedding,
         "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
         "scores": found.evaluation.scores,
         "gates": checked.to_dict("records"),
