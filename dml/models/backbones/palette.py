@@ -28,6 +28,7 @@ class Palette(nn.Module):
         with torch.no_grad():
             self.nearness.weight.copy_(2 * sharpness * colours)
             self.nearness.bias.copy_(-sharpness * colours.square().sum(1))
+        self.norm = nn.LayerNorm(len(colours))
 
     def shares(self, images: Tensor) -> Tensor:
         """Shares (B, 216) of normalised images (B, 3, H, W), non-negative and summing to 1."""
@@ -38,3 +39,6 @@ class Palette(nn.Module):
     def roots(self, images: Tensor) -> Tensor:
         """Square roots (B, 216) of the shares, as in Bhattacharyya's coefficient of two histograms."""
         return (self.shares(images) + 1e-3).sqrt()  # bounds the gradient where a colour is absent
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.roots(images))
