@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dml.attacks.objectives.base import FOOLS
+from dml.attacks.queries import soft_margin
 from dml.attacks.queries.margin import Margin
 from dml.attacks.queries.peer import INSTALLED
 from dml.common.table import find
@@ -156,6 +158,15 @@ def test_bfloat16_is_of_the_layers_alone() -> None:
     assert found.dtype == torch.float32
     assert not torch.equal(found, exact)
     torch.testing.assert_close(found, exact, atol=0.02, rtol=0.02)
+
+
+def test_a_query_leaves_soft_margin_once_it_is_clearly_broken() -> None:
+    """A quarter of the way past the border, and by more than coarse layers err; what they see broken, never."""
+    model, start = nn.Identity(), torch.tensor([-0.4, -0.004, 0.0, FOOLS + 0.1])
+    beyond = soft_margin._enough(start, model) - FOOLS
+    torch.testing.assert_close(beyond, torch.tensor([0.1, 0.001, torch.inf, torch.inf]), atol=1e-4, rtol=0)
+    beyond = soft_margin._enough(start, Autocast(model)) - FOOLS
+    torch.testing.assert_close(beyond, torch.tensor([0.1, 0.01, torch.inf, torch.inf]), atol=1e-4, rtol=0)
 
 
 def test_an_attack_keeps_its_random_starts_whatever_comes_before_it(search: Search) -> None:

@@ -117,8 +117,8 @@ def attack(
     An attack runs only on the queries that the earlier ones could not break, so the time goes to the hard ones; one
     that lowers MAP@R runs on all of them. A ball lies inside a larger one, so the largest comes first: what no attack
     breaks there is not attacked in a smaller one, see :mod:`dml.evaluation.gates`, and what is found there is tried in
-    the smaller one first. The rows of the first group show what it leaves by itself, those of an attack on MAP@R what
-    it leaves of that, and ``worst`` what all leave together.
+    the smaller one first. The rows of the first group show what it leaves by itself, at smaller radii beside what was
+    found at larger ones; those of an attack on MAP@R what it leaves of that, and ``worst`` what all leave together.
 
     Args:
         search: the model and its gallery.

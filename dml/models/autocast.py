@@ -13,6 +13,8 @@ class Autocast(nn.Module):
     shares the weights of the other model. Layers in float64, such as those of controls, stay in float64.
     """
 
+    error = 0.01  # of a similarity of unit embeddings, about
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model

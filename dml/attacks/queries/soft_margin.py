@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dml.attacks.balls import Ball
 from dml.attacks.base import Attack, Run
@@ -13,10 +13,11 @@ from dml.attacks.objectives.soft_margin import soft_margin_objective
 from dml.attacks.optimisers.momentum import Goal, momentum_pgd
 from dml.attacks.optimisers.pgd import value_of
 from dml.common.checks import at_least
+from dml.models.autocast import Autocast
 from dml.retrieval.gallery import Queries
 from dml.retrieval.index import Search
 
-BEYOND = 0.25  # times the way to a margin of 0, that a query goes past it: what breaks it in bfloat16 does in float32
+BEYOND = 0.25  # times the way to a margin of 0, that a query goes past it before it is clearly broken
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,16 @@ def _run(search: Search, steps: int, rank: int | None) -> Run:
             return soft_margin_objective(model, queries.take(rows), gallery, aimed)
 
         objective = soft_margin_objective(model, queries, gallery, target)
-        enough = FOOLS - BEYOND * value_of(objective, images).clamp(max=0)
-        goal = Goal(enough, narrow)
+        goal = Goal(_enough(value_of(objective, images), model), narrow)
         return momentum_pgd(images, objective, ball, steps=steps, goal=goal, generator=generator)
 
     return run
+
+
+def _enough(start: Tensor, model: nn.Module) -> Tensor:
+    """The value (B,) at which a query is clearly broken, from the values of the natural images.
+
+    A query that coarse layers call broken from the start may take every step: what they say of it decides nothing.
+    """
+    error = model.error if isinstance(model, Autocast) else 0.0
+    return (FOOLS + (BEYOND * start.abs()).clamp_min(error)).masked_fill(start >= 0, torch.inf)
