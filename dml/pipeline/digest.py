@@ -67,8 +67,8 @@ def training_digest(recipe: Recipe, loss: str, defense: str) -> str:
 
 def control_digest(recipe: Recipe, control: str) -> str:
     """Digest what decides a control: its code and the prepared images."""
-    code = closure([entry(CONTROLS, control)])
-    return digest(module_digests(code) | prepare_code(recipe.data), data_settings(recipe.data))
+    code = module_digests(entry(CONTROLS, control))
+    return digest(code | prepare_code(recipe.data), data_settings(recipe.data))
 
 
 def evaluation_digest(recipe: Recipe, suite: Settings) -> str:
@@ -107,12 +107,13 @@ def entry(table: dict[str, str], name: str) -> str:
 
 def stage_code(stage: str, named: Iterable[str] = ()) -> Code:
     """Return the code of a stage's module and of the modules that params.yaml names."""
-    return module_digests(closure([STAGES + stage, *named]))
+    return module_digests(STAGES + stage, *named)
 
 
-def module_digests(modules: Iterable[str]) -> Code:
-    """Return the digest of each module, in alphabetical order."""
-    return {module: source_digest(_file(module)) for module in sorted(modules)}
+@functools.cache
+def module_digests(*roots: str) -> Code:
+    """Return the digest of each module that some modules reach by imports, in alphabetical order."""
+    return {module: source_digest(_file(module)) for module in sorted(closure(roots))}
 
 
 def closure(roots: Iterable[str]) -> set[str]:
@@ -186,20 +187,26 @@ def expected(params: Params, keys: Iterable[tuple[str, str, str, str]]) -> dict[
     Returns:
         key -> ``{"training", "evaluation"}``, or None where params.yaml has no settings for the key.
     """
-    return {key: _expected(params, *key) for key in dict.fromkeys(keys)}
 
+    @functools.cache
+    def training(dataset: str, loss: str, defense: str) -> str | None:
+        recipe = params.recipes[dataset]
+        if loss == "none" and defense in CONTROLS:
+            return control_digest(recipe, defense)
+        known = loss in recipe.losses and defense in recipe.defenses and not _missing_weights(recipe)
+        return training_digest(recipe, loss, defense) if known else None
 
-def _expected(params: Params, dataset: str, loss: str, defense: str, suite: str) -> dict[str, str] | None:
-    if dataset not in params.recipes or suite not in params.suites:
-        return None
-    recipe = params.recipes[dataset]
-    if loss == "none" and defense in CONTROLS:
-        training = control_digest(recipe, defense)
-    elif loss in recipe.losses and defense in recipe.defenses and not _missing_weights(recipe):
-        training = training_digest(recipe, loss, defense)
-    else:
-        return None
-    return {"training": training, "evaluation": evaluation_digest(recipe, params.suites[suite])}
+    @functools.cache
+    def evaluation(dataset: str, suite: str) -> str:
+        return evaluation_digest(params.recipes[dataset], params.suites[suite])
+
+    def both(dataset: str, loss: str, defense: str, suite: str) -> dict[str, str] | None:
+        if dataset not in params.recipes or suite not in params.suites:
+            return None
+        trained = training(dataset, loss, defense)
+        return None if trained is None else {"training": trained, "evaluation": evaluation(dataset, suite)}
+
+    return {key: both(*key) for key in dict.fromkeys(keys)}
 
 
 def _missing_weights(recipe: Recipe) -> bool:
