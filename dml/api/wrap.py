@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dml.api import hugging_face
 from dml.common.files import ROOT
 from dml.config.build import model as build
 from dml.config.schema import Model
@@ -70,9 +71,9 @@ def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tenso
 
     Args:
         name: the folder of a model that this repository trained (settings.json and weights.safetensors);
-            ``timm:NAME`` or ``torchvision:NAME``, without the classifier; ``hf:PATH``, the vision tower of a model of
-            transformers; or ``file.py:function``, a function without arguments that returns the model. The last runs
-            the file.
+            ``timm:NAME`` or ``torchvision:NAME``, without the classifier; ``hf:PATH``, the image features of a model
+            of transformers, see :mod:`dml.api.hugging_face`; or ``file.py:function``, a function without arguments
+            that returns the model. The last runs the file.
         weights: of a timm or torchvision model: safetensors, or a state dict that torch.save wrote, which is read
             without running code. None takes the published ones.
 
@@ -86,7 +87,8 @@ def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tenso
     if weights is not None:
         raise ValueError(f"weights goes with timm: and torchvision: models, not with {name}")
     if kind == "hf":
-        return _hugging_face(rest).eval()
+        found = hugging_face.load(rest)
+        return wrap(found.module, found.mean, found.std, found.size).eval()
     if kind.endswith(".py") and rest:
         return _function(Path(kind), rest)
     return _own(Path(name))
@@ -164,33 +166,6 @@ def _without_last(head: nn.Module) -> nn.Module:
 
 def _read(network: nn.Module, file: Path, name: str) -> None:
     stored.load_backbone(network, file, name, without=NO_LAYER)
-
-
-def _hugging_face(path: str) -> nn.Module:
-    if importlib.util.find_spec("transformers") is None:
-        raise ValueError("hf: needs the package transformers; pip install transformers")
-    from transformers import AutoImageProcessor, AutoModel
-
-    try:
-        model, processor = AutoModel.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"transformers cannot load {path}: {str(error).splitlines()[0]}") from error
-    size = dict(processor.size)
-    side = size.get("shortest_edge", size.get("height"))
-    return wrap(_Tower(getattr(model, "vision_model", model)), processor.image_mean, processor.image_std, side)
-
-
-class _Tower(nn.Module):
-    """The pooled output of a vision model of transformers, or the first token of one that does not pool."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        found = self.model(pixel_values=images)
-        pooled = getattr(found, "pooler_output", None)
-        return (found.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1)
 
 
 def _function(file: Path, name: str) -> Callable[[Tensor], Any]:
