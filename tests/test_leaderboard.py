@@ -21,6 +21,7 @@ from dml.common.files import ROOT, write_json
 from dml.data.base import load
 from dml.data.prepare import prepare
 from dml.data.sources.folder import read_folder
+from dml.evaluation.statistics import wilson
 from dml.models import weights
 from dml.models.embedder import build
 from tests.conftest import LinearEmbedder
@@ -275,6 +276,30 @@ def test_a_control_comes_with_the_report_and_is_checked_without_a_model(
     words = ["--adversarial", str(tmp_path / "arrays.npz"), "--by", "B. Breaker"]
     assert main(["leaderboard", "check", str(file), *words]) == 1
     assert "No array breaks a query that survives; the entry stays as it is." in capsys.readouterr().out
+
+
+def test_of_a_control_the_strongest_attack_stays(board: Board) -> None:
+    """A weakly attacked control would look too robust beside every later model."""
+    file = board.folder / "soft_histogram-shapes-3_255.json"
+    control = entries.read(file)
+    low, high = wilson(0, QUERIES)
+    broken = {"r1": {"value": 0.0, "low": low, "high": high}, "map_r": control.worst_case.map_r.model_dump()}
+    lower = control.model_dump(mode="json") | {"survived": "0" * QUERIES, "worst_case": broken}
+    stronger = entries.validated(lower, "stronger")
+    assert control.worst_case.r1.value > 0
+    assert entries.join([stronger], board.folder) == [file]
+    assert entries.read(file) == stronger
+    assert entries.join([control], board.folder) == []
+    assert entries.read(file) == stronger
+
+
+def test_radius_zero_of_a_report_is_no_entry(board: Board, tmp_path: Path) -> None:
+    report = json.loads((tmp_path / "report" / "result.json").read_text())
+    natural = [row | {"eps": 0.0} for row in report["summary"]]
+    write_json(tmp_path / "report" / "result.json", report | {"summary": [*natural, *report["summary"]]})
+    before = sorted(path.name for path in board.folder.iterdir())
+    assert board.add("--name", "Linear, 24", "--show-failing") == 0
+    assert sorted(path.name for path in board.folder.iterdir()) == before
 
 
 def test_a_report_is_refused_unless_its_gates_hold(board: Board, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

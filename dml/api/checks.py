@@ -25,8 +25,10 @@ def check_module(given: Any, notes: list[str]) -> None:
         notes: receive one sentence for each.
 
     Raises:
-        ValueError: it cannot be called.
+        ValueError: it cannot be called, or inference mode is on.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode() is on, which forbids gradients; call evaluate outside it")
     if not callable(given):
         raise ValueError(f"embed is a {type(given).__name__}; give a module or a function from images to embeddings")
     if not isinstance(given, nn.Module):
@@ -106,7 +108,8 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
         notes.append(f"embed gives no gradients; it {black_box}")
         return False
     direction = torch.randn(found.shape, generator=torch_generator(0, "a direction to look in")).to(found)
-    (gradient,) = torch.autograd.grad((found * direction).sum(), images, allow_unused=True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad((found * direction).sum(), images, allow_unused=True)
     if gradient is None:
         notes.append(f"the model's gradient does not reach the images; it {black_box}")
         return False
@@ -123,7 +126,9 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
 
 
 def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndarray:
-    """Return the numbers of the queries for which the gallery holds a right item that is not ignored.
+    """Return the numbers of the queries for which the gallery holds a right and a wrong item that are not ignored.
+
+    A query without a wrong item would survive any attack.
 
     Args:
         split: the gallery.
@@ -131,15 +136,18 @@ def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndar
         notes: receive how many queries are left out.
 
     Raises:
-        ValueError: no query is left, or the gallery holds no wrong item for any.
+        ValueError: no query is left.
     """
     asked = split if queries is None else queries
     if len(np.unique(np.concatenate([split.labels, asked.labels]))) < 2:
         raise ValueError("all images are of one class; retrieval needs two or more")
     count = len(split.class_names)
     right = np.bincount(split.labels, minlength=count)[asked.labels]
+    wrong = len(split) - right
     if split.groups is not None:
-        right = right - _same_group(asked, split)
+        ignored = _same_group(asked, split)
+        right = right - ignored
+        wrong = wrong - (_counts(asked.groups, split.groups) - ignored)
     elif queries is None:
         right = right - 1
     lost = int((right == 0).sum())
@@ -153,13 +161,22 @@ def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndar
         )
         where = "" if queries is not None else ", but stay in the gallery"
         notes.append(f"{lost} of {len(asked)} images {why}; they are not used as queries{where}")
-    return np.flatnonzero(right > 0)
+    sure = int(((right > 0) & (wrong == 0)).sum())
+    if sure + lost == len(asked):
+        raise ValueError("the gallery holds no image of another class for any query; no attack could break one")
+    if sure:
+        notes.append(f"{sure} of {len(asked)} images have no wrong answer in the gallery; they are not used as queries")
+    return np.flatnonzero((right > 0) & (wrong > 0))
 
 
 def _same_group(asked: Split, split: Split) -> np.ndarray:
     """(Q,) gallery items of each query's class and group."""
     base = int(max(asked.groups.max(), split.groups.max())) + 1
-    pairs, counts = np.unique(split.labels * base + split.groups, return_counts=True)
-    wanted = asked.labels * base + asked.groups
-    place = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-    return np.where(pairs[place] == wanted, counts[place], 0)
+    return _counts(asked.labels * base + asked.groups, split.labels * base + split.groups)
+
+
+def _counts(wanted: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(Q,) how many of some values equal each wanted one."""
+    found, counts = np.unique(values, return_counts=True)
+    place = np.searchsorted(found, wanted).clip(max=len(found) - 1)
+    return np.where(found[place] == wanted, counts[place], 0)

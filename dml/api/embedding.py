@@ -55,7 +55,10 @@ class Embedding(nn.Module):
 
     def _embed(self, images: Tensor) -> Tensor:
         self.forwards += len(images)
-        found = torch.as_tensor(self.given(images.to(self.dtype).contiguous()))
+        found = self.given(images.to(self.dtype).contiguous())
+        if isinstance(found, tuple | dict):
+            raise ValueError(f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D)")
+        found = torch.as_tensor(found)
         self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
         return found if found.dtype == torch.float64 else found.float().to(images.device)
 

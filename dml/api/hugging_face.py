@@ -25,7 +25,7 @@ def load(path: str) -> Found:
     """Return a model by its name on the Hugging Face Hub or its folder, with the weights that are published there.
 
     Raises:
-        ValueError: transformers is not installed, or cannot load the model.
+        ValueError: transformers is not installed or cannot load the model, or it takes images of another kind.
     """
     if importlib.util.find_spec("transformers") is None:
         raise ValueError("hf: needs the package transformers; pip install transformers")
@@ -39,10 +39,20 @@ def load(path: str) -> Found:
     missing = set(report["missing_keys"])
     if any("pooler" not in name for name in missing):
         raise ValueError(f"{path} has no weights for {min(missing)}, among others; they would be random numbers")
+    if getattr(processor, "do_flip_channel_order", False):
+        raise ValueError(f"{path} takes images of other channels than red, green, blue; write file.py:function for it")
+    plain = ([0.0] * 3, [1.0] * 3)
+    mean, std = (processor.image_mean, processor.image_std) if getattr(processor, "do_normalize", True) else plain
+    return Found(_Features(model, pooled=not missing), list(mean), list(std), _side(processor, path))
+
+
+def _side(processor: Any, path: str) -> int:
     cut = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     size = dict(cut or processor.size)
-    side = next(int(size[name]) for name in ("height", "shortest_edge") if size.get(name))
-    return Found(_Features(model, pooled=not missing), processor.image_mean, processor.image_std, side)
+    side = size.get("height") or size.get("shortest_edge")
+    if not side or size.get("width", side) != side:
+        raise ValueError(f"{path} takes images of size {size}, not of one side; write file.py:function for it")
+    return int(side)
 
 
 class _Features(nn.Module):

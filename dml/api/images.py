@@ -100,18 +100,22 @@ def splits(
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
+    """Whether a value is (images, labels), and not a list of two such items."""
+    return isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value[0], tuple)
 
 
 def _taken(pixels: np.ndarray | Lazy, rows: np.ndarray) -> np.ndarray | Lazy:
     if isinstance(pixels, Lazy):
-        return Lazy(lambda row: pixels.read(int(rows[row])), (len(rows), *pixels.shape[1:]))
+        return Lazy(lambda row: pixels.read(int(rows[row])), (len(rows), *pixels.shape[1:]), pixels.threads)
     return pixels[rows]
 
 
 def _numbered(labels: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """Labels counted from 0 over all sets, and their names."""
-    names, numbers = np.unique(np.concatenate(labels), return_inverse=True)
+    whole = np.concatenate(labels)
+    if pd.isna(whole).any():
+        raise ValueError("labels has a missing value; give every image a class, or leave it out")
+    names, numbers = np.unique(whole, return_inverse=True)
     ends = np.cumsum([len(part) for part in labels])[:-1]
     return np.split(numbers.astype(np.int64), ends), [str(name) for name in names]
 
@@ -194,7 +198,7 @@ def _folder(source: Source, prepare: Prepare | None) -> Loaded:
 
     names = np.array(source.class_names)
     labels = names[source.labels] if len(set(names)) == len(names) else source.labels
-    return Loaded(_lazy(read, len(source.labels)), labels, source.groups, source.queries)
+    return Loaded(_lazy(read, len(source.labels), threads=True), labels, source.groups, source.queries)
 
 
 def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
@@ -212,12 +216,12 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
     if labels is None:
         if not isinstance(images[0], tuple | list):
             raise ValueError("the dataset gives images without labels; give labels, one per image")
-        labels = [int(images[row][1]) for row in range(len(images))]
+        labels = [images[row][1] for row in range(len(images))]  # decodes every image once more
     return Loaded(pixels, _flat(labels, "labels"))
 
 
-def _lazy(read: Callable[[int], np.ndarray], count: int) -> Lazy:
+def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> Lazy:
     first = read(0)
     if not np.array_equal(first, read(0)):
         raise ValueError("the transform gives another image each time; use the one for evaluation, without randomness")
-    return Lazy(read, (count, *first.shape))
+    return Lazy(read, (count, *first.shape), threads)

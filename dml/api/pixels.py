@@ -23,10 +23,12 @@ class Lazy:
     Attributes:
         read: row -> image (H, W, 3), uint8, or float32 from 0 to 255.
         shape: of the array that this stands for.
+        threads: whether several threads may read at once. A dataset of torch promises no such thing.
     """
 
     read: Callable[[int], np.ndarray]
     shape: tuple[int, int, int, int]
+    threads: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -42,6 +44,8 @@ class Lazy:
         numbers = np.arange(len(self))[rows]
         if not len(numbers):
             return np.empty((0, *self.shape[1:]), np.uint8)
+        if not self.threads:
+            return np.stack([self._checked(number) for number in numbers.tolist()])
         with ThreadPoolExecutor() as pool:
             return np.stack(list(pool.map(self._checked, numbers.tolist())))
 
@@ -93,6 +97,8 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values.numpy())
     if not values.is_floating_point():
         raise ValueError(f"images hold {values.dtype}; give uint8 from 0 to 255, or floats in [0, 1]")
+    if not values.numel():
+        return np.empty((0, *values.shape[1:]), np.uint8)
     check_range(values)
     scaled = values.float() * 255
     if bool(((scaled - scaled.round()).abs() <= 255 * EIGHT_BITS).all()):

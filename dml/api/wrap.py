@@ -63,7 +63,9 @@ def wrap(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or not all(0 <= value <= 1 for value in values) or (name == "std" and not min(values) > 0):
             raise ValueError(f"{name} is {tuple(values)}; give three numbers in [0, 1], for pixels in [0, 1]")
-    return Wrapped(module, mean, std, size)
+    wrapped = Wrapped(module, mean, std, size)
+    wrapped.training = module.training  # and not .train(), which would reach layers that have a mode of their own
+    return wrapped
 
 
 def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tensor], Any]:
@@ -160,8 +162,12 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
 
 
 def _without_last(head: nn.Module) -> nn.Module:
-    """A classifier without its last layer."""
-    return head[:-1] if isinstance(head, nn.Sequential) else nn.Identity()
+    """A classifier without its last layer that has weights; what that was a convolution for is averaged instead."""
+    if not isinstance(head, nn.Sequential):
+        return nn.Identity()
+    last = max(place for place, layer in enumerate(head) if any(True for _ in layer.parameters()))
+    pool = [nn.AdaptiveAvgPool2d(1)] if isinstance(head[last], nn.Conv2d) else []
+    return nn.Sequential(*head[:last], *pool)
 
 
 def _read(network: nn.Module, file: Path, name: str) -> None:

@@ -238,15 +238,15 @@ def write(entry: Entry, folder: Path) -> Path:
 def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
     """Write the entries of a report, all or none, beside those that are there.
 
-    A control that is there stays: every report of a dataset brings the same.
+    Every report of a dataset brings the same controls; of those the lowest R@1 left stays.
 
     Raises:
         ValueError: another entry has the name, dataset and radius of one, or those of its dataset have other queries.
     """
     there = {item.file_name: item for item in read_all(folder)}
-    new = [item for item in entries if not (item.control and item.file_name in there)]
+    new = [item for item in entries if not (item.control and _is_lower(there.get(item.file_name), item))]
     for item in new:
-        other = there.get(item.file_name, item)
+        other = item if item.control else there.get(item.file_name, item)
         different = [key for key in Entry.model_fields if getattr(other, key) != getattr(item, key)]
         if different:
             raise ValueError(
@@ -255,6 +255,11 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
             )
         comparable(item, there.values())
     return [write(item, folder) for item in new]
+
+
+def _is_lower(there: Entry | None, item: Entry) -> bool:
+    """Whether an entry that is there leaves as little as a new one."""
+    return there is not None and there.worst_case.r1.value <= item.worst_case.r1.value
 
 
 def _short(value: Any) -> str:

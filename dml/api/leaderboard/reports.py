@@ -61,6 +61,8 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     radii = [row["eps"] for row in report["summary"] if row["model"] == MODEL]
     found = []
     for row in report["summary"]:
+        if row["eps"] == 0:  # the natural scores, which every entry has
+            continue
         of = outcomes[(outcomes["model"] == row["model"]) & np.isclose(outcomes["eps"], row["eps"], atol=1e-6)]
         worst = of[of["attack"] == "worst"].sort_values("query")["r1"]
         if row["model"] == MODEL:

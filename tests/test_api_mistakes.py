@@ -1,0 +1,156 @@
+"""What an outsider may pass to `dml.evaluate` by mistake or by habit, and what comes of it."""
+
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dml
+from dml.api import hugging_face, wrap
+from dml.api.checks import answerable
+from dml.api.images import splits
+from dml.data.base import Split
+
+WEAK = {"attacks": {"soft_margin": {"steps": 2, "classes": 1, "target_steps": 1}}, "gate_tries": 2}
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.arange(12) % 3
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 6)).eval()
+
+
+def evaluate(embed: Any, images: Any = None, labels: Any = None, **settings: Any) -> Any:
+    return dml.evaluate(embed, images, labels, suite=WEAK, controls=(), report=lambda line: None, **settings)
+
+
+def test_a_dataset_is_read_by_one_thread(images: np.ndarray, labels: np.ndarray) -> None:
+    """Datasets of torch keep open files, whose position threads would share."""
+    seen = set()
+
+    class Dataset:
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray, str]:
+            seen.add(threading.get_ident())
+            return images[row], f"class {labels[row]}"
+
+    split, _ = splits(Dataset(), None, None, None, None)
+    np.testing.assert_array_equal(split.images[np.arange(12)], images)
+    assert seen == {threading.get_ident()}
+    assert split.class_names == ["class 0", "class 1", "class 2"], "labels of any kind"
+
+
+def test_queries_that_nothing_can_break_are_left_out() -> None:
+    """All wrong items of the last two queries are of their group, and no item of another class is left."""
+    values, groups = np.array([0, 0, 1, 1, 1, 0]), np.array([0, 1, 2, 3, 4, 0])
+    gallery = Split(np.zeros((6, 2, 2, 3), np.uint8), values, ["a", "b"], groups)
+    notes: list[str] = []
+    np.testing.assert_array_equal(answerable(gallery, None, notes), np.arange(6))
+    assert notes == []
+    hidden = Split(gallery.images, np.array([0, 0, 1, 1, 1, 1]), ["a", "b"], np.array([0, 5, 1, 5, 2, 3]))
+    # Query 2 meets items 0 and 1 as wrong ones; query 0 meets 2 to 5, and query 3 only item 0, since 1 is of its group.
+    np.testing.assert_array_equal(answerable(hidden, None, notes), np.arange(6))
+    asked = Split(gallery.images[:2], np.array([1, 1]), ["a", "b"], np.array([7, 8]))
+    items = Split(gallery.images[:4], np.array([1, 1, 1, 0]), ["a", "b"], np.array([1, 2, 3, 8]))
+    np.testing.assert_array_equal(answerable(items, asked, notes), [0])
+    assert notes == ["1 of 2 images have no wrong answer in the gallery; they are not used as queries"]
+    alone = Split(gallery.images[:3], np.array([1, 1, 1]), ["a", "b"], np.array([1, 2, 3]))
+    other = Split(gallery.images[:2], np.array([1, 0]), ["a", "b"], np.array([7, 8]))
+    with pytest.raises(ValueError, match="no image of another class for any query"):
+        answerable(alone, other, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([0.0, 1, np.nan] * 4), "labels has a missing value"),
+        (np.array(["a", None, "b"] * 4, object), "labels has a missing value"),
+    ],
+)
+def test_missing_labels_are_no_class(images: np.ndarray, values: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        splits(images, values, None, None, None)
+
+
+def test_a_list_of_two_pairs_is_a_dataset(images: np.ndarray, labels: np.ndarray) -> None:
+    pairs = [(image, int(label)) for image, label in zip(images[:2], labels[:2], strict=True)]
+    gallery, queries = splits(None, None, pairs, (images, labels), None)
+    np.testing.assert_array_equal(queries.images[np.arange(2)], images[:2])
+    assert len(gallery) == 12
+
+
+def test_wrapped_models_keep_their_mode() -> None:
+    inner = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
+    inner[0].eval()
+    assert dml.wrap(inner).training
+    assert not inner[0].training
+    assert not dml.wrap(linear()).training
+
+
+def test_gradients_are_found_under_no_grad_and_missed_in_inference_mode(images: np.ndarray, labels: np.ndarray) -> None:
+    with torch.no_grad():
+        result = evaluate(linear(), images, labels, eps=0.1)
+    assert result.cost["backward"] > 0
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        evaluate(linear(), images, labels, eps=0.1)
+
+
+def test_a_model_of_several_outputs_is_told_so(images: np.ndarray, labels: np.ndarray) -> None:
+    model = linear()
+    with pytest.raises(ValueError, match="embed gives a tuple; it must give one tensor"):
+        evaluate(lambda batch: (model(batch), batch), images, labels, eps=0.1)
+
+
+@pytest.mark.parametrize(("name", "width"), [("squeezenet1_1", 512), ("mobilenet_v3_small", 1024), ("vgg11", 4096)])
+def test_the_classifier_goes_with_what_it_is_made_of(name: str, width: int, tmp_path: Path) -> None:
+    from torchvision.models import get_model
+
+    network = get_model(name, weights=None)
+    file = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), file)
+    found = wrap.load(f"torchvision:{name}", file)
+    with torch.no_grad():
+        assert found(torch.rand(1, 3, 64, 64)).shape == (1, width)
+
+
+class Processor(SimpleNamespace):
+    """What transformers says about images."""
+
+
+@pytest.mark.parametrize(
+    ("processor", "side"),
+    [
+        (Processor(size={"height": 32, "width": 32}), 32),
+        (Processor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, do_center_crop=True), 32),
+        (Processor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, do_center_crop=False), 40),
+    ],
+)
+def test_the_side_of_a_processor(processor: Processor, side: int) -> None:
+    assert hugging_face._side(processor, "a/b") == side
+
+
+@pytest.mark.parametrize("size", [{"longest_edge": 9}, {"height": 4, "width": 8}])
+def test_a_processor_of_other_shapes_is_refused(size: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"a/b takes images of size {size}, not of one side")):
+        hugging_face._side(Processor(size=size), "a/b")
+
+
+def test_no_images_are_no_crash() -> None:
+    with pytest.raises(ValueError, match=r"one class|empty|give"):
+        evaluate(linear(), torch.empty(0, 3, 8, 8), np.array([], int), eps=0.1)
