@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from dml.api.evaluate import CONTROLS, evaluate  # torch takes seconds to import, which --help need not wait for
+    from dml.api.controls import CONTROLS
+    from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
@@ -39,6 +40,7 @@ def _run(chosen: argparse.Namespace) -> int:
             eps=_radii(chosen.eps),
             suite=chosen.suite,
             limit=chosen.queries,
+            training=chosen.training,
             similarity=chosen.similarity,
             size=chosen.size,
             controls=CONTROLS if chosen.controls else (),
@@ -72,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--queries", type=int, help="how many to attack; the suite's number by default")
     add("--similarity", default="cosine", help="cosine (default), dot or euclidean")
-    add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack untrained controls, too")
+    add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack controls, too")
+    add("--training", type=Path, help="images of other classes: the control pixels_linear is fitted to them")
     add("--seed", type=int, default=0)
     add("--device", help="cpu or cuda; the GPU by default if there is one")
     add("--output", type=Path, default=Path("report"), help="folder for the report (report/ by default)")

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dml.api.attack import RANKS
-from dml.api.result import MODEL, Fooled, Result, Sentence
+from dml.api.result import MODEL, Fooled, Result, Sentence, name_text
 from dml.attacks.balls import radius_text
-from dml.reporting.spelling import number, settings_text
+from dml.reporting.spelling import interval, number, settings_text
 from dml.reporting.style import COLORS, GREY_MARKERS, GREYS
 
 STYLE = """
@@ -62,7 +62,7 @@ def page(result: Result) -> str:
 
 
 def curve(result: Result) -> bytes:
-    """Return R@1 by radius with 95% intervals as a PNG: the model in colour, untrained controls in grey."""
+    """Return R@1 by radius with 95% intervals as a PNG: the model in colour, controls in grey."""
     with sns.axes_style("whitegrid"):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -74,7 +74,7 @@ def curve(result: Result) -> bytes:
         y = [rows["natural_r1"].iloc[0], *rows["r1"]]
         color, mark = (COLORS[0], "o") if own else (GREYS[grey % len(GREYS)], GREY_MARKERS[grey % len(GREY_MARKERS)])
         grey += not own
-        label = _name(str(model))
+        label = name_text(str(model))
         axes.plot(x, y, color=color, marker=mark, linestyle="-" if own else "--", linewidth=1 + own, label=label)
         if own:
             low, high = rows["r1"] - rows["r1_low"], rows["r1_high"] - rows["r1"]
@@ -92,16 +92,18 @@ def _said(sentence: Sentence) -> str:
 
 
 def _summary(result: Result) -> str:
-    head = ("", "eps", "natural R@1", "R@1 left", "95% interval", "natural MAP@R", "MAP@R left")
+    ends = "95% interval"
+    head = ("", "eps", "natural R@1", "R@1 left", ends, "natural MAP@R", "MAP@R left", ends)
     rows = [
         (
-            _name(row["model"]),
+            name_text(row["model"]),
             radius_text(row["eps"]),
             number(row["natural_r1"]),
             number(row["r1"]),
             f"{row['r1_low']:.3f} to {row['r1_high']:.3f}",
             number(row["natural_map_r"]),
             number(row["map_r"]),
+            f"{row['map_r_low']:.3f} to {row['map_r_high']:.3f}",
         )
         for row in result.summary.to_dict("records")
     ]
@@ -122,18 +124,20 @@ def _ranks(result: Result) -> str:
         return ""
     rows = [
         (
-            _name(row["model"]),
+            name_text(row["model"]),
             radius_text(row["eps"]),
-            *(f"{row[f'natural_{name}']:.3f} → {row[name]:.3f}" for name in names),
+            *(
+                f"{row[f'natural_{name}']:.3f} → {row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"
+                for name in names
+            ),
         )
         for row in summary.to_dict("records")
     ]
-    told = '<p class="small">One of the k nearest images is right; attacked by the images that attack R@1.</p>'
+    told = (
+        '<p class="small">One of the k nearest images is right; attacked by the images that attack R@1, with the 95% '
+        "interval of what is left.</p>"
+    )
     return "<h2>R@k, natural → attacked</h2>" + _table(("", "eps", *(f"R@{k[1:]}" for k in names)), rows, MODEL) + told
-
-
-def _name(model: str) -> str:
-    return model if model == MODEL else f"{model}, untrained"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], own: str = "") -> str:
