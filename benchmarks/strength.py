@@ -8,6 +8,7 @@ makes the committed table. Its figure stays in scratch/, since results/figures i
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,15 +137,18 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Print R@1 left and what it took, and where the suite is weaker; keep the numbers and a figure if asked to."""
+def main(words: Sequence[str] | None = None) -> dict[str, float]:
+    """Print R@1 left and what it took, and where the suite is weaker; keep the numbers and a figure if asked to.
+
+    Returns no ratio: no times are compared.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", type=Path, default=[Path("artifacts/models/glyphs", x) for x in MODELS])
     parser.add_argument("--data", type=Path, default=Path("artifacts/data/glyphs"), help="prepared images")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="gradients per query")
     parser.add_argument("--output", type=Path, help="folder for strength.csv and figures/strength.png")
-    chosen, table = parser.parse_args(), pd.DataFrame()
+    chosen, table = parser.parse_args(words), pd.DataFrame()
     split = base.load(chosen.data).test
     for budget in chosen.budgets:
         for place in chosen.models:
@@ -157,6 +161,7 @@ def main() -> None:
             caption = f"R@1 left against gradients spent, {chosen.queries} queries, 95% intervals. {verdict(table)}"
             style.save(draw(table), chosen.output / "figures", "strength", caption)
     print(verdict(table))
+    return {}
 
 
 if __name__ == "__main__":
