@@ -190,7 +190,7 @@ def test_the_command(picture_folder: Callable[..., Path], tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--eps", "eight"], "--eps is eight; give numbers or fractions such as 8/255"),
+        (["--eps", "eight"], "eps is ['eight']; give a number such as 8/255, or several"),
         (["--eps", "8"], "perhaps 8/255"),
         (["--suite", "quik"], "did you mean 'quick'"),
         (["--similarity", "cos"], "similarity 'cos' is unknown"),

@@ -37,7 +37,7 @@ def _run(chosen: argparse.Namespace) -> int:
         result = evaluate(
             load(chosen.model, chosen.weights),
             chosen.folder,
-            eps=_radii(chosen.eps),
+            eps=chosen.eps,
             suite=chosen.suite,
             limit=chosen.queries,
             training=chosen.training,
@@ -80,14 +80,3 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu or cuda; the GPU by default if there is one")
     add("--output", type=Path, default=Path("report"), help="folder for the report (report/ by default)")
     return parser
-
-
-def _radii(words: list[str] | None) -> list[float] | None:
-    from dml.config.load import fractions
-
-    if words is None:
-        return None
-    try:
-        return [float(value) for value in fractions(words)]
-    except ValueError as error:
-        raise ValueError(f"--eps is {' '.join(words)}; give numbers or fractions such as 8/255") from error

@@ -1,12 +1,8 @@
 """`dml.evaluate`: attack a retrieval model of any kind and say what it keeps."""
 
-import hashlib
-import json
-import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.api import attack
+from dml.api.about import about as told
 from dml.api.checks import answerable, check_embedding, check_finite, check_module
 from dml.api.controls import CONTROLS
 from dml.api.controls import controls as built
@@ -46,7 +43,7 @@ def evaluate(
     gallery: Any = None,
     groups: Any = None,
     training: Any = None,
-    eps: float | Sequence[float] | None = None,
+    eps: float | str | Sequence[float | str] | None = None,
     suite: str | Mapping[str, Any] = "quick",
     limit: int | None = None,
     similarity: Similarity = "cosine",
@@ -74,7 +71,7 @@ def evaluate(
         groups: (N,) track, burst or camera of each image, which a query never finds; for two sets a pair.
         training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
             ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
-        eps: radius or radii, in pixels of [0, 1]; None takes the suite's.
+        eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
         limit: how many queries to attack instead.
@@ -108,7 +105,7 @@ def evaluate(
         search = search_over(embedding, split, asked, similarity)
         check_finite(search.gallery.embeddings, "gallery embeddings")
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
-        about = _about(search, chosen, rows, seed, similarity, suite, has_gradient)
+        about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about["weights_sha256"] = weights_sha256(embed)
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
         outcomes, scores, found, fooled = run.model()
@@ -121,7 +118,7 @@ def evaluate(
     return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, found, fooled)
 
 
-def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, limit: int | None) -> Suite:
+def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
     """The suite, with other radii or another number of queries.
 
     Raises:
@@ -136,8 +133,21 @@ def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, 
         known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
         built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
-    radii = built.eps if eps is None else (eps,) if isinstance(eps, int | float) else tuple(eps)
+    radii = built.eps if eps is None else _radii(eps)
     return replace(built, eps=radii, queries=built.queries if limit is None else limit)
+
+
+def _radii(eps: Any) -> tuple[float, ...]:
+    """One or several radii, each once, of any kind of number or as text such as 8/255.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    several = eps if isinstance(eps, list | tuple) else np.atleast_1d(eps).tolist()
+    try:
+        return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
 
 
 def _possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:
@@ -166,53 +176,6 @@ def attacked(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndar
     """
     order = attacked_rows(len(asked), len(asked), seed)
     return order[np.isin(order, usable)][:count]
-
-
-def images_sha256(asked: Split, rows: np.ndarray) -> str:
-    """Return the digest of some queries' pixels, as they are held (see :mod:`dml.api.pixels`), in order."""
-    total = hashlib.sha256()
-    for first in range(0, len(rows), 100):
-        total.update(np.ascontiguousarray(asked.images[rows[first : first + 100]]).tobytes())
-    return total.hexdigest()
-
-
-def _about(
-    search: WatchedSearch,
-    suite: Suite,
-    rows: np.ndarray,
-    seed: int,
-    similarity: str,
-    name: str | Mapping[str, Any],
-    has_gradient: bool,
-) -> dict[str, Any]:
-    """What was evaluated, and a key of all that decides the outcome: model outputs, images, settings."""
-    outputs = hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes())
-    settings = {"kind": type(suite).__name__, **vars(suite)}
-    settings.pop("named", None)
-    about = {
-        "suite": name if isinstance(name, str) else "own settings",
-        "settings": settings,
-        "similarity": similarity,
-        "seed": seed,
-        "gradients": has_gradient,
-        "queries": len(rows),
-        "all_queries": len(search),
-        "apart": search.apart,
-        "gallery": len(search.split),
-        "classes": len(search.split.classes),
-        "shape": list(search.split.images.shape[1:3]),
-        "grouped": search.split.groups is not None,
-        "images_sha256": images_sha256(search.query_split, rows),
-        "embeddings_sha256": outputs.hexdigest(),
-        "device": str(search.gallery.labels.device),
-        "versions": {
-            "python": platform.python_version(),
-            **{item: version(item) for item in ("dml", "torch", "numpy")},
-        },
-    }
-    decides = [about, rows.tolist(), search.split.labels.tolist(), search.query_split.labels.tolist()]
-    decides += [None if part.groups is None else part.groups.tolist() for part in (search.split, search.query_split)]
-    return about | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
 
 
 @dataclass(frozen=True)

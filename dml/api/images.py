@@ -19,6 +19,7 @@ Prepare = Callable[[Any], Any]
 """An image of a folder or a dataset -> an image (3, H, W) in [0, 1], or a PIL image."""
 
 HELD_OUT = 0.2  # of training classes, to choose by, as the recipes of params.yaml hold out
+KEPT = 2**30  # bytes of decoded images that are held in memory; more are decoded whenever they are asked for
 LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
 
 
@@ -261,8 +262,9 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
     return Loaded(pixels, _flat(labels, "labels"))
 
 
-def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> Lazy:
+def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> np.ndarray | Lazy:
     first = read(0)
     if not np.array_equal(first, read(0)):
         raise ValueError("the transform gives another image each time; use the one for evaluation, without randomness")
-    return Lazy(read, (count, *first.shape), threads)
+    images = Lazy(read, (count, *first.shape), threads)
+    return images[:] if count * first.nbytes <= KEPT else images

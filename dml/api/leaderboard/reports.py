@@ -59,6 +59,7 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     if "://" not in told.link and not (ROOT / told.link).exists():
         raise ValueError(f"link is {told.link!r}; it must begin with https://, or name a file of this repository")
     common = {key: about[key] for key in ("suite", "seed", "queries", "gallery", "classes", "shape", "images_sha256")}
+    common["gallery_sha256"] = about.get("gallery_sha256")
     common |= {"norm": "linf", "versions": about["versions"], "dataset": told.dataset, "images": told.images}
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
     radii = [row["eps"] for row in report["summary"] if row["model"] == MODEL]
