@@ -148,7 +148,7 @@ def test_wrong_arguments(run: Callable[..., Any], model: nn.Module, toy_split: S
         "did you mean 'euclidean'": {"similarity": "euclidian"},
         "suite 'quik' is unknown; did you mean 'quick'": {"suite": "quik"},
         r"suite: attacks.margin key 'step' is unknown": {"suite": {"attacks": {"margin": {"step": 3}}}},
-        r"eps is 8; pixels lie in \[0, 1\], so it must be at most 1: perhaps 8/255": {"eps": 8},
+        r"eps is 8.0; pixels lie in \[0, 1\], so it must be at most 1: perhaps 8/255": {"eps": 8},
         "there are 5 labels for 36 images": {"labels": y[:5]},
         "give images and labels, or else queries=": {"queries": (x, y)},
         "perturbs gallery items, for which similarity must be cosine": {"suite": "poisoning", "similarity": "dot"},
