@@ -36,14 +36,7 @@ pretrain: env
 	python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
 
 bench: env
-	python benchmarks/robust_step.py
-	python benchmarks/attacks.py
-	python benchmarks/evaluate.py
-	python benchmarks/strength.py
-	python benchmarks/precision.py
-	python benchmarks/retrieval.py
-	python benchmarks/loading.py
-	python benchmarks/prepare.py
+	python -m benchmarks.report
 
 env: $(READY)
 	@# DVC expects a git repository; a downloaded archive has none.

@@ -7,25 +7,23 @@ are left out.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 import dml
+from benchmarks.measure import apart, held, model_and_numbers, peak
 from dml.api.embedding import at_once
 from dml.models.embedder import build
 
 CHUNK = 100  # images of a batch, see dml.evaluation.engine.CHUNK
 MODELS = (("conv4", 32, 200), ("resnet18", 64, 40))  # backbone, side of an image, attacked queries
+IMAGES = 2_000  # of the search in which time is measured
 GALLERIES = (6_000, 20_000, 60_502)
 DIMENSION = 512
-MEBIBYTE = 2**20
 
 
 def dataset(items: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,10 +35,10 @@ def dataset(items: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     return (patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels
 
 
-def ratio(backbone: str, side: int, queries: int) -> None:
-    """Print seconds of `dml.evaluate` and of the bare loop, and their ratio."""
+def ratio(backbone: str, side: int, queries: int, items: int) -> float:
+    """Print seconds of `dml.evaluate` and of the bare loop, and their ratio; return it."""
     model = build(backbone, 128, seed=0).eval()
-    images, labels = dataset(2_000, side)
+    images, labels = dataset(items, side)
     settings = {"eps": 8 / 255, "controls": (), "device": "cpu", "report": lambda line: None}
     dml.evaluate(model, images, labels, limit=2, **settings)  # the first call imports what it needs
     bare(model, side, CHUNK, CHUNK)
@@ -50,6 +48,7 @@ def ratio(backbone: str, side: int, queries: int) -> None:
     forward, backward = result.cost["forward"], result.cost["backward"]
     least = bare(model, side, int(forward), int(backward))
     print(f"{backbone:10}{side:6}{queries:9}{forward:10}{backward:10}{whole:10.1f}{least:10.1f}{whole / least:8.2f}")
+    return whole / least
 
 
 def bare(model: nn.Module, side: int, forward: int, backward: int) -> float:
@@ -72,30 +71,36 @@ def memory(items: int) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 3, DIMENSION)).eval()
     images, labels = dataset(items, 8)
     settings = {"attacks": {"soft_margin": {"steps": 5, "classes": 2, "target_steps": 5}}, "gate_tries": 10}
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+    before = held()
     dml.evaluate(model, images, labels, suite=settings, limit=100, controls=(), device="cpu", report=lambda line: None)
-    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    gallery = items * DIMENSION * 4 / MEBIBYTE
-    print(f"{items:10,}{gallery:15.0f}{added:12.0f}{added - gallery:21.0f}", flush=True)
+    added = peak() - before
+    gallery = items * DIMENSION * 4 / 2**20
+    print(f"{items:10,}{gallery:15.0f}{added:12.0f}{added - gallery:21.0f}")
 
 
-def main() -> None:
-    """Print both tables."""
+def main(words: Sequence[str] | None = None) -> dict[str, float]:
+    """Print both tables; return the ratios of times."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gallery", type=int, help="measure memory in this process with a gallery of that size")
-    chosen = parser.parse_args()
+    parser.add_argument("--models", nargs="+", type=model_and_numbers, default=MODELS, help="backbone:side:queries")
+    parser.add_argument("--images", type=int, default=IMAGES, help="of the search in which time is measured")
+    parser.add_argument("--galleries", nargs="*", type=int, default=GALLERIES, help="to measure the memory with")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(words)
     torch.set_num_threads(1)
-    if chosen.gallery:
-        memory(chosen.gallery)
-        return
+    if chosen.one:
+        memory(chosen.one)
+        return {}
     print(
         f"{'model':10}{'side':>6}{'queries':>9}{'forward':>10}{'backward':>10}{'dml, s':>10}{'bare, s':>10}{'ratio':>8}"
     )
-    for backbone, side, queries in MODELS:
-        ratio(backbone, side, queries)
+    ratios = {
+        f"{backbone}, {side} px, dml.evaluate / bare loop": ratio(backbone, side, queries, chosen.images)
+        for backbone, side, queries in chosen.models
+    }
     print(f"\n{'gallery':>10}{'embedded, MB':>15}{'added, MB':>12}{'beyond gallery, MB':>21}", flush=True)
-    for items in GALLERIES:
-        subprocess.run([sys.executable, __file__, "--gallery", str(items)], check=True)
+    for items in chosen.galleries:
+        print(apart("evaluate", "--one", str(items)), end="", flush=True)
+    return ratios
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ is faster.
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,13 @@ from dml.retrieval.index import Search
 MODELS = [f"{loss}-{defense}-0" for loss in ("triplet", "contrastive") for defense in ("robust", "single_step")]
 
 
-def main() -> None:
-    """Print a line for each model: seconds, their ratio, and what is left in either precision at each radius."""
+def main(words: Sequence[str] | None = None) -> dict[str, float]:
+    """Print a line for each model: seconds, their ratio, and what is left in either precision; return the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", type=Path, default=[Path("artifacts/models/glyphs", x) for x in MODELS])
     parser.add_argument("--data", type=Path, default=Path("artifacts/data/glyphs"), help="prepared images")
     parser.add_argument("--queries", type=int, default=300)
-    chosen, params = parser.parse_args(), load()
+    chosen, params, ratios = parser.parse_args(words), load(), {}
     torch.set_num_threads(1)
     split, attacks = base.load(chosen.data).test, suite(params.suite(params.figures.suite))
     radii = "".join(f"{'R@1 at ' + radius_text(eps):>18}" for eps in attacks.eps)
@@ -43,8 +44,9 @@ def main() -> None:
             worst = found.outcomes[found.outcomes["attack"] == "worst"]
             left.append(worst.groupby("eps")["r1"].mean().to_list())
         cells = "".join(f"{f'{exact:.3f}, {half:.3f}':>18}" for exact, half in zip(*left, strict=True))
-        ratio = seconds[1] / seconds[0]
+        ratios[f"{place.name}, bfloat16 / float32"] = ratio = seconds[1] / seconds[0]
         print(f"{place.name:26}{seconds[0]:12.1f}{seconds[1]:12.1f}{ratio:8.2f}{cells}", flush=True)
+    return ratios
 
 
 if __name__ == "__main__":

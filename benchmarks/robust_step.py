@@ -1,16 +1,18 @@
 """What a robust training step costs relative to a standard one, beside the least that it could cost.
 
-The floor of k PGD steps is k * (F + B_in) + 2 * (F + B): k forward passes with a backward pass to the images alone,
-then a forward and a full backward pass of the clean and of the perturbed batch. All are timed in turns in this run, so
-that only ratios matter.
+F and B are a forward and a full backward pass of the batch, B_in a backward pass to the images alone. A standard step
+costs at least F + B. The adversary of k PGD steps costs at least k (F + B_in). `robust` then trains on the clean and on
+the perturbed batch, so that its own floor, "two batches", is k (F + B_in) + 2 (F + B). A defence that trains on the
+perturbed batch alone has the floor "one batch", k (F + B_in) + (F + B). All are timed in turns in this run, so that
+only ratios matter.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks.measure import in_turns, model_and_numbers
 from dml.attacks.balls import Linf
 from dml.attacks.optimisers.pgd import pgd
 from dml.defenses.base import Defense
@@ -19,16 +21,18 @@ from dml.defenses.standard import Standard
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build
 
-BATCH, SIDE, ROUNDS = 100, 32, 7
+BATCH, ROUNDS = 100, 7
+MODELS = (("conv4", 32), ("resnet18", 64))  # backbone, side of an image
+STEPS = (1, 4, 10)
 
 
-def main() -> None:
-    """Print a table of medians and ratios."""
+def work(backbone: str, side: int, batch: int, steps: Sequence[int]) -> dict[str, Callable[[], None]]:
+    """Return what is timed: passes, attacks and training steps."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) // 4
-    model = build("conv4", 128, seed=0).train()
-    loss = Triplet(BATCH // 4, 128, miner="distance_weighted")
+    images = torch.rand(batch, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch) // 4
+    model = build(backbone, 128, seed=0).train()
+    loss = Triplet(-(-batch // 4), 128, miner="distance_weighted")
 
     def train_step(defense: Defense) -> None:
         model.zero_grad(set_to_none=True)
@@ -42,42 +46,46 @@ def main() -> None:
         model.zero_grad(set_to_none=True)
         model(images).sum().backward()
 
-    def attack(steps: int) -> None:
-        pgd(
-            images,
-            lambda changed: model(changed).sum(1),
-            Linf(8 / 255),
-            steps=steps,
-            step_size=0.01,
-            best=False,
-            generator=generator,
-        )
+    def attack(count: int) -> None:
+        given = {"steps": count, "step_size": 0.01, "best": False, "generator": generator}
+        pgd(images, lambda changed: model(changed).sum(1), Linf(8 / 255), **given)
 
-    work: dict[str, Callable[[], None]] = {
-        "F + B": bare_full_step,
-        "F + B_in": bare_input_step,
-        "pgd, 10 steps": lambda: attack(10),
-        "standard": lambda: train_step(Standard()),
-    }
-    work |= {f"robust, k={k}": lambda k=k: train_step(Robust(steps=k)) for k in (1, 4, 10)}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for round_ in range(ROUNDS + 2):
-        for name, call in work.items():
-            start = time.perf_counter()
-            call()
-            if round_ >= 2:  # the first two warm up
-                seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"conv4, {BATCH} images of {SIDE} px, {torch.get_num_threads()} threads, median of {ROUNDS}")
-    print(f"{'':16}{'ms':>8}{'/ standard':>12}{'/ floor':>9}")
-    for name, value in median.items():
-        floor = ""
-        if name.startswith("robust"):
-            k = int(name.split("=")[1])
-            floor = f"{value / (k * median['F + B_in'] + 2 * median['F + B']):9.2f}"
-        if name.startswith("pgd"):
-            floor = f"{value / (10 * median['F + B_in']):9.2f}"
-        print(f"{name:16}{value * 1e3:8.1f}{value / median['standard']:12.2f}{floor}")
+    found: dict[str, Callable[[], None]] = {"F + B": bare_full_step, "F + B_in": bare_input_step}
+    found |= {f"pgd, k={k}": lambda k=k: attack(k) for k in steps[-1:]}
+    found["standard"] = lambda: train_step(Standard())
+    return found | {f"robust, k={k}": lambda k=k: train_step(Robust(steps=k)) for k in steps}
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, float]:
+    """Print a table of medians and ratios per model; return the ratios to the floors."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", type=model_and_numbers, default=MODELS, help="backbone:side")
+    parser.add_argument("--steps", nargs="+", type=int, default=STEPS, help="of PGD")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the median counts")
+    chosen, ratios = parser.parse_args(words), {}
+    for backbone, side in chosen.models:
+        median = in_turns(work(backbone, side, chosen.batch, chosen.steps), chosen.rounds)
+        full, inward = median["F + B"], median["F + B_in"]
+        print(f"{backbone}, {chosen.batch} images of {side} px, {torch.get_num_threads()} threads")
+        print(f"{'':16}{'ms':>9}{'/ standard':>12}{'/ floor':>9}{'/ one batch':>13}  floor")
+        for name, value in median.items():
+            kind, _, k = name.partition(", k=")
+            adversary = int(k or 0) * inward
+            floors = {
+                "standard": (full, "F + B"),
+                "pgd": (adversary, "k (F + B_in)"),
+                "robust": (adversary + 2 * full, "two batches: k (F + B_in) + 2 (F + B)"),
+            }
+            cells = ""
+            if kind in floors:
+                floor, told = floors[kind]
+                one = f"{value / (adversary + full):13.2f}" if kind == "robust" else f"{'':13}"
+                cells = f"{value / floor:9.2f}{one}  {told}"
+                ratios[f"{backbone}, {side} px, {name} / floor"] = value / floor
+            print(f"{name:16}{value * 1e3:9.1f}{value / median['standard']:12.2f}{cells}", flush=True)
+    print("one batch: k (F + B_in) + (F + B), the floor of training on the perturbed batch alone")
+    return ratios
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`dml.evaluate`: exact on linear models, equal to the pipeline, and the model left as it was."""
 
 import copy
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dml
-from dml.api.embedding import Embedding
+from dml.api.embedding import Embedding, at_once
 from dml.api.similarity import search_over
 from dml.config.build.evaluation import suite as build_suite
 from dml.data.base import Split
+from dml.evaluation.engine import CHUNK
+from dml.evaluation.statistics import wilson
 from dml.models.embedder import build
 from dml.retrieval.index import Search
 from tests.conftest import LinearEmbedder
@@ -21,6 +24,7 @@ from tests.conftest import LinearEmbedder
 ATTACKS = {"margin": {"steps": 10}, "targeted": {"steps": 8, "classes": 7}}
 LINEAR = {"queries": 100, "claims": False, "attacks": ATTACKS}
 SMALL = {"queries": 12, "gate_tries": 5, "attacks": {"margin": {"steps": 6}, "targeted": {"steps": 4, "classes": 2}}}
+SOFT = {"soft_margin": {"steps": 4, "classes": 2, "target_steps": 3}}
 EPS = tuple(level / 255 for level in (1, 2, 4))
 
 
@@ -115,15 +119,23 @@ def test_reduced_similarities_rank_exactly(similarity: str) -> None:
         np.testing.assert_allclose(vectors.norm(dim=1), 1, atol=1e-12)
 
 
-@pytest.mark.parametrize("given", ["uint8", "float"])
-def test_the_pipeline_gives_the_same_outcome(toy_split: Split, given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "attacks"), [("uint8", SMALL["attacks"]), ("float", SMALL["attacks"]), ("uint8", SOFT)]
+)
+def test_the_pipeline_gives_the_same_outcome(
+    toy_split: Split, given: str, attacks: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random starts that differ by chunk: twelve queries are two chunks."""
+    for module in ("dml.api.attack", "dml.evaluation.engine"):
+        monkeypatch.setattr(f"{module}.chunk_size_for", lambda search: 7)
     model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
     images = toy_split.images
     if given == "float":
         images = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    result = dml.evaluate(model, images, toy_split.labels, eps=(0.01, 0.05), suite=SMALL, controls=(), report=silent)
+    settings = SMALL | {"attacks": attacks, "claims": False}
+    result = dml.evaluate(model, images, toy_split.labels, eps=(0.01, 0.05), suite=settings, controls=(), report=silent)
     search = Search.over(model, toy_split)
-    suite = build_suite({"kind": "attacks", "claims": True, "eps": [0.01, 0.05], **SMALL})
+    suite = build_suite({"kind": "attacks", "eps": [0.01, 0.05], **settings})
     wanted = suite.evaluate(search, result.images.rows, seed=0, report=silent).outcomes
     keys = ["query", "attack", "eps"]
     found = result.outcomes[result.outcomes["attack"] != "map"].sort_values(keys)[wanted.columns]
@@ -222,6 +234,12 @@ def test_ranks_and_map_are_those_of_the_images(toy_split: Split) -> None:
     assert "map" in set(outcomes["attack"])
     worst, ranked = (outcomes[outcomes["attack"] == name]["map_r"].mean() for name in ("worst", "map"))
     assert own["map_r"] <= min(worst, ranked)
+    for name, attack in (("natural_r2", "none"), ("r2", "worst"), ("r8", "worst")):
+        hits = outcomes[outcomes["attack"] == attack][name.removeprefix("natural_")]
+        assert (own[f"{name}_low"], own[f"{name}_high"]) == wilson(int(hits.sum()), 12)
+    told = f"{own['map_r']:.3f} ({own['map_r_low']:.3f} to {own['map_r_high']:.3f})"
+    assert re.search(rf"^MAP@R .* {re.escape(told)}$", str(result), re.MULTILINE)
+    assert re.search(rf"^R@8 .* {own['r8']:.3f} \({own['r8_low']:.3f} to ", str(result), re.MULTILINE)
     assert set(result.summary["model"]) == {"your model", "pixels_8", "pixels_16", "soft_histogram"}
     queries = result.outcomes.groupby("model")["query"].unique().map(sorted)
     assert all(rows == queries.iloc[0] for rows in queries), "controls meet the same queries"
@@ -235,7 +253,24 @@ def test_other_suites_run(toy_split: Split, name: str) -> None:
     result = dml.evaluate(model, x, y, eps=0.05, suite=name, limit=4, controls=("pixels_8",), report=silent)
     assert set(result.summary["model"]) == {"your model", "pixels_8"}
     assert ("ERS" in result.scores) == (name == "ranking")
-    assert str(result)
+    assert ("R@2" in str(result)) == (name == "paper")
+    assert (result.summary["r2_low"].notna() == (name == "paper")).all()
+
+
+def test_auto_runs_by_its_name(toy_split: Split) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4)).eval()
+    result = dml.evaluate(model, toy_split.images, toy_split.labels, suite="auto", limit=2, controls=(), report=silent)
+    assert result.about["settings"]["queries"] == 2
+    assert set(result.about["settings"]["attacks"]) == {"margin", "soft_margin", "square"}
+    assert set(result.outcomes["attack"]) == {"none", "margin", "worst", "map"}
+    assert len(result.gates)
+
+
+def test_a_hundred_images_go_through_at_a_time_up_to_the_size_that_is_told() -> None:
+    for device, side in (("cpu", 72), ("cuda", 289)):
+        assert f"{side} x {side}" in dml.evaluate.__doc__
+        at, above = (at_once((length, length), torch.device(device)) for length in (side, side + 1))
+        assert at >= CHUNK > above
 
 
 def test_pytorch_metric_learning_as_its_documentation_trains(toy_split: Split) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import dml
@@ -146,7 +148,7 @@ def test_wrong_arguments(run: Callable[..., Any], model: nn.Module, toy_split: S
         "did you mean 'euclidean'": {"similarity": "euclidian"},
         "suite 'quik' is unknown; did you mean 'quick'": {"suite": "quik"},
         r"suite: attacks.margin key 'step' is unknown": {"suite": {"attacks": {"margin": {"step": 3}}}},
-        r"eps is 8; pixels lie in \[0, 1\], so it must be at most 1: perhaps 8/255": {"eps": 8},
+        r"eps is 8.0; pixels lie in \[0, 1\], so it must be at most 1: perhaps 8/255": {"eps": 8},
         "there are 5 labels for 36 images": {"labels": y[:5]},
         "give images and labels, or else queries=": {"queries": (x, y)},
         "perturbs gallery items, for which similarity must be cosine": {"suite": "poisoning", "similarity": "dot"},
@@ -184,8 +186,25 @@ def test_folders(model: nn.Module, picture_folder: Callable[..., Path]) -> None:
     assert result.about["shape"] == [16, 16]
     assert set(result.images.labels) <= {f"class_{label:02d}" for label in range(8)}
     (folder / "class_00" / "0.png").rename(folder / "class_00" / "9.png")
-    from PIL import Image
-
     Image.new("RGB", (9, 9)).save(folder / "class_03" / "0.png")
     with pytest.raises(ValueError, match=r"image \d+ has 9 x 9 pixels and the first 16 x 20; give size=224"):
         dml.evaluate(lambda images: images.flatten(1), folder, **common)
+
+
+def test_a_transform_of_a_folder(model: nn.Module, picture_folder: Callable[..., Path]) -> None:
+    """Any function of a PIL image; here one that gives the pixels that a central square of the file has."""
+
+    def square(image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image))[:, 2:18]
+        return pixels.permute(2, 0, 1) / 255
+
+    common = {"eps": 0.05, "suite": SMALL, "controls": (), "report": lambda line: None}
+    folder = picture_folder()
+    found = dml.evaluate(model, str(folder), transform=square, **common)
+    files = sorted(folder.rglob("*.png"))
+    images = torch.stack([square(Image.open(file)) for file in files])
+    wanted = dml.evaluate(model, images, [file.parent.name for file in files], **common)
+    pd.testing.assert_frame_equal(found.outcomes, wanted.outcomes)
+    assert found.about["images_sha256"] == wanted.about["images_sha256"]
+    with pytest.raises(ValueError, match="give size or transform, not both"):
+        dml.evaluate(model, folder, transform=square, size=16, **common)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import dml
 from dml.api import hugging_face, wrap
@@ -154,3 +154,78 @@ def test_a_processor_of_other_shapes_is_refused(size: dict[str, int]) -> None:
 def test_no_images_are_no_crash() -> None:
     with pytest.raises(ValueError, match=r"one class|empty|give"):
         evaluate(linear(), torch.empty(0, 3, 8, 8), np.array([], int), eps=0.1)
+
+
+def test_a_folder_of_another_gradient_is_not_continued(images: np.ndarray, labels: np.ndarray, tmp_path: Path) -> None:
+    """Outputs alone do not tell a model whose gradient was mended from the one before."""
+
+    class Masked(nn.Module):
+        def __init__(self, mended: bool) -> None:
+            super().__init__()
+            self.inner, self.mended = linear(), mended
+
+        def forward(self, batch: Tensor) -> Tensor:
+            coarse = (batch * 64).round() / 64
+            return self.inner(batch + (coarse - batch).detach() if self.mended else coarse + 1e-6 * batch)
+
+    torch.manual_seed(0)
+    masked, mended = Masked(False).eval(), Masked(True).eval()
+    mended.inner.load_state_dict(masked.inner.state_dict())
+    first = evaluate(masked, images, labels, eps=0.1, folder=tmp_path)
+    again = evaluate(masked, images, labels, eps=0.1, folder=tmp_path)
+    assert again.about["key"] == first.about["key"]
+    assert again.cost["forward"] < first.cost["forward"]
+    assert evaluate(mended, images, labels, eps=0.1, folder=tmp_path).about["key"] != first.about["key"]
+
+
+@pytest.mark.parametrize(
+    ("given", "radii"),
+    [
+        (np.float32(0.25), [0.25]),
+        (torch.tensor(0.25), [0.25]),
+        ("8/255", [8 / 255]),
+        (["1/255", 0.25], [1 / 255, 0.25]),
+        ([0.25, 0.25], [0.25]),
+        (np.array([0.25, 0.5]), [0.25, 0.5]),
+        (0, [0.0]),
+    ],
+)
+def test_radii_of_any_kind(given: Any, radii: list[float], images: np.ndarray, labels: np.ndarray) -> None:
+    found = evaluate(linear(), images, labels, eps=given, limit=2)
+    assert sorted(found.summary["eps"].unique()) == pytest.approx(sorted(radii))
+
+
+@pytest.mark.parametrize("given", ["wide", [None], object()])
+def test_radii_that_are_no_numbers(given: Any, images: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"^eps is .*; give a number such as 8/255"):
+        evaluate(linear(), images, labels, eps=given)
+
+
+def test_a_device_that_is_not_there(images: np.ndarray, labels: np.ndarray) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="the model cannot be moved to cuda"):
+        evaluate(linear(), images, labels, eps=0.1, device="cuda")
+
+
+def test_images_are_decoded_once_where_they_fit(
+    images: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Dataset:
+        targets = labels
+
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+            read.append(row)
+            return images[row], int(labels[row])
+
+    evaluate(linear(), Dataset(), eps=0.1)
+    assert len(read) == 12 + 2, "and the first one twice more, to see whether it stays the same"
+    monkeypatch.setattr("dml.api.images.KEPT", 0)
+    late = evaluate(linear(), Dataset(), eps=0.1)
+    assert len(read) > 3 * 12
+    assert late.about["gallery_sha256"] == evaluate(linear(), images, labels, eps=0.1).about["gallery_sha256"]

@@ -114,6 +114,9 @@ def test_the_page_asks_nothing_of_the_network(saved: tuple[Result, Path]) -> Non
     assert not re.search(r"https?:|url\(|<script|@import", text)
     for sentence in result.sentences():
         assert html.escape(sentence.text) in text
+    last = result.summary.iloc[-1]
+    for name in ("r1", "map_r", "r4"):
+        assert f"{last[name]:.3f}\n({last[f'{name}_low']:.3f} to {last[f'{name}_high']:.3f})</td>" in text
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
@@ -190,7 +193,7 @@ def test_the_command(picture_folder: Callable[..., Path], tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--eps", "eight"], "--eps is eight; give numbers or fractions such as 8/255"),
+        (["--eps", "eight"], "eps is ['eight']; give a number such as 8/255, or several"),
         (["--eps", "8"], "perhaps 8/255"),
         (["--suite", "quik"], "did you mean 'quick'"),
         (["--similarity", "cos"], "similarity 'cos' is unknown"),

@@ -1,6 +1,8 @@
 """`dml.wrap` and `dml.load`: models that people have."""
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dml
+from dml.__main__ import main
+from dml.api.embedding import weights_sha256
 from dml.common.files import write_json
 from dml.data.base import Split
 from dml.models import weights
@@ -95,6 +99,29 @@ def test_weights_of_a_file_must_fit(tmp_path: Path) -> None:
         dml.load("torchvision:resnet18", tmp_path / "nothing.pth")
     with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
         dml.load("torchvision:resnet19")
+
+
+def test_the_command_takes_a_timm_model_with_weights_of_a_file(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet")
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    network.reset_classifier(0)
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(network.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    model = dml.load("timm:test_resnet", tmp_path / "mine.pth")
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network.eval()((images - mean) / std))
+    words = ["--model", "timm:test_resnet", "--weights", str(tmp_path / "mine.pth"), "--size", "32", "--eps", "1/255"]
+    words += ["--queries", "2", "--no-controls", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", str(picture_folder(classes=3, images=3)), *words]) == 0
+    assert "your model" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert told["about"]["weights_sha256"] == weights_sha256(model)
+    assert not told["notes"]
 
 
 def test_hugging_face_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:

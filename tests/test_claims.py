@@ -1,17 +1,19 @@
 """Verdicts on the claims of the paper."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 from made_records import EPS, FIGURES, GATE, record, six
 
+from dml.evaluation.statistics import ratio_interval, wilson
 from dml.reporting import claims, paper, tables
 
 
 def judge(runs: list[dict[str, Any]]) -> dict[str, claims.Verdict]:
     """Verdicts by a word of the claim."""
-    words = ("lose", "5 times", "0.95", "beat", "control")
+    words = ("lose", "5 times", "0.95", "beat `standard`", "beat `single_step`", "beat `joint`", "control")
     found = claims.verdicts(runs, EPS, FIGURES)
     return {next(word for word in words if word in row.claim): row for row in found}
 
@@ -40,27 +42,39 @@ def test_verdicts_say_what_fails() -> None:
         "holds",
     )
     assert found["5 times"][1:] == ("contrastive at least 25.9; triplet 10.0 (6.5 to 15.5)", "holds")
-    assert found["0.95"][1:] == ("contrastive 0.889; triplet 0.978", "holds in part"), "contrastive keeps too little"
-    assert found["beat"][1:] == (
+    assert found["0.95"][1:] == (
+        "contrastive 0.889 (0.856 to 0.922); triplet 0.978 (0.948 to 1.008)",
+        "not shown",
+    ), "contrastive keeps too little, triplet may keep too little"
+    assert found["beat `standard`"] == (
+        "`robust` models beat `standard` ones at eps 8/255",
+        "contrastive 0.250 against 0.000, p < 0.0001; triplet 0.500 against 0.050, p < 0.0001",
+        "holds",
+    )
+    assert found["beat `single_step`"][1:] == (
         "contrastive 0.250 against 0.245, p 0.5000; triplet 0.500 against 0.200, p < 0.0001",
         "not separated",
     ), "two queries of 400 tell the contrastive models apart"
-    assert "control" not in found
+    assert found["control"][1:] == found["beat `joint`"][1:] == ("–", "not tested here")
+    shared = judge([*runs, record("triplet", "joint", 0.9, 300)])["beat `joint`"]
+    assert shared[1:] == ("triplet 0.500 against 0.750, p < 0.0001", "fails")
     runs[5] = record("contrastive", "single_step", 0.89, 106)
-    assert judge(runs)["beat"].verdict == "fails", "six queries survive under single_step only, none under robust only"
+    assert judge(runs)["beat `single_step`"].verdict == "fails", (
+        "six queries survive under single_step only, none under robust only"
+    )
 
 
 def test_models_that_met_other_queries_do_not_beat_each_other() -> None:
     runs = [*six(), record("none", "pixels_8", 0.3, 10, seed=1)]
-    assert "control" not in judge(runs)
+    assert judge(runs)["control"][1:] == ("–", "not tested here")
     fewer = [made | {"survival": {"0.031373": "1"}} if made["defense"] == "single_step" else made for made in six()]
-    assert "beat" not in judge(fewer)
+    assert judge(fewer)["beat `single_step`"][1:] == ("–", "not tested here")
 
 
 def test_close_models_are_separated_where_they_differ_on_the_same_queries() -> None:
     """0.500 (0.451 to 0.549) and 0.480 (0.431 to 0.529): the intervals overlap, yet no query prefers the second."""
     found = judge([record("triplet", "robust", 0.9, 200), record("triplet", "single_step", 0.9, 192)])
-    assert found["beat"][1:] == ("triplet 0.500 against 0.480, p 0.0078", "holds")
+    assert found["beat `single_step`"][1:] == ("triplet 0.500 against 0.480, p 0.0078", "holds")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +102,8 @@ def test_a_failed_gate_leaves_claims_about_that_model_unjudged() -> None:
     runs[1]["gates"] = [GATE | {"passed": False}]
     found = judge(runs)
     assert found["lose"].verdict == "holds", "it is about other models"
-    assert found["0.95"].verdict == "holds in part", "natural scores need no gate"
-    for name in ("5 times", "beat", "control"):
+    assert found["0.95"].verdict == "not shown", "natural scores need no gate"
+    for name in ("5 times", "beat `standard`", "beat `single_step`", "control"):
         assert found[name].verdict == "not judged"
         assert found[name].measured.endswith("; a gate does not hold")
     runs[1]["gates"], runs[-1]["gates"] = [GATE], []
@@ -113,14 +127,17 @@ def test_a_suite_that_no_claim_rests_on_judges_nothing() -> None:
 
 def test_a_model_without_its_counterpart_changes_no_verdict() -> None:
     some = [made for made in six() if (made["loss"], made["defense"]) != ("contrastive", "robust")]
-    assert judge(some)["0.95"][1:] == ("triplet 0.978", "holds")
+    assert judge(some)["0.95"][1:] == ("triplet 0.978 (0.948 to 1.008)", "not shown")
+    some = [made for made in six() if (made["loss"], made["defense"]) != ("contrastive", "standard")]
+    assert judge(some)["0.95"][1:] == ("triplet 0.978 (0.948 to 1.008)", "not shown")
+    assert judge(some)["5 times"][1:] == ("triplet 10.0 (6.5 to 15.5)", "holds")
 
 
 def test_claims_are_about_the_defences_that_figures_names() -> None:
     other = type(FIGURES)(**vars(FIGURES) | {"paper": "single_step", "peer": "robust"})
     found = claims.verdicts(six(), EPS, other)
-    assert found[3].claim == "`single_step` models beat `robust` ones at eps 8/255"
-    assert found[3].verdict == "fails"
+    assert found[5].claim == "`single_step` models beat `robust` ones at eps 8/255"
+    assert found[5].verdict == "fails"
 
 
 def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> None:
@@ -137,27 +154,84 @@ def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> N
     assert claims.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""
 
 
+def test_the_difference_of_natural_scores_by_a_published_example() -> None:
+    """Newcombe (1998), table II: 56 of 70 and 48 of 80 differ by 0.2, from 0.0524 to 0.3339."""
+    first, second = (
+        SimpleNamespace(natural=right / images, images=images, natural_low=low, natural_high=high)
+        for right, images in ((56, 70), (48, 80))
+        for low, high in [wilson(right, images)]
+    )
+    kept = claims.natural_kept(first, second)
+    assert kept[:3] == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert kept[3:] == pytest.approx((4 / 3, *ratio_interval(56, 70, 48, 80)))
+
+
+@pytest.mark.parametrize(("robust", "verdict"), [(0.9, "holds"), (0.86, "not shown"), (0.6, "fails")])
+def test_the_share_of_natural_scores_is_judged_by_its_interval(robust: float, verdict: str) -> None:
+    runs = [record("triplet", "standard", 0.9, 20), record("triplet", "robust", robust, 200)]
+    assert judge(runs)["0.95"].verdict == verdict
+
+
 def test_the_page_judges_each_claim_of_the_paper_one_by_one() -> None:
     runs = [*six(), record("triplet", "joint", 0.9, 150), record("none", "pixels_8", 0.4, 30)]
     text = paper.claims_page({"toys": runs}, FIGURES)
     sections = text.split("\n## ")[1:]
-    assert [section[0] for section in sections[:4]] == list("1234")
+    assert [section[0] for section in sections[:6]] == list("123456")
     assert "| toys | contrastive | 8/255 | 0.900 | 0.000 (0.000 to 0.010) | **holds** |" in sections[0]
-    (joint,) = [line for line in sections[1].splitlines() if line.startswith("| toys")]
+    (joint,) = [line for line in sections[1].splitlines() if line.startswith("| toys | triplet | 8/255")]
     assert joint.startswith("| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.375 (0.329 to 0.423) | < 0.0001 |")
     assert joint.endswith("**holds** |")
-    factor = next(line for line in sections[2].splitlines() if line.startswith("| toys | triplet"))
+    assert "[Chapter 6](dependence/README.md)" in sections[2]
+    assert (
+        "| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.050 (0.033 to 0.076) | < 0.0001 | **holds** |"
+        in sections[2]
+    )
+    factor = next(line for line in sections[3].splitlines() if line.startswith("| toys | triplet | 8/255"))
     assert "| 10.0 (6.5 to 15.5) | 0.075 (pixels 8) | **holds** |" in factor
-    close = next(line for line in sections[3].splitlines() if line.startswith("| toys | contrastive"))
+    close = next(line for line in sections[4].splitlines() if line.startswith("| toys | contrastive | 8/255"))
     assert close.endswith("| 0.5000 | **not separated** |"), "100 of 400 and 98 of 400, one within the other"
-    assert "on cub200, cars196, sop: these need the official archives" in sections[4]
+    natural = next(line for line in sections[5].splitlines() if line.startswith("| toys | triplet"))
+    assert natural.startswith("| toys | triplet | 0.900 | 0.880 | -0.020 (")
+    assert natural.endswith("| 0.978 (0.948 to 1.008) | **not shown** |")
+    assert "on cub200, cars196, sop: these need the official archives" in sections[6]
+
+
+def test_the_page_says_where_the_baseline_begins_with_weights_from_a_file() -> None:
+    begun = [
+        made | {"dataset": "others", "settings": {"model": {"weights": "some/where.safetensors"}}} for made in six()
+    ]
+    drawn = [made | {"settings": {"model": {"weights": "random"}}} for made in six()]
+    before = paper.claims_page({"toys": drawn, "others": begun}, FIGURES).split("\n## ")[0]
+    assert "On others all models, standard ones too, begin with the weights of `some/where.safetensors`;" in before
+    assert "begin with" not in paper.claims_page({"toys": drawn}, FIGURES)
+
+
+def test_a_claim_that_nothing_tests_is_listed_as_such_for_each_loss() -> None:
+    others = [made | {"dataset": "others"} for made in six()[:2]]
+    runs = [*six(), record("triplet", "joint", 0.9, 150)]
+    first, shared, whole, *_, peer, natural, _ = paper.claims_page({"toys": runs, "others": others}, FIGURES).split(
+        "\n## "
+    )[1:]
+    assert "| toys | contrastive | 0.01, 8/255 | – | – | – | not tested here |" in shared
+    assert "| toys | triplet | 0.01 | – | – | – | not tested here |" in shared, "it was at the other radius"
+    assert "| others | triplet | 0.01, 8/255 | – | – | – | not tested here |" in shared
+    assert "| others | triplet | 0.01, 8/255 | – | – | – | not tested here |" in peer
+    assert "| others | triplet | 0.01 | – | – | not tested here |" in first
+    assert "| others | triplet | 8/255 | 0.500" in whole
+    assert "not tested here" not in natural
+    alone = paper.claims_page({"others": others[:1]}, FIGURES).split("\n## ")[6]
+    assert "| others | triplet | – | – | – | – | not tested here |" in alone
+    quiet = [made | {"claims": False} for made in others]
+    assert "| others | triplet | 0.01, 8/255 | – | – | not tested here |" in paper.claims_page(
+        {"others": quiet}, FIGURES
+    )
 
 
 def test_a_claim_about_a_model_with_a_failed_gate_is_not_judged() -> None:
     runs = six()
     runs[1]["gates"] = [runs[1]["gates"][0] | {"passed": False}]
     text = paper.claims_page({"toys": runs}, FIGURES)
-    for line in text.splitlines():
-        if line.startswith("| toys | triplet") and "10.0" in line:
-            assert line.endswith("| not judged |")
-    assert "Not measured with the present settings and code." in text, "nothing is known of joint training"
+    lines = [line for line in text.splitlines() if line.startswith("| toys | triplet") and "0.500†" in line]
+    assert len(lines) == 3
+    for line in lines:
+        assert line.endswith("| not judged |")

@@ -1,17 +1,28 @@
 """What each stage depends on, and what reruns nothing."""
 
 import ast
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dml.attacks import ATTACKS
 from dml.common.files import ROOT
 from dml.config.load import load
+from dml.data.sources import SOURCES
+from dml.defenses import DEFENSES
+from dml.evaluation import CONTROLS
+from dml.evaluation.suites import SUITES
+from dml.losses import LOSSES
+from dml.models.backbones import BACKBONES
+from dml.models.backbones.base import WORDS
 from dml.pipeline import digest
 
-STAGES = sorted(file.stem for file in (ROOT / "dml/pipeline/stages").glob("*.py") if file.stem != "__init__")
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+FIRST = STAGES.pop("digests")
 
 
 def test_text_is_not_code() -> None:
@@ -32,48 +43,91 @@ def test_imports_are_found_at_any_depth(tmp_path: Path) -> None:
     assert list(digest.imports(file)) == found, "a package's table is not a dependency; the entry that is used is"
 
 
-def reached(names: list[str]) -> set[str]:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that stands for `.digests` in dvc.yaml."""
+    folder = tmp_path_factory.mktemp("digests")
+    digest.write(load(), folder)
+    return folder
+
+
+def file_of(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def existing(package: str, item: str) -> str:
+    """The module that ``from package import item`` reads: the item itself, or the package that defines it."""
+    inner = f"{package}.{item}"
+    return inner if file_of(inner).exists() else package
+
+
+def imported(notebook: str) -> set[str]:
+    """The modules of this project that the code cells of a notebook import."""
+    cells = json.loads((ROOT / "notebooks" / notebook).read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {existing(node.module, item.name) for item in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {item.name for item in node.names}
+    return {name for name in found if name.startswith("dml.")}
+
+
+def reached(names: set[str], neutral: tuple[str, ...]) -> set[str]:
     """The modules that some modules reach without passing through one that decides nothing, read with a plain grep."""
-    found: set[str] = set()
-    waiting = set(names)
+    found, waiting = set(), set(names)
     while waiting:
         name = waiting.pop()
         found.add(name)
-        text = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        text = file_of(name).read_text(encoding="utf-8")
         for package, items in re.findall(r"^\s*from (dml[\w.]*) import (\([^)]*\)|.+)$", text, re.MULTILINE):
             for item in re.findall(r"\w+", re.sub(r"\bas \w+|#.*", "", items)):
-                for other in (f"{package}.{item}", package):
-                    if (ROOT / f"{other.replace('.', '/')}.py").exists() and not other.startswith(digest.NEUTRAL):
+                for other in (existing(package, item), package):
+                    if file_of(other).exists() and not other.startswith(neutral):
                         waiting |= {other} - found
     return found
 
 
+PARAMS = load()
+RECIPE = PARAMS.recipe("glyphs")
+MATRIX = {"dataset": "glyphs", "loss": "triplet", "defense": "robust", "control": "pixels_8", "suite": "quick"}
+MODEL = [BACKBONES[RECIPE.model.backbone], LOSSES["triplet"]]
+SUITE = [SUITES["attacks"], *(ATTACKS[name] for name in PARAMS.suites["quick"]["attacks"])]
+CHOSEN = {  # stage -> entries of tables that params.yaml names, which no import shows
+    "prepare": [],
+    "train": [*MODEL, DEFENSES["standard"]],
+    "surrogate": [BACKBONES[RECIPE.model.backbone], LOSSES[PARAMS.run.losses[0]], DEFENSES["standard"]],
+    "train_robust": [*MODEL, DEFENSES["robust"]],
+    "control": [*SUITE, CONTROLS["pixels_8"]],
+    "attack": [*SUITE, BACKBONES[RECIPE.model.backbone]],
+    "figures": [f"dml.reporting.{file.stem}" for file in (ROOT / "dml/reporting").glob("[a-z]*.py")],
+    "dependence": [*MODEL, DEFENSES[PARAMS.figures.paper]],
+}
+SHOWS = ("figures", "dependence")  # tables and figures are their results; in other chapters they decide none
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_all_that_its_notebook_reaches(stage: str) -> None:
-    """But for packages' tables, of which the used entry counts, and for modules that decide no result."""
-    params = load()
-    recipe = params.recipe("glyphs")
-    source, backbone = "dml.data.sources.glyphs", "dml.models.backbones.conv4"
-    attacks = ["dml.evaluation.suites.attacks", "dml.attacks.queries.soft_margin"]
-    shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml/reporting").glob("[a-z]*.py")]
-    stages = "dml.pipeline.stages."
-    names = ("dependence", "records", "sections", "spelling", "style", "tables")
-    chapter = [f"dml.reporting.{name}" for name in names]
-    expected = {
-        "prepare": [stages + "prepare", source],
-        "train": [stages + "train", stages + "prepare", source, backbone, "dml.losses.triplet", "dml.defenses.robust"],
-        "attack": [stages + "attack", stages + "prepare", source, backbone, *attacks],
-        "figures": [stages + "figures", *shown],
-        "dependence": [stages + "dependence", backbone, "dml.losses.triplet", "dml.defenses.robust", *chapter],
-    }[stage]
-    code = {
-        "prepare": lambda: digest.prepare_code(recipe.data),
-        "train": lambda: digest.training_code(recipe, "triplet", "robust"),
-        "attack": lambda: digest.evaluation_code(recipe, params.suites["quick"]),
-        "figures": lambda: digest.figures_code(),
-        "dependence": lambda: digest.dependence_code(params),
-    }[stage]()
-    assert set(code) == reached(expected)
+def test_a_stage_depends_on_all_that_its_notebook_reaches(stage: str, written: Path) -> None:
+    """From the imports of its notebook: all modules but packages' tables, of which the used entry counts.
+
+    Models and attacks also depend on the code of chapter 1, which prepared their images.
+    """
+    dependency = STAGES[stage]["deps"][0].replace("${run.losses[0]}", PARAMS.run.losses[0])
+    dependency = re.sub(r"\$\{item\.(\w+)\}", lambda found: MATRIX[found[1]], dependency)
+    told = json.loads((written / dependency.removeprefix(".digests/")).read_text())
+    (notebook,) = re.findall(r"\.notebooks/(\w+\.ipynb)", STAGES[stage]["cmd"])
+    assert f"notebooks/{notebook}" in told
+
+    modules = imported(notebook)
+    if stage in SHOWS:
+        neutral = tuple(name for name in digest.NEUTRAL if name != "dml.reporting.")
+    else:
+        neutral = digest.NEUTRAL
+        modules |= imported("01_data.ipynb") | {SOURCES[RECIPE.data.source].split(":")[0]}
+    roots = {name for name in modules if name.startswith(digest.STAGES) or not name.startswith(neutral)}
+    expected = reached(roots | {entry.split(":")[0] for entry in CHOSEN[stage]}, neutral)
+    assert {name for name in told if name.startswith("dml.")} == expected
 
 
 def test_a_table_holds_names_alone() -> None:
@@ -89,9 +143,8 @@ def test_a_table_holds_names_alone() -> None:
 
 
 def test_the_pipeline_depends_on_the_digests() -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert stages.pop("digests")["deps"] == ["notebooks", "dml"]
-    for name, stage in stages.items():
+    assert FIRST["deps"] == ["notebooks", "dml", "pretrained"]
+    for name, stage in STAGES.items():
         assert stage["deps"][0].startswith(".digests/"), name
         assert not any(str(dep).startswith("dml") for dep in stage["deps"]), name
 
@@ -113,6 +166,24 @@ def test_settings_and_code_change_the_digest_and_the_seed_does_not() -> None:
     assert same not in others
     text = load({"recipes.glyphs.data.origin": "Elsewhere.", "run.seeds": [0, 1]})
     assert digest.training_digest(text.recipe("glyphs"), "triplet", "robust") == same
+
+
+def test_the_weights_that_a_model_begins_with_change_its_digest(tmp_path: Path) -> None:
+    file = tmp_path / "start.safetensors"
+    recipe = load().recipe("glyphs")
+    recipe = replace(recipe, model=replace(recipe.model, weights=str(file)))
+    found = []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        found.append(digest.training_digest(recipe, "triplet", "robust"))
+    assert found[0] == found[2] != found[1]
+
+
+def test_the_pipeline_looks_at_all_weights_that_recipes_name() -> None:
+    """A digest of other weights reaches a stage only if DVC runs the first stage again."""
+    named = {recipe.model.weights for recipe in load().recipes.values()} - set(WORDS)
+    assert named
+    assert {Path(name).parts[0] for name in named} <= set(FIRST["deps"])
 
 
 def test_expected_digests_know_models_controls_and_what_is_gone() -> None:

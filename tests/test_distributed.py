@@ -1,5 +1,6 @@
 """Several processes find the model that one process finds, whatever the defence, loss and size of the batch."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -39,12 +40,16 @@ from dml.training.selection import validator
 
 # 15 images do not divide by two processes.
 SCHEDULE = Schedule(epochs=1, batches=3, classes=5, images_per_class=3, learning_rate=1e-3, averaging=0.5, shift=1)
-SETTINGS = {"standard": {}, "single_step": {"eps": 0.03}}
+BUDGET = {"eps": 0.03, "steps": 2}
+
+
+def budget(name: str) -> dict[str, float]:
+    """What a defence takes of a small budget: one without an adversary takes nothing."""
+    return {key: BUDGET[key] for key in inspect.signature(find(DEFENSES, name, "defense")).parameters if key in BUDGET}
+
+
 CASES = [
-    *(
-        (name, SETTINGS.get(name, {"eps": 0.03, "steps": 2}), Triplet, {"miner": "distance_weighted"})
-        for name in DEFENSES
-    ),
+    *((name, budget(name), Triplet, {"miner": "distance_weighted"}) for name in DEFENSES),
     ("hardness", {"steps": 1, "ics": 0.5}, Triplet, {"miner": "semi_hard"}),
     ("robust", {"steps": 1, "target": "query"}, NormalizedSoftmax, {}),  # a loss with parameters
 ]

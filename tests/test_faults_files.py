@@ -32,7 +32,7 @@ from dml.models.embedder import build
 from dml.models.weights import WeightsError, load_backbone
 from dml.pipeline import paths, stored
 from dml.pipeline.digest import data_settings
-from dml.reporting import records
+from dml.reporting import records, tables
 from dml.training.checkpoint import Checkpoint
 
 FULL = (OSError, RuntimeError, SafetensorError)  # what Python, torch and safetensors raise
@@ -61,6 +61,7 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {  # each writes a file of abo
     "json": lambda file, count: write_json(file, list(range(count))),
     "chunk": lambda file, count: write_columns(file, pd.DataFrame({"r1": np.arange(count)})),
     "record": write_record,
+    "metrics.csv": lambda file, count: tables.write_metrics(pd.DataFrame({"r1": np.arange(count) / 7}), file),
 }
 
 

@@ -77,7 +77,7 @@ def tables(draw: st.DrawFn) -> bytes:
 
 
 @settings(
-    max_examples=200,
+    max_examples=500,
     derandomize=True,
     deadline=None,
     database=None,

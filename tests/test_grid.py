@@ -197,6 +197,18 @@ def test_the_best_of_each_class_is_compared_with_those_that_differ_in_one_settin
     ]
 
 
+def test_what_differs_from_best_in_one_setting_is_a_part_of_best_whichever_leads() -> None:
+    runs = parts()
+    ahead = record("triplet", "nearest_20", 0.96, 330, "study")
+    runs[2] = ahead | {"settings": runs[2]["settings"]}
+    assert ablation.changes(runs, EPS, FIGURES)[:4] == [
+        Change("triplet", "nearest_20", "best", "defense.natural", 0.0, 1.0),
+        Change("triplet", "unaveraged", "best", "schedule.averaging", 0.0, 0.98),
+        Change("triplet", "best_8", "best", "defense.eps", EPS, 20 / 255),
+        Change("triplet", "nearest", "nearest_20", "defense.eps", EPS, 20 / 255),
+    ]
+
+
 def test_the_table_says_what_each_part_is_worth() -> None:
     _, text, _, header, _, *rows = ablation.section(parts(), EPS, FIGURES)
     assert "at eps 8/255 under suite `study`" in text
@@ -223,4 +235,4 @@ def test_queries_that_differ_are_not_compared_and_seeds_are_counted_together() -
 
 def test_the_page_shows_the_table(tmp_path: Path) -> None:
     pages.write(tmp_path, parts(), [], FIGURES, {})
-    assert "## What each part is worth\n\n*To* is the model" in (tmp_path / "pages" / "toys.md").read_text()
+    assert "## What each part is worth\n\n*To* is `best`, or" in (tmp_path / "pages" / "toys.md").read_text()

@@ -36,6 +36,14 @@ def test_committed_notebooks_hold_no_outputs() -> None:
         assert any("parameters" in cell.metadata.get("tags", []) for cell in book.cells), file
 
 
+def test_committed_notebooks_are_easy_to_read() -> None:
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(file, as_version=4).cells:
+            lines = cell.source.splitlines()
+            assert cell.cell_type != "code" or len(lines) <= 25, (file.name, cell.id)
+            assert [line for line in lines if len(line) > 120] == [], (file.name, cell.id)
+
+
 def test_stripping_forgets_what_running_left(tmp_path: Path) -> None:
     write(tmp_path / "a.ipynb", "print(word)")
     notebook.strip_folder(tmp_path, tmp_path / "out")

@@ -2,14 +2,17 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dml.attacks import ATTACKS
+from dml.config.build import evaluation
+from dml.config.load import load
+from dml.config.schema import ParamsError
 from dml.data.base import Split
 from dml.evaluation import gates
-from dml.evaluation.suites.attacks import AttackSuite
 from dml.models.embedder import build
 from dml.retrieval.index import Search
 
@@ -50,9 +53,15 @@ def greying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         sys.modules.pop(name, None)
 
 
+def named(attacks: dict[str, Any]) -> dict[str, Any]:
+    """Changes of params.yaml that name attacks in a suite."""
+    return {"suites.grey": {"kind": "attacks", "queries": 12, "eps": [0.01, 0.5], "alone": True, "attacks": attacks}}
+
+
 def test_a_new_attack_is_used_by_its_name(greying: str, toy_split: Split) -> None:
     search = Search.over(build("conv4", 8, seed=0, statistics=toy_split.statistics()), toy_split)
-    suite = AttackSuite(12, (0.01, 0.5), {greying: {}, "slow": {"attack": greying, "steps": 4}}, alone=True)
+    params = load(named({greying: {}, "slow": {"attack": greying, "steps": 4}}))
+    suite = evaluation.suite(params.suite("grey"))
     table = suite.evaluate(search, np.arange(12), seed=0, report=lambda line: None).outcomes
     left = table.pivot_table(index="attack", columns="eps", values="r1")
     assert set(left.index) == {"none", greying, "slow", "worst"}
@@ -64,5 +73,9 @@ def test_a_new_attack_is_used_by_its_name(greying: str, toy_split: Split) -> Non
 
 
 def test_its_settings_are_checked(greying: str) -> None:
-    with pytest.raises(ValueError, match=r"attacks\.greying key 'step' is unknown; did you mean 'steps'"):
-        AttackSuite(1, (0.1,), {greying: {"step": 2}})
+    with pytest.raises(
+        ParamsError, match=r"params\.yaml: suites\.grey.*greying key 'step' is unknown; did you mean 'steps'"
+    ):
+        load(named({greying: {"step": 2}}))
+    with pytest.raises(ParamsError, match="'greyin' is unknown; did you mean 'greying'"):
+        load(named({"greyin": {}}))

@@ -15,11 +15,17 @@ from dml.config.schema import Data, Model
 from dml.data.base import Dataset, Split, load
 from dml.data.prepare import prepare
 from dml.data.sources import SOURCES
+from dml.defenses.standard import Standard
+from dml.evaluation.suites.attacks import AttackSuite
+from dml.losses.triplet import Triplet
 from dml.models.backbones import BACKBONES
-from dml.models.embedder import build
+from dml.models.embedder import Embedder, build
 from dml.retrieval.gallery import Matches
 from dml.retrieval.index import Search
 from dml.retrieval.metrics import ranking
+from dml.training.loop import fit
+from dml.training.schedule import Schedule
+from dml.training.selection import validator
 
 SHOP = '''
 """A shop: eight garments, each photographed by two customers (queries) and six times in the shop (gallery)."""
@@ -82,6 +88,10 @@ class Blocks(Backbone):
 '''
 
 
+def silent(line: str) -> None:
+    """Progress is not looked at here."""
+
+
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str], str, str, str], None]:
     """A function that writes a module of a temporary package and adds its object to a table."""
@@ -134,6 +144,35 @@ def test_a_dataset_with_queries_apart_and_groups(shop: Dataset) -> None:
     assert natural.r1.float().mean() > 0.5, "the colours tell the garments apart"
 
 
+def fitted(model: Embedder, split: Split, held_out: Split) -> Embedder:
+    """Train for two steps."""
+    fit(
+        model,
+        split,
+        Triplet(int(split.labels.max()) + 1, 8, miner="random"),
+        Standard(),
+        Schedule(epochs=1, batches=2, classes=3, images_per_class=3, learning_rate=1e-2),
+        seed=0,
+        validate=validator(held_out, queries=6, eps=0.03, steps=1, seed=0),
+        checkpoint=None,
+        report=silent,
+        timing=silent,
+    )
+    return model
+
+
+def test_a_model_is_trained_and_attacked_on_it(shop: Dataset) -> None:
+    fresh = build("conv4", 8, seed=0)
+    model = fitted(build("conv4", 8, seed=0), shop.train, shop.validation)
+    assert not torch.equal(model.head.weight, fresh.head.weight)
+    search, rows = Search.over(model, shop.test, shop.queries), np.arange(12)
+    suite = AttackSuite(12, (0.02, 0.5), {"margin": {"steps": 3}})
+    outcomes = suite.evaluate(search, rows, seed=0, report=silent).outcomes
+    left = outcomes[outcomes["attack"].isin(["none", "worst"])].groupby("eps")["r1"].mean()
+    assert left[0.0] == search.natural().r1.float().mean()
+    assert left[0.5] < left[0.02] <= left[0.0]
+
+
 def test_copies_of_a_query_in_its_own_group_change_nothing(shop: Dataset) -> None:
     model, row = build("conv4", 8, seed=0), np.array([5])
     copied = shop.test.images[:]
@@ -166,3 +205,6 @@ def test_a_backbone_with_a_range_of_values_and_a_smallest_image(added: Callable[
     assert model.features(torch.rand(2, 3, 20, 20)).shape == (2, find(BACKBONES, "blocks", "backbone").width)
     assert torch.equal(model.head.weight, build("blocks", 8, seed=0).head.weight)
     assert float(Search.over(model, toy_split).natural().r1.float().mean()) > 0.8
+
+    fresh = model.backbone.mix.weight.detach().clone()
+    assert not torch.equal(fitted(model, toy_split, toy_split).backbone.mix.weight, fresh), "it is trained"

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from made_records import EPS, FIGURES, GATE, record, row, six
 
+from dml.common.files import ROOT
 from dml.reporting import pages, style
 from dml.reporting.records import Stale
 
@@ -35,19 +36,42 @@ def write(folder: Path, runs: list[dict[str, Any]], stale: list[Stale] | None = 
     return {file.stem: file.read_text() for file in written}
 
 
-def test_the_overview_is_one_screen_with_leaderboard_claims_and_links(
+def test_the_overview_is_one_screen_with_best_models_claims_and_links(
     everything: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
-    assert text.index("**[toys](pages") < text.index("**[others](pages"), "the most defences lead"
+    assert text.index("| [toys](pages") < text.index("| [others](pages"), "the most defences lead"
     assert text.index("- [others](pages") < text.index("- [toys](pages"), "in the order of origins"
-    assert "| robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0" in text
-    assert "**[toys](pages/toys.md)**, suite `quick`, 400 queries" in text
-    assert "| pixels 8 | untrained |" in text
-    assert "| `robust` models beat `single_step` ones at eps 8/255 | **not separated** |" in text
-    assert "- [toys](pages/toys.md) (16 runs). Drawn here." in text
+    assert "| dataset: best model | natural R@1 | R@1 at 0.01 | R@1 at 8/255 | MAP@R at 8/255 | standard | robu" in text
+    assert (
+        "| [toys](pages/toys.md): robust (triplet) | 0.880 | – | **0.500** (0.451 to 0.549) | – | 0.050 | 0.500 | "
+        "0.150 (pixels 8) |"
+    ) in text
+    assert "Query by query on [toys](pages/toys.md). At eps 8/255, **triplet, robust** is ahead of all 6" in text
+    assert "| `robust` models beat `single_step` ones at eps 8/255 | not tested here | **not separated** |" in text
+    assert "- [toys](pages/toys.md) (16 runs; suite `quick`, 400 queries). Drawn here." in text
     assert "](figures/" not in text
+    assert "| defence | loss |" not in text, "leaderboards are on the pages"
+
+
+def test_the_overview_shows_the_scatter_of_the_first_dataset_and_the_grids(tmp_path: Path) -> None:
+    runs = [*six(), record("triplet", "robust", 0.7, 10, dataset="others")]
+    for dataset, name in (("toys", "scatter"), ("others", "scatter"), ("others", "grid"), ("toys", "headline")):
+        figure, _ = plt.subplots()
+        style.save(figure, tmp_path / "figures" / dataset, name, f"The {name} of {dataset}.")
+    text = write(tmp_path, runs)["README"]
+    assert re.findall(r"!\[(.+)\]", text) == ["The scatter of toys.", "The grid of others."]
+    assert text.index("## Best models") < text.index("The scatter of toys.") < text.index("## Claims")
+    assert text.index("## Pages") < text.index("## Training radius and test radius") < text.index("The grid of others.")
+
+
+def test_the_committed_overview_is_one_screen() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    first, *_ = re.findall(r"^(?:\||!\[).*", text, re.MULTILINE)
+    assert first.startswith("| dataset: best model |"), "one table leads"
+    assert re.findall(r"!\[.*\]\((.+)\)", text)[0].endswith("/scatter.png"), "one scatter follows"
 
 
 def test_every_link_and_figure_leads_to_a_file(everything: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -68,6 +92,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == [
         "# toys",
+        "## Leaderboard",
         "## Models compared",
         "## The best model against the others, query by query",
         "## Claims",
@@ -80,6 +105,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
     assert (
         "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after" in text
     )
+    assert "| robust | triplet | 0.880 | – | **0.500** (0.451 to 0.549) | 10.0 (6.5 to 15.5) | 5.0 |" in text
     assert "| triplet | robust | 0.880 | 0.550 | **0.500** (0.451 to 0.549) | 10.0 (6.5 to 15.5) |" in text
     assert "| – | pixels 8, untrained | 0.400 | 0.550 | **0.150** (" in text
     for summary in (
@@ -120,7 +146,7 @@ def test_stale_runs_are_listed_at_the_end_and_counted_nowhere_else(tmp_path: Pat
     assert "<summary>3 runs</summary>" in listed
     assert "| triplet, old, seed 0 | `auto` | 0.990 | 0.998 at 8/255 | trained with other" in listed
     assert "| triplet, older, seed 0 | `quick` | 0.900 | 0.003 at 8/255 | trained with other" in listed
-    assert "[toys](pages/toys.md) (6 runs, 3 stale)" in text["README"]
+    assert "[toys](pages/toys.md) (6 runs, 3 stale; suite `quick`, 400 queries)" in text["README"]
     assert "[gone](pages/gone.md) (0 runs, 1 stale)" in text["README"]
     assert "## Models compared" not in text["gone"]
 
@@ -165,5 +191,5 @@ def test_claims_at_both_radii_stand_once_each() -> None:
         run["rows"].insert(1, row("worst", 0.01, 300))
         run["survival"]["0.010000"] = run["survival"]["0.031373"]
     judged = [verdict.claim for verdict in pages.judged(runs, FIGURES)]
-    assert len(judged) == len(set(judged)) == 7
+    assert len(judged) == len(set(judged)) == 13
     assert sum("0.95" in claim for claim in judged) == 1, "natural scores have no radius"

@@ -1,4 +1,4 @@
-"""Two models compared query by query: tests, intervals, pooled seeds, and the section of a page."""
+"""Two models compared query by query: tests, intervals, pooled seeds."""
 
 import itertools
 import math
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_records import EPS, FIGURES, GATE, record, row
+from made_records import record
 from scipy.stats import binomtest, multinomial
 
 from dml.data.sampling import attacked_rows
-from dml.reporting import pages, paired
+from dml.reporting import paired
 
 KEY = "0.031373"
 FIRST, SECOND = ("triplet", "robust"), ("triplet", "standard")
@@ -154,63 +154,3 @@ def test_holm_by_hand() -> None:
     assert paired.holm([0.03, 0.01, 0.02, 0.6]) == pytest.approx([0.06, 0.04, 0.06, 0.6])
     assert paired.holm([0.7, 0.6]) == [1.0, 1.0]
     assert paired.holm([]) == []
-
-
-def run(loss: str, defense: str, survive: int, precision: float | None = None, **changes: Any) -> dict[str, Any]:
-    """400 queries of which the first survive; MAP@R is the same for every second one."""
-    if precision is not None:
-        changes |= {
-            "rows": [row("map", EPS, survive, map_r=precision), row("worst", EPS, survive)],
-            "map_r": {KEY: f"{precision:.4f} {precision / 2:.4f} " * 200},
-        }
-    return record(loss, defense, 0.9, survive, **changes)
-
-
-def test_the_section_says_which_models_the_best_is_ahead_of() -> None:
-    runs = [
-        run("triplet", "robust", 200, 0.4),
-        run("triplet", "standard", 20, 0.1),
-        run("contrastive", "robust", 196, 0.4),
-        run("none", "pixels_8", 220),
-    ]
-    lines = paired.best_section(runs, FIGURES)
-    assert lines[1] == "## The best model against the others, query by query"
-    assert lines[3] == (
-        "At eps 8/255, **triplet, robust** is ahead of 1 of 3 others in R@1 beyond chance (not of pixels 8, untrained; "
-        "contrastive, robust), and ahead of 1 of 2 others in MAP@R beyond chance (not of contrastive, robust)."
-    )
-    start = next(place for place, line in enumerate(lines) if line.startswith("| against"))
-    assert lines[start] == "| against | queries | R@1 ahead by | p | MAP@R ahead by | p |"
-    control, close, far = lines[start + 2 :]
-    assert control == "| pixels 8, untrained | 400 | -0.050 (-0.072 to -0.027) | < 0.0001 | – | – |"
-    # p of four queries, all one way: 2/2^4; the largest of three is not raised, and MAP@R is the same.
-    assert close.startswith("| contrastive, robust | 400 | +0.010 (-0.002 to 0.022) | 0.1250 | +0.000 (0.000 to 0.000)")
-    assert far.startswith("| triplet, standard | 400 | +0.450 (")
-    assert far.endswith("| < 0.0001 | +0.225 (0.218 to 0.232) | < 0.0001 |")
-
-
-def test_the_section_of_a_model_that_leads_all_others() -> None:
-    runs = [run("triplet", "robust", 200), run("triplet", "standard", 194), run("triplet", "act", 20)]
-    text = paired.best_section(runs, FIGURES)[3]
-    assert text == (
-        "At eps 8/255, **triplet, robust** is ahead of all 2 others in R@1 beyond chance (largest corrected p 0.0312)."
-    )
-    assert "is ahead of the other model in R@1" in paired.best_section(runs[:2], FIGURES)[3]
-    runs[0]["gates"] = [GATE | {"passed": False}]
-    assert "**triplet, robust†** is" in paired.best_section(runs, FIGURES)[3]
-    runs[1] = run("triplet", "standard", 199)
-    assert "robust†** is not ahead of any other in R@1" in paired.best_section(runs[:2], FIGURES)[3]
-    assert paired.best_section(runs[:1], FIGURES) == []
-    assert paired.best_section([run("none", "pixels_8", 10), run("none", "pixels_16", 9)], FIGURES) == []
-    assert paired.best_section([], FIGURES) == []
-
-
-def test_many_comparisons_are_folded_and_stand_after_the_models() -> None:
-    runs = [run("triplet", f"defence_{place:02d}", 100 + place) for place in range(14)]
-    text = pages.dataset_page("toys", runs, [], FIGURES, "", [])
-    section = text.split("## The best model against the others")[1].split("\n## ")[0]
-    assert "<details><summary>All 13 comparisons</summary>" in section
-    assert "is ahead of 5 of 13 others in R@1 beyond chance." in section, "eight are too many to name"
-    assert text.index("## Models compared") < text.index("## The best model")
-    few = pages.dataset_page("toys", runs[:5], [], FIGURES, "", [])
-    assert "<details>" not in few.split("## The best model against the others")[1].split("\n## ")[0]

@@ -207,31 +207,47 @@ def test_a_model_of_scratch_does_not_shadow_the_pipelines(project: Path) -> None
     assert "schedule.epochs is 2, not 9" in refused.stderr + refused.stdout
 
 
-CHANGES = {  # file -> what is appended to it, and the stages that it reruns first
-    "dml/reporting/plots.py": ("\n# a remark\n", set()),
-    "dml/attacks/queries/targeted.py": ("\nEXTRA = 1\n", {"attack", "control", "figures"}),
-    "dml/losses/contrastive.py": ("\nEXTRA = 1\n", {"dependence", "figures"}),
-    "dml/defenses/robust.py": ("\nEXTRA = 1\n", {"train_robust", "dependence", "figures"}),
-    "params.yaml": ({"suites.quick.attacks.margin.steps": 4}, {"attack", "control", "figures"}),
-    "notebooks/03_robust_training.ipynb": (("# 3. Robust training", "# 3. Training"), set()),
-}
+CODE = "\nEXTRA = 1\n"
+CHANGES = [  # files -> what is appended to them, replaced or set, and the stages that this reruns first
+    (
+        {
+            "dml/reporting/plots.py": "\n# a remark\n",
+            "notebooks/03_robust_training.ipynb": ("# 3. Robust training", "# 3. Training"),
+        },
+        set(),
+    ),
+    ({"dml/losses/triplet.py": CODE}, {"train", "surrogate", "train_robust", "dependence", "figures"}),
+    ({"dml/losses/contrastive.py": CODE}, {"dependence", "figures"}),
+    ({"dml/defenses/robust.py": CODE}, {"train_robust", "dependence", "figures"}),
+    ({"dml/attacks/queries/targeted.py": CODE}, {"attack", "control", "figures"}),
+    ({"params.yaml": {"suites.quick.attacks.margin.steps": 4}}, {"attack", "control", "figures"}),
+    ({"pretrained/grid4.safetensors": CODE}, {"figures"}),
+]
 
 
-@pytest.mark.parametrize("file", CHANGES)
-def test_a_change_reruns_what_uses_it(project: Path, file: str) -> None:
+@pytest.mark.parametrize(("edits", "expected"), CHANGES, ids=["+".join(edits) for edits, _ in CHANGES])
+def test_a_change_reruns_what_uses_it(project: Path, edits: dict[str, object], expected: set[str]) -> None:
     """What nothing here uses may still make records of other runs stale, so the tables are looked at again."""
-    change, expected = CHANGES[file]
-    kept = (project / file).read_bytes()
-    if isinstance(change, dict):
-        edit(project, change)
-    elif isinstance(change, tuple):
-        (project / file).write_text(kept.decode().replace(*change))
-    else:
-        (project / file).write_text(kept.decode() + change)
+    kept = {file: (project / file).read_bytes() for file in edits}
+    for file, change in edits.items():
+        if isinstance(change, dict):
+            edit(project, change)
+        elif isinstance(change, tuple):
+            (project / file).write_text(kept[file].decode().replace(*change))
+        else:
+            (project / file).write_bytes(kept[file] + change.encode())
     assert command(project, "dvc", "repro", "digests").returncode == 0
     told = json.loads(command(project, "dvc", "status", "--json").stdout)
-    (project / file).write_bytes(kept)
+    for file, content in kept.items():
+        (project / file).write_bytes(content)
     assert {name.split("@")[0] for name in told} - {"data.dvc", "digests"} == expected
+
+
+def test_adding_md_says_what_a_change_reruns() -> None:
+    _, section = (ROOT / "ADDING.md").read_text(encoding="utf-8").split("## Which stages run again\n")
+    rows = re.findall(r"^\| [^|]+ \| `(\S+)` \| ([^|;]+).* \|$", section.split("\n## ")[0], re.MULTILINE)
+    told = {file: set(stages.strip().split(", ")) - {"none"} for file, stages in rows}
+    assert told == {file: stages for edits, stages in CHANGES for file in edits}
 
 
 def test_again_from_the_start_gives_the_same_bytes(project: Path) -> None:

@@ -11,12 +11,15 @@ from torch import nn
 
 from benchmarks import strength
 from dml.attacks.queries.peer import INSTALLED
+from dml.common.files import ROOT
+from dml.config.load import load
 from dml.data.base import Split
 from dml.models.embedder import build
 from dml.reporting.style import caption_of
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs adversarial-library")
 ATTACKS = ["suite auto", "APGD of adv-lib", "PGD with momentum"]
+TABLE = ROOT / "results" / "strength.csv"
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,29 @@ def test_the_verdict_names_where_the_suite_leaves_more() -> None:
         + [(model, budget, "PGD with momentum", r1, 0.05) for (model, budget), r1 in others.items()],
         columns=["model", "budget", "attack", "r1", "r1_error"],
     )
-    assert strength.verdict(table).endswith("by over a standard error: a at 50.")
-    assert strength.verdict(table.iloc[1:]).endswith("by over a standard error: nowhere.")
+    clearly, at_all = strength.verdict(table).split(". ")
+    assert clearly == "Another attack leaves less than the suite by over a standard error: a at 50"
+    assert at_all == "Another attack leaves less at all: a at 50, b at 50."
+    clearly, at_all = strength.verdict(table.iloc[[1, 2, 3, 5, 6, 7]]).split(". ")
+    assert clearly.endswith(": nowhere")
+    assert at_all.endswith(": b at 50.")
+    assert strength.verdict(table.iloc[[2, 3, 6, 7]]).endswith("at all: nowhere.")
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="results/strength.csv does not exist; benchmarks/strength.py says how")
+def test_the_committed_table_has_every_model_and_no_clear_loss() -> None:
+    table = pd.read_csv(TABLE)
+    assert list(table) == ["model", *strength.COLUMNS]
+    assert set(table["model"]) == set(strength.MODELS)
+    assert set(table["attack"]) == set(ATTACKS)
+    assert strength.verdict(table).split(". ")[0].endswith(": nowhere"), strength.verdict(table)
+
+
+def test_its_models_are_those_of_the_pipeline() -> None:
+    run = load().run
+    assert set(strength.MODELS) == {
+        f"{loss}-{defense}-0" for loss in run.losses for defense in ("standard", *run.defenses)
+    }
 
 
 def test_it_keeps_numbers_and_a_figure(

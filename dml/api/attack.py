@@ -1,6 +1,6 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from dml.attacks.balls import Ball, Linf, radius_text
 from dml.common.files import DAMAGED, atomic, read_columns, write_columns
 from dml.evaluation.engine import attack, chunk_size_for
 from dml.evaluation.suites.attacks import AttackSuite
+from dml.evaluation.suites.base import Suite
 from dml.retrieval.metrics import recall_at
 
 RANKS = (2, 4, 8)
@@ -32,11 +33,14 @@ class Attacked(NamedTuple):
     Attributes:
         outcomes: see :func:`dml.evaluation.engine.attack`, with ``r2, r4, r8`` of the images of ``none`` and ``worst``,
             and rows ``map`` of an attack on MAP@R where the suite has none itself.
-        images: (B, 3, H, W) float32, the worst image of each query at the largest radius, in the order of the rows.
+        images: (B, 3, H, W) float32, the worst image of each query at the largest radius, in the order of the rows;
+            None for a suite that is not a list of attacks.
+        scores: further figures of such a suite, by name.
     """
 
     outcomes: pd.DataFrame
-    images: np.ndarray
+    images: np.ndarray | None
+    scores: Mapping[str, float] = {}
 
 
 def black_box(suite: AttackSuite) -> AttackSuite:
@@ -57,7 +61,7 @@ def with_map(suite: AttackSuite) -> AttackSuite | None:
 
 def run(
     search: SimilaritySearch,
-    suite: AttackSuite,
+    suite: Suite,
     rows: np.ndarray,
     *,
     seed: int,
@@ -67,18 +71,21 @@ def run(
 ) -> Attacked:
     """Attack the queries of some rows.
 
-    Chunks hold a hundred queries as the pipeline's do, and the same random starts, unless the images are so large that
-    fewer go through the model at a time.
+    A list of attacks runs chunk by chunk. Chunks hold a hundred queries as the pipeline's do, and the same random
+    starts, unless the images are so large that fewer go through the model at a time. Any other suite runs as it is.
 
     Args:
         search: of the model.
-        suite: a list of attacks.
+        suite: of any kind.
         rows: numbers of the queries.
         seed: of the random starts.
         name: of the model, for the report.
         folder: keeps finished chunks, so that a killed evaluation continues; None keeps nothing.
         report: receives one line per chunk.
     """
+    if not isinstance(suite, AttackSuite):
+        told = suite.evaluate(search, rows, seed=seed, folder=folder, report=lambda line: report(f"{name}: {line}"))
+        return Attacked(told.outcomes, None, told.scores)
     size = min(chunk_size_for(search), at_once(search.split.images.shape[1:3], search.gallery.labels.device))
     extra, start, fresh = with_map(suite), perf_counter(), 0
     tables: list[pd.DataFrame] = []

@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from dml.api.evaluate import CONTROLS, evaluate  # torch takes seconds to import, which --help need not wait for
+    from dml.api.controls import CONTROLS
+    from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
@@ -36,9 +37,10 @@ def _run(chosen: argparse.Namespace) -> int:
         result = evaluate(
             load(chosen.model, chosen.weights),
             chosen.folder,
-            eps=_radii(chosen.eps),
+            eps=chosen.eps,
             suite=chosen.suite,
             limit=chosen.queries,
+            training=chosen.training,
             similarity=chosen.similarity,
             size=chosen.size,
             controls=CONTROLS if chosen.controls else (),
@@ -72,19 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--queries", type=int, help="how many to attack; the suite's number by default")
     add("--similarity", default="cosine", help="cosine (default), dot or euclidean")
-    add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack untrained controls, too")
+    add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack controls, too")
+    add("--training", type=Path, help="images of other classes: the control pixels_linear is fitted to them")
     add("--seed", type=int, default=0)
     add("--device", help="cpu or cuda; the GPU by default if there is one")
     add("--output", type=Path, default=Path("report"), help="folder for the report (report/ by default)")
     return parser
-
-
-def _radii(words: list[str] | None) -> list[float] | None:
-    from dml.config.load import fractions
-
-    if words is None:
-        return None
-    try:
-        return [float(value) for value in fractions(words)]
-    except ValueError as error:
-        raise ValueError(f"--eps is {' '.join(words)}; give numbers or fractions such as 8/255") from error

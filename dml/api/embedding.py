@@ -95,6 +95,9 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
 
     Yields:
         The device to put images on.
+
+    Raises:
+        ValueError: the module cannot be moved there.
     """
     if not isinstance(given, nn.Module):
         yield torch.device(device or "cpu")
@@ -105,8 +108,15 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
     with evaluating(given):
         try:
             if not spread:
-                given.to(chosen)
+                _move(given, chosen)
             yield chosen
         finally:
             if not spread:
                 given.to(home)
+
+
+def _move(given: nn.Module, device: torch.device) -> None:
+    try:
+        given.to(device)
+    except RuntimeError as error:  # no such device, no driver, or no memory
+        raise ValueError(f"the model cannot be moved to {device}: {str(error).splitlines()[0]}") from error

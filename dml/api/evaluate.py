@@ -1,12 +1,8 @@
 """`dml.evaluate`: attack a retrieval model of any kind and say what it keeps."""
 
-import hashlib
-import json
-import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,12 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dml.api import attack
+from dml.api.about import about as told
 from dml.api.checks import answerable, check_embedding, check_finite, check_module
+from dml.api.controls import CONTROLS
+from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, weights_sha256
-from dml.api.images import Prepare, splits
+from dml.api.images import Prepare, splits, training_data
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
 from dml.common.checks import known
@@ -33,7 +32,6 @@ from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 
 KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
-CONTROLS = ("pixels_8", "pixels_16", "soft_histogram")
 
 
 def evaluate(
@@ -44,7 +42,8 @@ def evaluate(
     queries: Any = None,
     gallery: Any = None,
     groups: Any = None,
-    eps: float | Sequence[float] | None = None,
+    training: Any = None,
+    eps: float | str | Sequence[float | str] | None = None,
     suite: str | Mapping[str, Any] = "quick",
     limit: int | None = None,
     similarity: Similarity = "cosine",
@@ -58,6 +57,9 @@ def evaluate(
 ) -> Result:
     """Attack the queries of a retrieval model within an l-inf ball, and say how many it still answers.
 
+    A suite finds the same as in the pipeline, query by query. Only images above 72 x 72 pixels (289 x 289 on a GPU) get
+    other random starts: fewer than a hundred go through the model at a time, and each chunk of queries draws its own.
+
     Args:
         embed: a module or any function from images (B, 3, H, W) in [0, 1] to embeddings (B, D). A module is moved and
             put into evaluation mode for the duration, and comes back as it was. One that wants normalised images goes
@@ -67,14 +69,17 @@ def evaluate(
             prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
         groups: (N,) track, burst or camera of each image, which a query never finds; for two sets a pair.
-        eps: radius or radii, in pixels of [0, 1]; None takes the suite's.
+        training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
+            ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
+        eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
         limit: how many queries to attack instead.
         similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
         size, transform: for the images of a folder or a dataset; a square of that side, or any function.
-        controls: untrained embedders that meet the same attacks on the same queries; () for none.
-        seed: of the choice of queries and of the attacks.
+        controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
+            not divide the images are left out, and ``pixels_linear`` without training images.
+        seed: of the choice of queries, of the attacks and of the fit.
         device: None takes the GPU if there is one.
         folder: keeps what is finished; the same call again continues there.
         report: receives one line per finished chunk of queries.
@@ -84,39 +89,36 @@ def evaluate(
     """
     known("similarity", similarity, SIMILARITIES)
     chosen = _suite(suite, eps, limit)
-    if not isinstance(chosen, AttackSuite) and similarity != "cosine":
-        raise ValueError(f"the suite {suite} perturbs gallery items, for which similarity must be cosine")
     notes: list[str] = []
     check_module(embed, notes)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
+    data = training_data(training, images, size=size, transform=transform) if controls else None
+    beside = built(controls, split, data, seed, report)
     start = perf_counter()
     with lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)
-        if not has_gradient:
-            if not isinstance(chosen, AttackSuite):
-                raise ValueError(f"the suite {suite} needs gradients, which this model does not give")
-            chosen = attack.black_box(chosen)
+        chosen = _possible(chosen, suite, similarity, has_gradient)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         search = search_over(embedding, split, asked, similarity)
         check_finite(search.gallery.embeddings, "gallery embeddings")
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
-        about = _about(search, chosen, rows, seed, similarity, suite, has_gradient)
+        about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about["weights_sha256"] = weights_sha256(embed)
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
         outcomes, scores, found, fooled = run.model()
         checked = run.gates(outcomes)
         cost = {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
         tables = [outcomes.assign(model=MODEL)]
-        for name in _usable(controls, split):
-            tables.append(run.control(name, place).assign(model=name))
+        for name, control in beside.items():
+            tables.append(run.control(name, control, place).assign(model=name))
     cost["seconds with controls"] = perf_counter() - start
     return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, found, fooled)
 
 
-def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, limit: int | None) -> Suite:
+def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
     """The suite, with other radii or another number of queries.
 
     Raises:
@@ -131,8 +133,36 @@ def _suite(suite: str | Mapping[str, Any], eps: float | Sequence[float] | None, 
         known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
         built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
-    radii = built.eps if eps is None else (eps,) if isinstance(eps, int | float) else tuple(eps)
+    radii = built.eps if eps is None else _radii(eps)
     return replace(built, eps=radii, queries=built.queries if limit is None else limit)
+
+
+def _radii(eps: Any) -> tuple[float, ...]:
+    """One or several radii, each once, of any kind of number or as text such as 8/255.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    several = eps if isinstance(eps, list | tuple) else np.atleast_1d(eps).tolist()
+    try:
+        return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
+
+
+def _possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:
+    """The suite, or its attacks without gradients for a model that gives none.
+
+    Raises:
+        ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
+    """
+    if isinstance(suite, AttackSuite):
+        return suite if has_gradient else attack.black_box(suite)
+    if similarity != "cosine":
+        raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")
+    if not has_gradient:
+        raise ValueError(f"the suite {name} needs gradients, which this model does not give")
+    return suite
 
 
 def attacked(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndarray:
@@ -148,60 +178,6 @@ def attacked(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndar
     return order[np.isin(order, usable)][:count]
 
 
-def images_sha256(asked: Split, rows: np.ndarray) -> str:
-    """Return the digest of some queries' pixels, as they are held (see :mod:`dml.api.pixels`), in order."""
-    total = hashlib.sha256()
-    for first in range(0, len(rows), 100):
-        total.update(np.ascontiguousarray(asked.images[rows[first : first + 100]]).tobytes())
-    return total.hexdigest()
-
-
-def _usable(controls: Sequence[str], split: Split) -> list[str]:
-    """The controls whose boxes divide the images."""
-    sides = {"pixels_8": 8, "pixels_16": 16}
-    height, width = split.images.shape[1:3]
-    return [name for name in controls if height % sides.get(name, 1) == 0 and width % sides.get(name, 1) == 0]
-
-
-def _about(
-    search: SimilaritySearch,
-    suite: Suite,
-    rows: np.ndarray,
-    seed: int,
-    similarity: str,
-    name: str | Mapping[str, Any],
-    has_gradient: bool,
-) -> dict[str, Any]:
-    """What was evaluated, and a key of all that decides the outcome: model outputs, images, settings."""
-    outputs = hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes())
-    settings = {"kind": type(suite).__name__, **vars(suite)}
-    settings.pop("named", None)
-    about = {
-        "suite": name if isinstance(name, str) else "own settings",
-        "settings": settings,
-        "similarity": similarity,
-        "seed": seed,
-        "gradients": has_gradient,
-        "queries": len(rows),
-        "all_queries": len(search),
-        "apart": search.apart,
-        "gallery": len(search.split),
-        "classes": len(search.split.classes),
-        "shape": list(search.split.images.shape[1:3]),
-        "grouped": search.split.groups is not None,
-        "images_sha256": images_sha256(search.query_split, rows),
-        "embeddings_sha256": outputs.hexdigest(),
-        "device": str(search.gallery.labels.device),
-        "versions": {
-            "python": platform.python_version(),
-            **{item: version(item) for item in ("dml", "torch", "numpy")},
-        },
-    }
-    decides = [about, rows.tolist(), search.split.labels.tolist(), search.query_split.labels.tolist()]
-    decides += [None if part.groups is None else part.groups.tolist() for part in (search.split, search.query_split)]
-    return about | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
-
-
 @dataclass(frozen=True)
 class _Run:
     """One evaluation."""
@@ -215,27 +191,25 @@ class _Run:
 
     def model(self) -> tuple[pd.DataFrame, dict[str, float], Images | None, list[Fooled]]:
         """Attack the model: outcomes, further scores, the perturbed images, and some fooled searches."""
-        if not isinstance(self.suite, AttackSuite):
-            found = self._other(self.search, MODEL)
-            return found.outcomes, found.scores, None, []
-        found = self._attack(self.search, MODEL)
+        found = self._attack(self.search, MODEL, MODEL)
+        if found.images is None:
+            return found.outcomes, dict(found.scores), None, []
         eps = max(self.suite.eps)
         clean = [self.search.images(part).cpu().numpy() for part in _parts(self.rows)]
         labels = np.array(self.search.query_split.class_names)[self.search.query_split.labels[self.rows]]
         images = Images(eps, self.rows, labels, np.concatenate(clean), found.images)
-        return found.outcomes, {}, images, fooled_searches(self.search, images, found.outcomes)
+        return found.outcomes, dict(found.scores), images, fooled_searches(self.search, images, found.outcomes)
 
-    def control(self, name: str, device: torch.device) -> pd.DataFrame:
-        """Attack an untrained control with the same attacks on the same queries."""
-        control = Embedding(build.control(name).to(device), device)
+    def control(self, name: str, control: nn.Module, device: torch.device) -> pd.DataFrame:
+        """Attack a control with the same attacks on the same queries."""
+        digest = weights_sha256(control)  # one that is fitted to other images has other outcomes
         asked = self.search.query_split if self.search.apart else None
-        search = search_over(control, self.search.split, asked, "cosine")
-        run = self._attack if isinstance(self.suite, AttackSuite) else self._other
-        return run(search, name).outcomes
+        search = search_over(Embedding(control.to(device), device), self.search.split, asked, "cosine")
+        return self._attack(search, name, name if digest is None else f"{name} {digest[:16]}").outcomes
 
     def gates(self, outcomes: pd.DataFrame) -> pd.DataFrame:
         """Look for signs that the attack failed; an empty table for a suite that no claim rests on."""
-        if not isinstance(self.suite, AttackSuite) or not self.suite.claims:
+        if not self.suite.claims:
             return pd.DataFrame(columns=gates.Gate._fields)
         own = outcomes[(outcomes["attack"] != attack.MAP) | (attack.MAP in self.suite.attacks)]
         place = self.folder / "gates" if self.folder else None
@@ -244,15 +218,9 @@ class _Run:
         )
         return pd.concat([found, _map_gates(outcomes)], ignore_index=True)
 
-    def _attack(self, search: SimilaritySearch, name: str) -> attack.Attacked:
-        place = self.folder / name if self.folder else None
-        return attack.run(search, self.suite, self.rows, seed=self.seed, name=name, folder=place, report=self.report)
-
-    def _other(self, search: SimilaritySearch, name: str) -> Any:
-        place = self.folder / name if self.folder else None
-        return self.suite.evaluate(
-            search, self.rows, seed=self.seed, folder=place, report=lambda line: self.report(f"{name}: {line}")
-        )
+    def _attack(self, search: SimilaritySearch, name: str, place: str) -> attack.Attacked:
+        folder = self.folder / place if self.folder else None
+        return attack.run(search, self.suite, self.rows, seed=self.seed, name=name, folder=folder, report=self.report)
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from dml.api.pixels import Lazy, stored, to_pixels
 from dml.data import base
-from dml.data.base import Source, Split
+from dml.data.base import Dataset, Source, Split
 from dml.data.sources.folder import read_folder
 
 Prepare = Callable[[Any], Any]
 """An image of a folder or a dataset -> an image (3, H, W) in [0, 1], or a PIL image."""
 
+HELD_OUT = 0.2  # of training classes, to choose by, as the recipes of params.yaml hold out
+KEPT = 2**30  # bytes of decoded images that are held in memory; more are decoded whenever they are asked for
 LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
 
 
@@ -63,7 +65,7 @@ def splits(
     if (queries is None) != (gallery is None) or (images is None) == (gallery is None):
         raise ValueError("give images and labels, or else queries=(images, labels) and gallery=(images, labels)")
     prepare = _prepare(size, transform)
-    if isinstance(images, str | Path) and (Path(images) / "images.bin").exists():
+    if _is_prepared(images):
         if not (labels is None and groups is None and prepare is None):
             raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
         prepared = base.load(Path(images))
@@ -97,6 +99,46 @@ def splits(
         Split(part.pixels, value, names, number) for part, value, number in zip(parts, values, numbers, strict=True)
     )
     return items, query
+
+
+def training_data(
+    training: Any, images: Any, *, size: int | None = None, transform: Prepare | None = None
+) -> Dataset | None:
+    """Return images that a control may be fitted to, and held-out classes to choose by; None if there are none.
+
+    Args:
+        training: a pair of images and labels, or a dataset or folder; the last fifth of its classes is held out. Of a
+            folder that :func:`dml.data.prepare.prepare` wrote, the training classes are taken, as it divided them.
+        images: that are attacked. If training is None and they are such a folder, its training classes are taken.
+        size, transform: see :func:`splits`; a prepared folder has its size.
+
+    Returns:
+        A dataset whose ``train`` and ``validation`` alone are what their names say.
+
+    Raises:
+        ValueError: there are fewer than four classes, or another argument is wrong.
+    """
+    given = images if training is None else training
+    if _is_prepared(given):
+        return base.load(Path(given))
+    if training is None:
+        return None
+    found = load(*(training if _is_pair(training) else (training, None)), _prepare(size, transform))
+    (labels,), names = _numbered([found.labels])
+    held_out = max(2, round(len(names) * HELD_OUT))
+    if len(names) < held_out + 2:
+        raise ValueError(f"training has {len(names)} classes; a control takes two to fit and two to choose by")
+    (groups,) = _grouped([found.groups])
+    is_held_out = labels >= len(names) - held_out
+    train, validation = (
+        Split(_taken(found.pixels, rows), labels[rows], names, None if groups is None else groups[rows])
+        for rows in (np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
+    )
+    return Dataset(train, validation, test=validation)
+
+
+def _is_prepared(images: Any) -> bool:
+    return isinstance(images, str | Path) and (Path(images) / "images.bin").exists()
 
 
 def _is_pair(value: Any) -> bool:
@@ -220,8 +262,9 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
     return Loaded(pixels, _flat(labels, "labels"))
 
 
-def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> Lazy:
+def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> np.ndarray | Lazy:
     first = read(0)
     if not np.array_equal(first, read(0)):
         raise ValueError("the transform gives another image each time; use the one for evaluation, without randomness")
-    return Lazy(read, (count, *first.shape), threads)
+    images = Lazy(read, (count, *first.shape), threads)
+    return images[:] if count * first.nbytes <= KEPT else images

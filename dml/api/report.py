@@ -12,20 +12,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dml.api.attack import RANKS
-from dml.api.result import MODEL, Fooled, Result, Sentence
+from dml.api.result import MODEL, Fooled, Result, Sentence, name_text
 from dml.attacks.balls import radius_text
-from dml.reporting.spelling import number, settings_text
+from dml.reporting.spelling import interval, number, settings_text
 from dml.reporting.style import COLORS, GREY_MARKERS, GREYS
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; width: 100% }
-th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:first-child, td:first-child { text-align: left; white-space: normal } tr.own td { font-weight: 600 }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: pre;
+  vertical-align: top } th { vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 6.5rem }
+tr.own td { font-weight: 600 }
 .say { background: #f3f6fa; border-left: 4px solid #0072B2; padding: .6rem 1rem; margin: 1rem 0 }
 .bad { border-color: #D55E00; background: #fdf4ee } .small { color: #555; font-size: .85rem }
-img.curve { max-width: 100%; height: auto }
+img.curve { width: 36rem; max-width: 100%; height: auto }
 .searches { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
 .search { border: 1px solid #ddd; border-radius: 6px; padding: .6rem; display: grid; gap: .3rem .5rem;
   grid-template-columns: repeat(3, 1fr) }
@@ -34,6 +36,7 @@ figcaption { font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; marg
 .right img, .wrong img { outline: 3px solid #009E73; outline-offset: -3px } .wrong img { outline-color: #D55E00 }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .85rem }
 dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
+@media (max-width: 30rem) { th, td { padding: .3rem; font-size: .8rem } dl { grid-template-columns: 1fr } }
 """
 
 
@@ -62,9 +65,9 @@ def page(result: Result) -> str:
 
 
 def curve(result: Result) -> bytes:
-    """Return R@1 by radius with 95% intervals as a PNG: the model in colour, untrained controls in grey."""
+    """Return R@1 by radius with 95% intervals as a PNG: the model in colour, controls in grey."""
     with sns.axes_style("whitegrid"):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
         axes = figure.subplots()
     FigureCanvasAgg(figure)
     summary, grey = result.summary, 0
@@ -74,14 +77,14 @@ def curve(result: Result) -> bytes:
         y = [rows["natural_r1"].iloc[0], *rows["r1"]]
         color, mark = (COLORS[0], "o") if own else (GREYS[grey % len(GREYS)], GREY_MARKERS[grey % len(GREY_MARKERS)])
         grey += not own
-        label = _name(str(model))
+        label = name_text(str(model))
         axes.plot(x, y, color=color, marker=mark, linestyle="-" if own else "--", linewidth=1 + own, label=label)
         if own:
             low, high = rows["r1"] - rows["r1_low"], rows["r1_high"] - rows["r1"]
             axes.errorbar(rows["eps"] * 255, rows["r1"], [low, high], fmt="none", ecolor=color, capsize=3)
     axes.set(xlabel="eps of the l-inf ball (1/255); 0 is natural", ylabel="R@1", ylim=(-0.03, 1.03))
     axes.set_xlim(left=0 - 0.02 * max(summary["eps"].max() * 255, 1e-3))
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)  # beside the plot, a telephone would shrink both
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
@@ -92,16 +95,15 @@ def _said(sentence: Sentence) -> str:
 
 
 def _summary(result: Result) -> str:
-    head = ("", "eps", "natural R@1", "R@1 left", "95% interval", "natural MAP@R", "MAP@R left")
+    head = ("", "eps", "natural\nR@1", "R@1 left", "natural\nMAP@R", "MAP@R left")
     rows = [
         (
-            _name(row["model"]),
+            name_text(row["model"]),
             radius_text(row["eps"]),
             number(row["natural_r1"]),
-            number(row["r1"]),
-            f"{row['r1_low']:.3f} to {row['r1_high']:.3f}",
+            f"{number(row['r1'])}\n{interval(row['r1_low'], row['r1_high'])}",
             number(row["natural_map_r"]),
-            number(row["map_r"]),
+            f"{number(row['map_r'])}\n{interval(row['map_r_low'], row['map_r_high'])}",
         )
         for row in result.summary.to_dict("records")
     ]
@@ -109,7 +111,7 @@ def _summary(result: Result) -> str:
     table = _table(head, rows, own=MODEL)
     told = (
         '<p class="small">R@1: share of queries whose nearest image is of the same class. "Left": the worst image that '
-        "any attack found for each query.</p>"
+        "any attack found for each query; brackets hold 95% intervals.</p>"
     )
     return f"<h2>What is left</h2>{table}{told}" + (_table(("score", "value"), scores) if scores else "")
 
@@ -122,18 +124,20 @@ def _ranks(result: Result) -> str:
         return ""
     rows = [
         (
-            _name(row["model"]),
+            name_text(row["model"]),
             radius_text(row["eps"]),
-            *(f"{row[f'natural_{name}']:.3f} → {row[name]:.3f}" for name in names),
+            *(
+                f"{row[f'natural_{name}']:.3f} → {row[name]:.3f}\n{interval(row[f'{name}_low'], row[f'{name}_high'])}"
+                for name in names
+            ),
         )
         for row in summary.to_dict("records")
     ]
-    told = '<p class="small">One of the k nearest images is right; attacked by the images that attack R@1.</p>'
+    told = (
+        '<p class="small">One of the k nearest images is right; attacked by the images that attack R@1. '
+        "Brackets hold the 95% interval of what is left.</p>"
+    )
     return "<h2>R@k, natural → attacked</h2>" + _table(("", "eps", *(f"R@{k[1:]}" for k in names)), rows, MODEL) + told
-
-
-def _name(model: str) -> str:
-    return model if model == MODEL else f"{model}, untrained"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], own: str = "") -> str:

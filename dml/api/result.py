@@ -18,6 +18,7 @@ from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json
 from dml.data.transforms import to_float
 from dml.evaluation.statistics import over_seeds, wilson
+from dml.reporting.spelling import control_kind, interval
 from dml.retrieval.metrics import ranking
 
 MODEL = "your model"
@@ -104,7 +105,7 @@ class Result:
     Attributes:
         about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions.
         outcomes: one row per model, query, attack and radius, see :func:`dml.api.attack.run`. ``model`` is
-            ``your model`` or the name of an untrained control.
+            ``your model`` or the name of a control.
         gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check`; may be empty.
         scores: of the suite ``ranking``.
         cost: images put through the model forward and backward, and seconds.
@@ -128,8 +129,8 @@ class Result:
 
         ``model, eps, queries, natural_r1``, ``r1`` of the worst image of each query, ``natural_map_r, map_r`` (the
         lowest that any attack left each query), and ``natural_r2, r2`` to ``r8``. Attacked R@2 to R@8 are those of the
-        images that lower R@1 most: upper bounds. ``_low`` and ``_high`` after the names of R@1 and MAP@R are the ends
-        of 95% intervals over queries: Wilson's for R@1, Student's for MAP@R.
+        images that lower R@1 most: upper bounds. ``_low`` and ``_high`` after a score's name are the ends of its 95%
+        interval over queries: Wilson's for R@1 to R@8, Student's for MAP@R.
         """
         return pd.DataFrame(
             [
@@ -159,7 +160,8 @@ class Result:
                 ahead = bool(left[MODEL] > controls[best])
                 word = "more" if ahead else "no more"
                 kept = f"At {radius_text(eps)} your model keeps R@1 {left[MODEL]:.3f}"
-                found.append(Sentence(f"{kept}, {word} than the {controls[best]:.3f} of untrained {best}.", not ahead))
+                other = f"{control_kind(str(best))} {best}"
+                found.append(Sentence(f"{kept}, {word} than the {controls[best]:.3f} of {other}.", not ahead))
         return found
 
     def _gates(self) -> Sentence:
@@ -182,7 +184,8 @@ class Result:
             "",
             *_table(self.summary),
             "",
-            *_ranks(self.summary),
+            *_scores(self.summary),
+            "",
         ]
         if self.scores:
             lines.append("scores: " + ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items()))
@@ -225,22 +228,31 @@ class Result:
         return place / "report.html"
 
 
+def name_text(model: str) -> str:
+    """Return the name of the model, or of a control with a word on its training."""
+    return model if model == MODEL else f"{model}, {control_kind(model)}"
+
+
 def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
+    none = pd.Series(dtype=float)  # of suites that do not look beyond the nearest item
     natural = rows[rows["attack"] == "none"]
     attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
     worst = attacked[attacked["attack"] == "worst"]
     r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
     shares = {"natural_r1": natural["r1"], "r1": r1}
     means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
+    ranks = {f"{name}r{k}": of.get(f"r{k}", none) for k in RANKS for name, of in (("natural_", natural), ("", worst))}
     found = {"model": model, "eps": eps, "queries": len(r1)}
-    for name, values in (shares | means).items():
-        low, high = wilson(int(values.sum()), len(values)) if name in shares else _mean_interval(values)
+    for name, values in (shares | means | ranks).items():
+        low, high = _mean_interval(values) if name in means else _share_interval(values)
         found |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-    for k in RANKS:
-        name = f"r{k}"
-        found[f"natural_{name}"] = natural[name].mean() if name in natural else math.nan
-        found[name] = worst[name].mean() if name in worst and len(worst) else math.nan
     return found
+
+
+def _share_interval(values: pd.Series) -> tuple[float, float]:
+    """Wilson's 95% interval of a share; of values that were not measured there is none."""
+    known = values.notna().all() and len(values) > 0
+    return wilson(int(values.sum()), len(values)) if known else (math.nan, math.nan)
 
 
 def _mean_interval(values: pd.Series) -> tuple[float, float]:
@@ -255,27 +267,33 @@ def _table(summary: pd.DataFrame) -> list[str]:
     head = ("", "eps", "natural R@1", "R@1 left (95% interval)", "natural MAP@R", "MAP@R left")
     rows = [
         (
-            row.model if row.model == MODEL else f"{row.model}, untrained",
+            name_text(row.model),
             radius_text(row.eps),
             f"{row.natural_r1:.3f}",
-            f"{row.r1:.3f} ({row.r1_low:.3f} to {row.r1_high:.3f})",
+            f"{row.r1:.3f} {interval(row.r1_low, row.r1_high)}",
             f"{row.natural_map_r:.3f}",
             f"{row.map_r:.3f}",
         )
         for row in summary.itertuples()
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in parts).rstrip()
-        for parts in (list(enumerate(zip(row, widths, strict=True))) for row in (head, *rows))
-    ]
+    return _columns([head, *rows])
 
 
-def _ranks(summary: pd.DataFrame) -> list[str]:
-    """R@2 to R@8 of the model at the largest radius."""
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _scores(summary: pd.DataFrame) -> list[str]:
+    """R@2 to R@8 and MAP@R of the model at the largest radius."""
     row = summary[summary["model"] == MODEL].iloc[-1]
-    parts = [f"R@{k} {row[f'natural_r{k}']:.3f} -> {row[f'r{k}']:.3f}" for k in RANKS if not math.isnan(row[f"r{k}"])]
-    return [f"your model at {radius_text(row['eps'])}: {', '.join(parts)}"] if parts else []
+    names = {f"R@{k}": f"r{k}" for k in RANKS if not math.isnan(row[f"r{k}"])} | {"MAP@R": "map_r"}
+
+    def text(name: str) -> str:
+        return f"{row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"
+
+    head = (f"{MODEL} at {radius_text(row['eps'])}", "natural (95% interval)", "left (95% interval)")
+    return _columns([head, *((word, text(f"natural_{name}"), text(name)) for word, name in names.items())])
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
 from dml.reporting.spelling import count, spell
 from dml.reporting.tables import comparison, main_suite, of_suite, pool
+from dml.reporting.variants import BEST
 
 QUERIES = 200  # that it must have attacked for a curve, or a comparison of single attacks, to be drawn
 SEARCHES = 2  # example queries per dataset
@@ -95,8 +96,11 @@ def _headline(
         return {}
     queries = queries_text(next(iter(tables.values())))
     # Bars of many defences would be too thin to read, and their colours repeat.
-    shape = charts.ranked if len(palette.defenses) > len(style.COLORS) else charts.headline
+    shape = charts.ranked if scatter.crowded(palette) else charts.headline
     bars = shape(pool(own), [0.0, *tables], palette)
+    named = {figures.baseline, figures.paper, figures.peer, BEST}
+    few = " Small marks: the other models of the leaderboard. The natural axis is stretched towards 1."
+    few = few if scatter.crowded(palette) else ""
     return {
         "headline": (
             bars,
@@ -104,10 +108,10 @@ def _headline(
             "† marks a model with a gate that does not hold.",
         ),
         "scatter": (
-            scatter.scatter(tables, palette),
+            scatter.scatter(tables, palette, named),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. The best "
             "model is at the top right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
-            "has a gate that does not hold.",
+            f"has a gate that does not hold.{few}",
         ),
     }
 

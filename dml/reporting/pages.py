@@ -6,16 +6,16 @@ from pathlib import Path
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
-from dml.reporting import ablation, grid, kinds, made, paired, sections, trust
+from dml.reporting import ablation, grid, kinds, made, sections, standing, trust
 from dml.reporting.claims import finding, judged
+from dml.reporting.overview import FOLDER, overview
 from dml.reporting.paper import claims_page
 from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
-from dml.reporting.spelling import CONTROL, MARK, MISSING, count, details, table, wide_table
+from dml.reporting.spelling import CONTROL, MARK, count, details, table, verdict_text
 from dml.reporting.style import caption_of
-from dml.reporting.tables import comparison, leaderboard, main_records, main_suite, of_suite
+from dml.reporting.tables import comparison, main_records, main_suite, of_suite
 
-FOLDER = "pages"  # of the datasets' pages
 # Order of figures.
 FIRST = ("headline", "scatter", "accuracy_by_eps", "grid", "attacks", "certified", "search", "embeddings")
 MEANING = (
@@ -101,76 +101,6 @@ def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[t
     return found
 
 
-def overview(
-    by_dataset: Mapping[str, Sequence[Record]],
-    stale: Sequence[Stale],
-    figures: Figures,
-    origins: Mapping[str, str],
-    drawings: Mapping[str, Sequence[tuple[str, str]]],
-) -> str:
-    """Return results/README.md: leaderboards, verdicts, and links.
-
-    Args:
-        by_dataset: dataset -> its current records, in the order of the leaderboard.
-        stale: records that are counted only.
-        figures: what results/ reports.
-        origins: where each dataset's images come from.
-        drawings: file and caption of each dataset's figures.
-    """
-    suites = {name: main_suite(own, figures) for name, own in by_dataset.items()}
-    shown = {name: suite for name, suite in suites.items() if suite}
-    boards = {name: leaderboard(by_dataset[name], figures) for name in shown}
-    boards = dict(sorted(boards.items(), key=lambda item: -len(item[1])))  # the most defences lead
-    lines = ["# Results", "", "Written by the pipeline from the JSON of each run in [runs/](runs)."]
-    if any(not board.empty for board in boards.values()):
-        lines += [
-            "",
-            "## Leaderboard",
-            "",
-            "R@1 after the worst of all attacks (95% interval), each defence with its best loss. The factor is "
-            f"relative to `{figures.baseline}` training at eps {radius_text(figures.eps)}, and so is the cost, "
-            f"the number of images that the model embedded in training. {MARK}: a gate does not hold.",
-        ]
-        lead = [drawn for drawn in drawings[next(iter(boards))] if Path(drawn[0]).stem == "scatter"]
-        lines += [line for file, caption in lead for line in ("", f"![{caption}]({file})")]
-        for name, board in boards.items():
-            lines += ["", f"**[{name}]({FOLDER}/{name}.md)**, suite `{shown[name]}`, {sections.queries_text(board)}"]
-            lines += sections.leaderboard_table(board, figures)
-    lines += _claims_overview(main_records(by_dataset, figures), figures)
-    lines += ["", "## Pages", ""]
-    for name, own in by_dataset.items():
-        old = sum(found.record["dataset"] == name for found in stale)
-        runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
-        lines.append(f"- [{name}]({FOLDER}/{name}.md) ({runs}). {origins.get(name, '')}".rstrip())
-    lines += [
-        "",
-        "All rows as a table: [metrics.csv](metrics.csv). Time of training: [cost.md](cost.md). Device, versions and "
-        "seconds of each run: [provenance.json](provenance.json).",
-    ]
-    if stale:
-        lines[-1] += " Stale runs are listed on their pages and count nowhere else."
-    return "\n".join(lines) + "\n"
-
-
-def _claims_overview(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
-    """One row per claim, one column per dataset."""
-    found: dict[str, dict[str, str]] = {}
-    for name, own in by_dataset.items():
-        for row in judged(own, figures):
-            found.setdefault(row.claim, {})[name] = f"**{row.verdict}**"
-    if not found:
-        return []
-    datasets = [name for name in by_dataset if any(name in verdicts for verdicts in found.values())]
-    rows = [([claim], [cells.get(name, MISSING) for name in datasets]) for claim, cells in found.items()]
-    links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
-    text = (
-        "A claim holds if it does for every loss. Verdicts use 95% intervals, and between two models McNemar's exact "
-        "test on the same queries; the pages give the numbers. One by one, as the paper makes them: "
-        "[claims.md](claims.md)."
-    )
-    return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
-
-
 def dataset_page(
     dataset: str,
     records: Sequence[Record],
@@ -198,8 +128,10 @@ def dataset_page(
         lines += ["", finding(compared, figures.eps, figures)] if not compared.empty else []
     lines += _figures(drawn[:1])
     if main:
+        board = sections.leaderboard_section(records, figures)
+        lines += ["", "## Leaderboard", *board] if board else []
         lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
-        lines += paired.best_section(of_suite(records, main), figures)
+        lines += standing.best_section(of_suite(records, main), figures)
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
         lines += ["", "## Controls", *controls] if controls else []
@@ -223,7 +155,7 @@ def _figures(drawn: Sequence[tuple[str, str]], title: str = "") -> list[str]:
 
 
 def _claims(records: Sequence[Record], figures: Figures) -> list[str]:
-    rows = [[row.claim, row.measured, f"**{row.verdict}**"] for row in judged(records, figures)]
+    rows = [[row.claim, row.measured, verdict_text(row.verdict)] for row in judged(records, figures)]
     return ["", "## Claims", *table(["claim", "measured", "verdict"], rows)] if rows else []
 
 

@@ -7,31 +7,18 @@ differences of a query are averaged over its seeds first. Intervals and tests ar
 of R@1 they leave out how trainings differ.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.stats import ttest_1samp
 
-from dml.attacks.balls import radius_text
-from dml.config.run import Figures
 from dml.data.sampling import attacked_rows
 from dml.evaluation.statistics import paired_test
-from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, table
-from dml.reporting.tables import check_alike, comparison
+from dml.reporting.records import Record
+from dml.reporting.tables import check_alike
 
 CHANCE = 0.05  # of a difference as large, at most, for a test to separate two models
-OPEN = 12  # rows, at most, of a table that is not folded
-NAMED = 6  # models, at most, that a sentence lists
-METHODS = (
-    "How far it is ahead of each other model on the queries that both met, with a paired 95% interval over queries "
-    "(R@1: Bonett and Price 2012; MAP@R: Student's t), and the probability p of a difference as large if both were "
-    "equally good (R@1: McNemar's exact test; MAP@R: paired t-test). Only p is corrected for the number of rows (Holm "
-    "1979). A query that several seeds attacked counts once, with the mean over them. Neither interval nor p accounts "
-    "for how trainings differ, or for the choice of the best model by these same queries."
-)
 Model = tuple[str, str]
 """Loss and defence."""
 Pairs = list[tuple[Record, Record]]
@@ -169,70 +156,3 @@ def _differences(pairs: Pairs, values: Callable[[Record], Sequence[float]]) -> n
         for query, difference in zip(queries, differences, strict=True):
             found.setdefault(int(query), []).append(float(difference))
     return np.array([np.mean(several) for several in found.values()])
-
-
-def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
-    """Compare the trained model with the highest adversarial R@1 with every other model and control, query by query.
-
-    Args:
-        records: of one dataset and suite.
-        figures: gives the radius.
-    """
-    found, key = comparison(records, figures.eps, figures), eps_key(figures.eps)
-    trained = found[found["loss"] != CONTROL]
-    if trained.empty:
-        return []
-    best = trained.loc[trained["r1"].idxmax()]
-    others = found.drop(index=best.name).sort_values("r1", ascending=False, kind="stable")
-    pairs = {
-        _name(row): same_queries(records, (best["loss"], best["defense"]), (row["loss"], row["defense"]), key)
-        for _, row in others.iterrows()
-    }
-    recall = _corrected({name: in_r1(both, key) for name, both in pairs.items()})
-    precision = _corrected({name: in_map_r(both, key) for name, both in pairs.items()})
-    if not recall:
-        return []
-    rows = [
-        [name, f"{found.queries:,}", *_cells(found), *(_cells(precision.get(name)) if precision else [])]
-        for name, found in recall.items()
-    ]
-    columns = ["against", "queries", "R@1 ahead by", "p", *(["MAP@R ahead by", "p"] if precision else [])]
-    shown = table(columns, rows)
-    if len(rows) > OPEN:
-        shown = details(f"All {len(rows)} comparisons", shown)
-    standing = _standing("R@1", recall) + (f", and {_standing('MAP@R', precision)}" if precision else "")
-    text = f"At eps {radius_text(figures.eps)}, **{_name(best)}** is {standing}."
-    return ["", "## The best model against the others, query by query", "", text, "", METHODS, *shown]
-
-
-def _name(row: pd.Series) -> str:
-    return model_text(row["loss"], row["defense"]) + (MARK if row["gates"] == "fail" else "")
-
-
-def _corrected(found: Mapping[str, Difference | None]) -> dict[str, Difference]:
-    """The differences that there are, their p-values corrected for their number."""
-    known = {name: difference for name, difference in found.items() if difference}
-    chances = holm([difference.chance for difference in known.values()])
-    return {
-        name: difference._replace(chance=chance)
-        for (name, difference), chance in zip(known.items(), chances, strict=True)
-    }
-
-
-def _cells(found: Difference | None) -> list[str]:
-    if found is None:
-        return [MISSING, MISSING]
-    return [f"{found.value:+.3f} {interval(found.low, found.high)}", chance_text(found.chance)]
-
-
-def _standing(score: str, compared: Mapping[str, Difference]) -> str:
-    """Which of the others a model is ahead of."""
-    short = [name for name, found in compared.items() if found.verdict != "holds"]
-    if not short:
-        largest = chance_text(max(found.chance for found in compared.values()))
-        whom = f"all {len(compared)} others" if len(compared) > 1 else "the other model"
-        return f"ahead of {whom} in {score} beyond chance (largest corrected p {largest})"
-    if len(short) == len(compared):
-        return f"not ahead of any other in {score} beyond chance"
-    named = f" (not of {'; '.join(short)})" if len(short) <= NAMED else ""
-    return f"ahead of {len(compared) - len(short)} of {len(compared)} others in {score} beyond chance{named}"

@@ -1,6 +1,6 @@
 """The scatter of natural against adversarial R@1, with its Pareto front."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,21 +14,32 @@ from scipy.optimize import isotonic_regression
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, spell
 from dml.reporting.style import COLORS, MARKERS, WIDTH, Palette, inside, key_mark, legend_above, panels
+from dml.reporting.tables import best_control
+
+OTHER = "#8aa0b4"  # of models without a name among many
+MARGIN = 0.01  # natural R@1 beyond 1 at which the stretched axis would end
 
 
-def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
+def crowded(palette: Palette) -> bool:
+    """Return whether a dataset has more defences than there are colours to tell them apart."""
+    return len(palette.defenses) > len(COLORS)
+
+
+def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Collection[str] = ()) -> Figure:
     """Natural against adversarial R@1: one colour per defence, one marker per loss.
 
     The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
-    largest radius is drawn, with the models' names beside it, and controls as lines at their adversarial R@1.
+    largest radius is drawn, and only the models on the front and some others have a colour, intervals and a name beside
+    them; the best control is a line at its adversarial R@1.
 
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
         palette: of the dataset. Untrained controls are grey.
+        named: defences that have a name among many, whether or not they are on the front.
     """
-    if len(palette.defenses) > len(COLORS):
+    if crowded(palette):
         eps = max(tables)
-        return _crowded_scatter(eps, tables[eps], palette)
+        return _crowded_scatter(eps, tables[eps], palette, named)
     figure, axes = panels(len(tables), height=4.0)
     for panel, (eps, found) in zip(axes, tables.items(), strict=True):
         panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
@@ -45,25 +56,44 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette) -> Figure:
     return figure
 
 
-def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette) -> Figure:
-    """One wide panel at one radius, over the range of the trained models, with a name beside each mark."""
-    figure, panel = plt.subplots(figsize=(WIDTH, 6.0))
+def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: Collection[str]) -> Figure:
+    """One wide panel at one radius, over the range of the trained models, with names beside the marks that matter."""
+    figure, panel = plt.subplots(figsize=(WIDTH, 5.4))
     trained = found[found["loss"] != CONTROL]
-    for row in found[found["loss"] == CONTROL].itertuples():
-        look = palette.look(row.loss, row.defense)
-        panel.axhline(row.r1, color=look.color, linestyle=look.line, linewidth=1.2)
-    _marks(panel, trained, palette)
-    left = trained["natural_low"].min() - 0.02
+    shown = trained["defense"].isin(list(named)) | trained.index.isin(pareto_front(trained).index)
+    _marks(panel, trained[shown], palette)
+    for row in trained[~shown].itertuples():
+        hollow = "white" if row.gates == "fail" else OTHER
+        mark = {"color": OTHER, "markerfacecolor": hollow, "markersize": 5, "linestyle": ""}
+        panel.plot(row.natural, row.r1, marker=_loss_marker(row.loss, palette), zorder=1, **mark)
+    panel.set_xscale("function", functions=(_stretch, _shrink))
+    left = max(0.0, trained["natural_low"].min() - 0.02)
     panel.set(xlabel="natural R@1", ylabel="adversarial R@1", xlim=(left, 1.0), ylim=(-0.03, 1.03))
+    ticks = [tick for tick in (*np.arange(0, 0.95, 0.1), 0.95, 0.98, 1.0) if tick >= left]
+    panel.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
     panel.set_title(f"eps {radius_text(eps)}")
-    _names(panel, trained, palette)
     keys = [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
     labels = [f"{spell(loss)} loss" for loss in palette.losses]
-    controls = [palette.look(CONTROL, name) for name in palette.controls]
-    keys += [Line2D([], [], color=look.color, linestyle=look.line) for look in controls]
-    keys.append(Line2D([], [], color="silver", linewidth=3))
-    legend_above(figure, keys, [*labels, *(look.label for look in controls), "Pareto front"], columns=3)
+    control = best_control(found)
+    if control is not None:
+        look = palette.look(CONTROL, control["defense"])
+        panel.axhline(control["r1"], color=look.color, linestyle="--", linewidth=1.2)
+        keys.append(Line2D([], [], color=look.color, linestyle="--"))
+        labels.append(f"best control ({look.label})")
+    _names(panel, trained[shown], palette)
+    keys += [Line2D([], [], color="silver", linewidth=3), key_mark(OTHER, _loss_marker(palette.losses[0], palette))]
+    legend_above(figure, keys, [*labels, "Pareto front", "other models"], columns=3)
     return figure
+
+
+def _stretch(natural: np.ndarray) -> np.ndarray:
+    """Natural R@1 by the logarithm of what is missing to 1, so that models that are close to 1 stand apart."""
+    return -np.log(np.maximum(1.0 + MARGIN - np.asarray(natural), 1e-6))
+
+
+def _shrink(place: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`_stretch`."""
+    return 1.0 + MARGIN - np.exp(-np.asarray(place))
 
 
 def _marks(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
@@ -93,7 +123,6 @@ def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
     ordered = found.sort_values(["r1", "natural"])
     heights = spread_out(ordered["r1"].tolist(), min(0.045, 1 / len(ordered)))
     several = ordered["defense"].duplicated(keep=False)
-    right = panel.get_xlim()[1] + 0.04 * np.ptp(panel.get_xlim())
     for row, height, shared in zip(ordered.itertuples(), heights, several, strict=True):
         look = palette.look(row.loss, row.defense)
         name = f"{look.label} ({spell(row.loss)})" if shared else look.label
@@ -105,8 +134,8 @@ def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
             "shrinkB": 4,
             "relpos": (0, 0.5),
         }
-        where = {"textcoords": "data", "va": "center", "annotation_clip": False}
-        panel.annotate(name, (row.natural, row.r1), (right, height), fontsize=9, arrowprops=line, **where)
+        where = {"textcoords": panel.get_yaxis_transform(), "va": "center", "annotation_clip": False}
+        panel.annotate(name, (row.natural, row.r1), (1.04, height), fontsize=9, arrowprops=line, **where)
 
 
 def spread_out(values: Sequence[float], gap: float) -> list[float]:

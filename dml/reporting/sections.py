@@ -23,7 +23,7 @@ from dml.reporting.spelling import (
     table,
     wide_table,
 )
-from dml.reporting.tables import comparison, pool
+from dml.reporting.tables import comparison, leaderboard, pool
 
 Pair = tuple[str, str]
 """Loss and defence of a model."""
@@ -129,6 +129,25 @@ def controls_section(records: Sequence[Record], figures: Figures) -> list[str]:
     )
     header = ["control", "natural R@1", "natural MAP@R", *(f"R@1 at {radius_text(eps)}" for eps in radii)]
     return ["", text, *table(header, rows)]
+
+
+def leaderboard_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show :func:`dml.reporting.tables.leaderboard` with a line on how to read it.
+
+    Args:
+        records: of one dataset.
+        figures: names the baseline and the main suite.
+    """
+    board = leaderboard(records, figures)
+    if board.empty:
+        return []
+    radius = radius_text(figures.eps)
+    text = (
+        f"R@1 after the worst of all attacks (95% interval), each defence with its best loss at eps {radius}; of the "
+        f"controls the best at each radius. The factor is relative to `{figures.baseline}` training at eps {radius}, "
+        "and so is the cost, the number of images that the model embedded in training."
+    )
+    return ["", text, *leaderboard_table(board, figures)]
 
 
 def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:

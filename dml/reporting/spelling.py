@@ -10,6 +10,7 @@ from dml.config.run import Figures
 MARK = "†"  # beside the figures of a model with a gate that does not hold
 CONTROL = "none"  # the loss of a control
 MISSING = "–"
+UNTESTED = "not tested here"  # verdict on a claim that nothing measured is about
 FITTED = {"pixels_linear": "linear metric"}  # controls fitted to the training classes, as text
 COLUMNS = 8  # at most in a table, so that a page needs no sideways scrolling
 
@@ -65,6 +66,11 @@ def factor_text(factor: float, low: float, high: float) -> str:
 def chance_text(chance: float) -> str:
     """Return a p-value."""
     return "< 0.0001" if chance < 1e-4 else f"{chance:.4f}"
+
+
+def verdict_text(verdict: str) -> str:
+    """Return a verdict in bold, unless there is none."""
+    return verdict if verdict == UNTESTED else f"**{verdict}**"
 
 
 def time_text(seconds: float | None) -> str:

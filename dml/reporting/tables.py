@@ -114,10 +114,11 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
         figures: names the baseline, and the order of the defences.
 
     Returns:
-        ``loss, defense, trainings, queries, claims, gates, natural, natural_low, natural_high, map_r, r1, r1_low,
-        r1_high, adversarial_map_r, factor, factor_low, factor_high``. Adversarial MAP@R is what an attack on MAP@R
-        leaves, NaN in a suite without one. The factor of the baseline and of a control is
-        NaN; where none of the baseline's queries survived, it and the upper end of its 95% interval are infinite.
+        ``loss, defense, trainings, queries, claims, gates, images, natural, natural_low, natural_high, map_r, r1,
+        r1_low, r1_high, adversarial_map_r, factor, factor_low, factor_high``. Natural scores are over ``images``.
+        Adversarial MAP@R is what an attack on MAP@R leaves, NaN in a suite without one. The factor of the baseline and
+        of a control is NaN; where none of the baseline's queries survived, it and the upper end of its 95% interval
+        are infinite.
 
     Raises:
         ValueError: see :func:`check_alike`.
@@ -133,8 +134,8 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     found[["factor", "factor_low", "factor_high"]] = np.reshape(factors, (-1, 3)).astype(float)
     places = {name: place for place, name in enumerate(order(found["defense"], figures))}
     found = found.assign(control=found["loss"] == CONTROL, place=found["defense"].map(places))
-    columns = [*MODEL, "trainings", "queries", "claims", "gates", "natural", "natural_low", "natural_high", "map_r"]
-    columns += ["r1", "r1_low", "r1_high", "adversarial_map_r", "factor", "factor_low", "factor_high"]
+    columns = [*MODEL, "trainings", "queries", "claims", "gates", "images", "natural", "natural_low", "natural_high"]
+    columns += ["map_r", "r1", "r1_low", "r1_high", "adversarial_map_r", "factor", "factor_low", "factor_high"]
     return found.sort_values(["control", "loss", "place"], ignore_index=True)[columns]
 
 
@@ -153,7 +154,7 @@ def _natural(records: Sequence[Record]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns).groupby(MODEL, as_index=False).mean()
     ends = [wilson(round(row.natural * row.images), int(row.images)) for row in table.itertuples()]
     table[["natural_low", "natural_high"]] = np.reshape(ends, (-1, 2)).astype(float)
-    return table.assign(claims=table["claims"] > 0).drop(columns="images")
+    return table.assign(claims=table["claims"] > 0, images=table["images"].astype(int))
 
 
 def _factor(row: Any, baseline: str) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from dml.common.table import find
 from dml.defenses import DEFENSES
 from dml.reporting.records import Record
 
+BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
 RADIUS = "defense.eps"  # of the ball that a defence trains with
 KIND = "defense.class"  # key of ``DEFENSES``
 Leaves = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Disturb `python -m dml repro`: two at once, a plain `dvc repro` beside it, a kill, and files missing in DVC's cache.
+"""Disturb `python -m dml repro`: two at once, plain `dvc repro` beside it, a kill, and files missing in DVC's cache.
 
     python tests/faults/pipeline.py
 
@@ -71,9 +71,9 @@ def finish(running: subprocess.Popen[str]) -> str:
     return f"{running.returncode}: {' | '.join(last)}"
 
 
-def two_at_once(project: Path, other: str) -> list[str]:
+def two_at_once(project: Path, first: str, other: str) -> list[str]:
     """A second run while the first is in its first stage."""
-    running = start(project, OURS)
+    running = start(project, first)
     wait_for_stage(running)
     second = finish(start(project, other))
     return [f"the second, {second}", f"the first, {finish(running)}"]
@@ -98,8 +98,9 @@ def missing(project: Path) -> list[str]:
 
 
 FAULTS: dict[str, Callable[[Path], list[str]]] = {
-    "two at once": lambda project: two_at_once(project, OURS),
-    "a plain dvc repro at once": lambda project: two_at_once(project, PLAIN),
+    "two at once": lambda project: two_at_once(project, OURS, OURS),
+    "a plain dvc repro at once": lambda project: two_at_once(project, OURS, PLAIN),
+    "two plain dvc repro at once": lambda project: two_at_once(project, PLAIN, PLAIN),
     "killed": killed,
     "missing in the cache": missing,
 }

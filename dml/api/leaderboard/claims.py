@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dml.api.about import images_sha256
 from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
-from dml.api.evaluate import attacked, images_sha256
+from dml.api.evaluate import attacked
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
 from dml.api.similarity import SimilaritySearch, search_over
 from dml.attacks.balls import Linf

@@ -103,6 +103,7 @@ class Entry(_Record):
         gates: signs of a failed attack at this radius.
         weights_sha256: of the model; None for a function without weights.
         images_sha256: of the natural queries.
+        gallery_sha256: of the gallery's images, labels and groups; older entries have none.
         versions: of the software that measured.
         lowered: claims that lowered R@1, the first one first. MAP@R keeps its value, an upper bound.
     """
@@ -131,6 +132,7 @@ class Entry(_Record):
     gates: Gates
     weights_sha256: Digest | None
     images_sha256: Digest
+    gallery_sha256: Digest | None = None
     versions: dict[str, Line]
     lowered: tuple[Lowered, ...] = ()
 
@@ -218,9 +220,9 @@ def read_all(folder: Path) -> list[Entry]:
 def comparable(entry: Entry, others: Iterable[Entry]) -> None:
     """Raise ValueError unless all entries of the same dataset have the same queries and gallery."""
     for other in others:
-        for key in ("images_sha256", "queries", "gallery", "classes", "shape"):
+        for key in ("images_sha256", "queries", "gallery", "classes", "shape", "gallery_sha256"):
             ours, theirs = getattr(entry, key), getattr(other, key)
-            if other.dataset == entry.dataset and ours != theirs:
+            if other.dataset == entry.dataset and ours != theirs and None not in (ours, theirs):
                 raise ValueError(
                     f"{entry.name!r} has {key} {_short(ours)}, and {other.name!r} on {other.dataset} has "
                     f"{_short(theirs)}; evaluate the same {other.queries} queries (seed {other.seed}) of the same "

@@ -1,4 +1,4 @@
-"""From the report of an evaluation to entries: one per radius for the model, and for each control in it."""
+"""From the report of an evaluation to entries: one per radius for the model, and for each untrained control in it."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from dml.api.leaderboard.entry import Entry, validated
 from dml.api.result import MODEL
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
+from dml.reporting.spelling import FITTED
 
 CONTROL = {
     "authors": "The dml contributors",
@@ -41,6 +42,8 @@ class Told(NamedTuple):
 def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Entry]:
     """Return the entries of a report, those of the model first.
 
+    A control that was fitted has none: others cannot check a claim against it without its training images.
+
     Args:
         folder: what :meth:`dml.api.result.Result.save` wrote.
         told: of the model.
@@ -56,12 +59,13 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     if "://" not in told.link and not (ROOT / told.link).exists():
         raise ValueError(f"link is {told.link!r}; it must begin with https://, or name a file of this repository")
     common = {key: about[key] for key in ("suite", "seed", "queries", "gallery", "classes", "shape", "images_sha256")}
+    common["gallery_sha256"] = about.get("gallery_sha256")
     common |= {"norm": "linf", "versions": about["versions"], "dataset": told.dataset, "images": told.images}
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
     radii = [row["eps"] for row in report["summary"] if row["model"] == MODEL]
     found = []
     for row in report["summary"]:
-        if row["eps"] == 0:  # the natural scores, which every entry has
+        if row["model"] in FITTED or row["eps"] == 0:  # at eps 0 stand the natural scores, which every entry has
             continue
         of = outcomes[(outcomes["model"] == row["model"]) & np.isclose(outcomes["eps"], row["eps"], atol=1e-6)]
         worst = of[of["attack"] == "worst"].sort_values("query")["r1"]

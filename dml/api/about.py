@@ -1,0 +1,104 @@
+"""What was evaluated: the facts that a report shows, and a key of all that decides its numbers."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dml
+from dml.api.checks import LOOKED_AT
+from dml.api.similarity import SimilaritySearch
+from dml.common.randomness import torch_generator
+from dml.data.base import Split
+from dml.data.sampling import evenly
+from dml.evaluation.suites.base import Suite
+
+CODE = ("api", "attacks", "evaluation", "retrieval")  # packages that decide what an attack finds
+AT_ONCE = 100  # images digested at a time
+
+
+def about(
+    search: SimilaritySearch,
+    suite: Suite,
+    rows: np.ndarray,
+    seed: int,
+    similarity: str,
+    name: str | Mapping[str, Any],
+    has_gradient: bool,
+) -> dict[str, Any]:
+    """Return what was evaluated, and ``key``: of images, settings, code, and the model's outputs and gradients.
+
+    Args:
+        search: of the model.
+        suite: as it runs.
+        rows: numbers of the attacked queries.
+        seed, similarity: of the evaluation.
+        name: of the suite, or its settings.
+        has_gradient: whether the model gives any.
+    """
+    settings = {"kind": type(suite).__name__, **vars(suite)}
+    settings.pop("named", None)
+    found = {
+        "suite": name if isinstance(name, str) else "own settings",
+        "settings": settings,
+        "similarity": similarity,
+        "seed": seed,
+        "gradients": has_gradient,
+        "queries": len(rows),
+        "all_queries": len(search),
+        "apart": search.apart,
+        "gallery": len(search.split),
+        "classes": len(search.split.classes),
+        "shape": list(search.split.images.shape[1:3]),
+        "grouped": search.split.groups is not None,
+        "images_sha256": images_sha256(search.query_split, rows),
+        "gallery_sha256": gallery_sha256(search.split),
+        "embeddings_sha256": hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes()).hexdigest(),
+        "device": str(search.gallery.labels.device),
+        "versions": {
+            "python": platform.python_version(),
+            **{item: version(item) for item in ("dml", "torch", "numpy")},
+        },
+    }
+    asked = search.query_split
+    decides = [found, rows.tolist(), asked.labels.tolist(), None if asked.groups is None else asked.groups.tolist()]
+    decides += [code_sha256(), steepness(search) if has_gradient else None]
+    return found | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
+
+
+def images_sha256(asked: Split, rows: np.ndarray) -> str:
+    """Return the digest of some queries' pixels, as they are held (see :mod:`dml.api.pixels`), in order."""
+    total = hashlib.sha256()
+    for first in range(0, len(rows), AT_ONCE):
+        total.update(np.ascontiguousarray(asked.images[rows[first : first + AT_ONCE]]).tobytes())
+    return total.hexdigest()
+
+
+def gallery_sha256(split: Split) -> str:
+    """Return the digest of a gallery: its pixels, labels and groups, in order."""
+    total = hashlib.sha256(images_sha256(split, np.arange(len(split))).encode() + split.labels.tobytes())
+    total.update(b"" if split.groups is None else split.groups.tobytes())
+    return total.hexdigest()
+
+
+def steepness(search: SimilaritySearch) -> list[str]:
+    """Return the length of a few images' gradients to two digits: models of equal outputs may differ in them."""
+    images = search.images(evenly(LOOKED_AT, len(search))).requires_grad_(True)
+    with torch.enable_grad():
+        found = search.model(images)
+        direction = torch.randn(found.shape, generator=torch_generator(0, "a direction to look in")).to(found)
+        (gradient,) = torch.autograd.grad((found * direction).sum(), images)
+    return [f"{length:.1e}" for length in gradient.flatten(1).norm(dim=1).tolist()]  # on a GPU further digits change
+
+
+def code_sha256() -> str:
+    """Return the digest of the code that decides what an attack finds."""
+    home = Path(dml.__file__).parent
+    files = sorted(file for package in CODE for file in (home / package).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,0 +1,44 @@
+"""Controls beside somebody's model: which fit its images, and their fit to training images."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from dml.config.build import evaluation as build
+from dml.data.base import Dataset, Split
+from dml.reporting.spelling import FITTED
+
+CONTROLS = ("pixels_8", "pixels_16", "soft_histogram", "pixels_linear")
+SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least image that each averages boxes to
+
+
+def controls(
+    names: Sequence[str], split: Split, data: Dataset | None, seed: int, report: Callable[[str], None]
+) -> dict[str, nn.Module]:
+    """Build controls by name; those whose boxes do not divide the images are left out.
+
+    Args:
+        names: as in :data:`dml.evaluation.CONTROLS`.
+        split: the images that are attacked.
+        data: to fit those controls to that can be fitted; None leaves these out.
+        seed: of the fit.
+        report: receives one line per fit.
+
+    Raises:
+        ValueError: a name is unknown, or the training images have another size or cannot be fitted to.
+    """
+    shape = split.images.shape[1:3]
+    if data is not None and data.train.images.shape[1:3] != shape:
+        raise ValueError(
+            f"training images have {data.train.images.shape[1:3]} pixels and the others {shape}; bring them to one size"
+        )
+    found = {}
+    for name in names:
+        control = build.control(name)
+        if any(side % SIDES.get(name, 1) for side in shape):
+            continue
+        if name not in FITTED:
+            found[name] = control
+        elif data is not None:
+            found[name] = control.fit(data, seed, report=report)
+    return found

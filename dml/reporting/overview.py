@@ -1,0 +1,155 @@
+"""results/README.md: one screen with the best models, the verdicts, and links to the pages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dml.attacks.balls import radius_text
+from dml.config.run import Figures
+from dml.reporting.claims import judged
+from dml.reporting.records import Record, Stale
+from dml.reporting.sections import marked, queries_text
+from dml.reporting.spelling import (
+    CONTROL,
+    MARK,
+    MISSING,
+    UNTESTED,
+    count,
+    number,
+    spell,
+    table,
+    verdict_text,
+    wide_table,
+)
+from dml.reporting.standing import leader_text, own_text, standings
+from dml.reporting.tables import leaderboard, main_records, main_suite
+
+FOLDER = "pages"  # of the datasets' pages
+MEASURED = (
+    "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, whose "
+    "classes no model was trained on. R@1 counts the worst of all attacks on each query. Claims rest only on suites "
+    "with gates, which look for signs that an attack failed. Each page has the leaderboard of all defences, settings, "
+    "gates and paired tests; [runs/](runs) has the outcome of each query, [metrics.csv](metrics.csv) all rows as a "
+    "table, [cost.md](cost.md) the time of training, and [provenance.json](provenance.json) device, versions and "
+    "seconds of each run."
+)
+
+
+def overview(
+    by_dataset: Mapping[str, Sequence[Record]],
+    stale: Sequence[Stale],
+    figures: Figures,
+    origins: Mapping[str, str],
+    drawings: Mapping[str, Sequence[tuple[str, str]]],
+) -> str:
+    """Return results/README.md: the best model of each dataset, verdicts, and links.
+
+    Args:
+        by_dataset: dataset -> its current records, in the order of the pages.
+        stale: records that are counted only.
+        figures: what results/ reports.
+        origins: where each dataset's images come from.
+        drawings: file and caption of each dataset's figures.
+    """
+    main = main_records(by_dataset, figures)
+    boards = {name: leaderboard(own, figures) for name, own in main.items()}
+    boards = {name: board for name, board in boards.items() if not board.empty}
+    boards = dict(sorted(boards.items(), key=lambda item: -len(item[1])))  # the most defences lead
+    lead = next(iter(boards), "")
+    lines = ["# Results", "", "Written by the pipeline from the JSON of each run in [runs/](runs)."]
+    if lead:
+        lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
+        told = standings(main[lead], figures)
+        sentences = [leader_text(told[0], figures)] if told else []
+        sentences += [own_text(own, told[0], figures) for own in told[1:]]
+        lines += ["", f"Query by query on [{lead}]({FOLDER}/{lead}.md). {' '.join(sentences)}"] if told else []
+        lines += _figure(drawings[lead], "scatter")
+    lines += _claims(main, figures)
+    lines += ["", "## Pages", ""]
+    for name, own in by_dataset.items():
+        old = sum(found.record["dataset"] == name for found in stale)
+        runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
+        if name in boards:
+            runs += f"; suite `{main_suite(own, figures)}`, {queries_text(boards[name])}"
+        lines.append(f"- [{name}]({FOLDER}/{name}.md) ({runs}). {origins.get(name, '')}".rstrip())
+    grids = [line for name in by_dataset for line in _figure(drawings[name], "grid")]
+    lines += ["", "## Training radius and test radius", *grids] if grids else []
+    lines += ["", "## How it was measured", "", MEASURED]
+    if stale:
+        lines[-1] += " Stale runs are listed on their pages and count nowhere else."
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(figures: Figures) -> str:
+    radius = radius_text(figures.eps)
+    return (
+        f"The trained model that keeps the most R@1 at eps {radius} after the worst of all attacks (95% interval), "
+        f"beside `{figures.baseline}` training, the paper's `{figures.paper}` training and the best control, a search "
+        f"without a trained network. The last three columns are R@1 at {radius}; a defence has its best loss. "
+        f"{MARK}: a gate does not hold."
+    )
+
+
+def _best_models(boards: Mapping[str, pd.DataFrame], figures: Figures) -> list[str]:
+    """One row per dataset with a trained model.
+
+    Args:
+        boards: dataset -> :func:`dml.reporting.tables.leaderboard`.
+        figures: names the baseline and the paper's defence, and gives the radii.
+    """
+    rows = []
+    for name, board in boards.items():
+        trained = board[board["loss"] != CONTROL]
+        if trained.empty:
+            continue
+        best = trained.iloc[0]
+        others = [trained[trained["defense"].eq(defense)] for defense in (figures.baseline, figures.paper)]
+        controls = board[board["loss"] == CONTROL]
+        control = MISSING if controls.empty else f"{_r1(controls)} ({spell(controls.iloc[0]['defense'])})"
+        rows.append(
+            [
+                f"[{name}]({FOLDER}/{name}.md): {spell(best['defense'])} ({spell(best['loss'])})",
+                number(best["natural"]),
+                number(best["r1_paper"]),
+                marked(best["r1"], best["r1_low"], best["r1_high"], best["gates"], bold=True),
+                number(best["adversarial_map_r"]),
+                *map(_r1, others),
+                control,
+            ]
+        )
+    radii = radius_text(figures.paper_eps), radius_text(figures.eps)
+    header = ["dataset: best model", "natural R@1", *(f"R@1 at {radius}" for radius in radii)]
+    return table([*header, f"MAP@R at {radii[1]}", spell(figures.baseline), spell(figures.paper), "best control"], rows)
+
+
+def _r1(rows: pd.DataFrame) -> str:
+    """R@1 of the first of some rows, if there is one."""
+    if rows.empty:
+        return MISSING
+    first: Any = rows.iloc[0]
+    return number(first["r1"]) + (MARK if first["gates"] == "fail" else "")
+
+
+def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
+    return [line for file, caption in drawings if Path(file).stem == stem for line in ("", f"![{caption}]({file})")]
+
+
+def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
+    """One row per claim, one column per dataset."""
+    found: dict[str, dict[str, str]] = {}
+    for name, own in main.items():
+        for row in judged(own, figures):
+            found.setdefault(row.claim, {})[name] = verdict_text(row.verdict)
+    if not found:
+        return []
+    datasets = [name for name in main if any(name in verdicts for verdicts in found.values())]
+    rows = [([claim], [cells.get(name, UNTESTED) for name in datasets]) for claim, cells in found.items()]
+    links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
+    text = (
+        "A claim holds if it does for every loss. Verdicts use 95% intervals, and between two models McNemar's exact "
+        "test on the same queries; the pages give the numbers. One by one, as the paper makes them: "
+        "[claims.md](claims.md)."
+    )
+    return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]

@@ -1,0 +1,188 @@
+"""The best model, and this project's own defence, against all others, query by query."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from dml.attacks.balls import radius_text
+from dml.config.run import Figures
+from dml.reporting.paired import Difference, Model, holm, in_map_r, in_r1, same_queries
+from dml.reporting.records import Record, eps_key
+from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, table
+from dml.reporting.tables import comparison
+from dml.reporting.variants import BEST, KIND, leaves, trained
+
+OPEN = 12  # rows, at most, of a table that is not folded
+NAMED = 6  # models, at most, that a sentence lists
+METHODS = (
+    "How far it is ahead of each other model on the queries that both met, with a paired 95% interval over queries "
+    "(R@1: Bonett and Price 2012; MAP@R: Student's t), and the probability p of a difference as large if both were "
+    "equally good (R@1: McNemar's exact test; MAP@R: paired t-test). Only p is corrected for the number of rows (Holm "
+    "1979). A query that several seeds attacked counts once, with the mean over them. Neither interval nor p accounts "
+    "for how trainings differ, or for the choice of the best model by these same queries."
+)
+OTHERS = "models of other defences and controls"  # than the project's own
+
+
+class Standing(NamedTuple):
+    """A model against all others.
+
+    Attributes:
+        name: of the model, marked where a gate does not hold.
+        recall: name of each other model -> how far the model is ahead of it in R@1, p corrected for their number.
+        precision: the same in adversarial MAP@R, empty where that was not attacked.
+        kin: names of those that are variants: the same class of defence with other settings, or with another loss.
+    """
+
+    name: str
+    recall: dict[str, Difference]
+    precision: dict[str, Difference]
+    kin: set[str]
+
+
+def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
+    """Compare the model with the highest adversarial R@1 with every other model and control, query by query.
+
+    Args:
+        records: of one dataset and suite.
+        figures: gives the radius.
+
+    Returns:
+        Its standing, and after it that of ``best`` with its best loss, if there is one and it is another defence.
+        Nothing without a trained model and one that met the same queries.
+    """
+    found = comparison(records, figures.eps, figures)
+    models = found[found["loss"] != CONTROL]
+    if models.empty:
+        return []
+    leader = models.loc[models["r1"].idxmax()]
+    shown, own = [leader], models[models["defense"].eq(BEST)]
+    if leader["defense"] != BEST and not own.empty:
+        shown.append(own.loc[own["r1"].idxmax()])
+    standing = [_standing(records, row, found, eps_key(figures.eps)) for row in shown]
+    return [item for item in standing if item.recall]
+
+
+def _standing(records: Sequence[Record], row: pd.Series, found: pd.DataFrame, key: str) -> Standing:
+    kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}
+    model = _model(row)
+    others = found.drop(index=row.name).sort_values("r1", ascending=False, kind="stable")
+    pairs = {_name(other): same_queries(records, model, _model(other), key) for _, other in others.iterrows()}
+    recall = _corrected({name: in_r1(both, key) for name, both in pairs.items()})
+    precision = _corrected({name: in_map_r(both, key) for name, both in pairs.items()})
+    alike = [model in kinds and kinds.get(_model(other)) == kinds[model] for _, other in others.iterrows()]
+    return Standing(_name(row), recall, precision, {_name(other) for _, other in others[alike].iterrows()})
+
+
+def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show what :func:`standings` finds.
+
+    Args:
+        records: of one dataset and suite.
+        figures: gives the radius.
+    """
+    shown = standings(records, figures)
+    if not shown:
+        return []
+    leader, *own = shown
+    title = "## The best model against the others, query by query"
+    lines = ["", title, "", leader_text(leader, figures), "", METHODS, *_table(leader)]
+    for standing in own:
+        lines += ["", f"### `{BEST}` against the others, query by query", "", own_text(standing, leader, figures)]
+        lines += _variants_text(standing) + _table(standing)
+    return lines
+
+
+def leader_text(leader: Standing, figures: Figures) -> str:
+    """Return one sentence: which of the others the best model is ahead of."""
+    scores = [_ahead("R@1", leader.recall)]
+    scores += [_ahead("MAP@R", leader.precision)] if leader.precision else []
+    return f"At eps {radius_text(figures.eps)}, **{leader.name}** is {', and '.join(scores)}."
+
+
+def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
+    """Return one sentence: which models of other defences, and controls, the project's own defence is ahead of.
+
+    Args:
+        own: standing of the project's own defence.
+        leader: that of the best model, which may be a variant of it.
+        figures: gives the radius.
+    """
+    pairs = (("R@1", own.recall), ("MAP@R", own.precision))
+    others = {score: {name: d for name, d in found.items() if name not in own.kin} for score, found in pairs}
+    scores = [
+        _ahead(score, found, "of them" if score == "MAP@R" else OTHERS) for score, found in others.items() if found
+    ]
+    variant = f", of which {leader.name} is a variant," if leader.name in own.kin else ""
+    return f"At eps {radius_text(figures.eps)}, **{own.name}**{variant} is {', and '.join(scores)}."
+
+
+def _variants_text(own: Standing) -> list[str]:
+    """How the project's own defence compares with its variants, one line per score."""
+    lines = []
+    for score, found in (("R@1", own.recall), ("MAP@R", own.precision)):
+        kin = {name: difference for name, difference in found.items() if name in own.kin}
+        words = {"holds": "ahead of", "not separated": "not separated from", "fails": "behind"}
+        told = [
+            f"{word} {'; '.join(names)}"
+            for verdict, word in words.items()
+            if (names := [name for name, difference in kin.items() if difference.verdict == verdict])
+        ]
+        if told:
+            lines.append(f"- {score}: {', '.join(told)}.")
+    if not lines:
+        return []
+    return ["", "Against its variants, which are the same defence with other settings or another loss:", "", *lines]
+
+
+def _table(standing: Standing) -> list[str]:
+    recall, precision = standing.recall, standing.precision
+    rows = [
+        [name, f"{found.queries:,}", *_cells(found), *(_cells(precision.get(name)) if precision else [])]
+        for name, found in recall.items()
+    ]
+    columns = ["against", "queries", "R@1 ahead by", "p", *(["MAP@R ahead by", "p"] if precision else [])]
+    shown = table(columns, rows)
+    return details(f"All {len(rows)} comparisons", shown) if len(rows) > OPEN else shown
+
+
+def _model(row: pd.Series) -> Model:
+    return row["loss"], row["defense"]
+
+
+def _name(row: pd.Series) -> str:
+    return model_text(row["loss"], row["defense"]) + (MARK if row["gates"] == "fail" else "")
+
+
+def _corrected(found: Mapping[str, Difference | None]) -> dict[str, Difference]:
+    """The differences that there are, their p-values corrected for their number."""
+    known = {name: difference for name, difference in found.items() if difference}
+    chances = holm([difference.chance for difference in known.values()])
+    return {
+        name: difference._replace(chance=chance)
+        for (name, difference), chance in zip(known.items(), chances, strict=True)
+    }
+
+
+def _cells(found: Difference | None) -> list[str]:
+    if found is None:
+        return [MISSING, MISSING]
+    return [f"{found.value:+.3f} {interval(found.low, found.high)}", chance_text(found.chance)]
+
+
+def _ahead(score: str, compared: Mapping[str, Difference], others: str = "others") -> str:
+    """Which of the others a model is ahead of, and which of them are ahead of it."""
+    even = [name for name, found in compared.items() if found.verdict == "not separated"]
+    behind = [name for name, found in compared.items() if found.verdict == "fails"]
+    short = len(even) + len(behind)
+    if not short:
+        largest = chance_text(max(found.chance for found in compared.values()))
+        whom = f"all {len(compared)} {others}" if len(compared) > 1 else "the other model"
+        return f"ahead of {whom} in {score} beyond chance (largest corrected p {largest})"
+    told = [f"behind {'; '.join(behind)}"] if behind else []
+    told += [f"not separated from {'; '.join(even)}"] if even else []
+    named = f" ({', '.join(told)})" if short <= NAMED and short < len(compared) else ""
+    if short == len(compared):
+        return f"not ahead of any other in {score} beyond chance{named}"
+    return f"ahead of {len(compared) - short} of {len(compared)} {others} in {score} beyond chance{named}"

@@ -1,0 +1,127 @@
+"""The programs in benchmarks/: each runs at a tiny size, prints its table and returns finite ratios."""
+
+import importlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import report, retrieval
+from dml.attacks.queries.peer import INSTALLED
+from dml.common.files import write_json
+from dml.data.prepare import prepare
+from dml.data.sources.folder import read_folder
+from dml.models import weights
+from dml.models.embedder import build
+
+
+def ratios(name: str, words: str = "") -> dict[str, float]:
+    """Run a benchmark in this process; its tiny size is that of the quick report."""
+    return importlib.import_module(f"benchmarks.{name}").main([*report.QUICK[name].split(), *words.split()])
+
+
+def finite(found: dict[str, float]) -> bool:
+    return bool(found) and all(math.isfinite(ratio) and ratio > 0 for ratio in found.values())
+
+
+def test_robust_step(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("robust_step")
+    assert finite(found)
+    assert [name.split(", ", 2)[2] for name in found] == [
+        "pgd, k=2 / floor",
+        "standard / floor",
+        "robust, k=1 / floor",
+        "robust, k=2 / floor",
+    ]
+    told = capsys.readouterr().out
+    assert "conv4, 8 images of 16 px" in told
+    assert "two batches: k (F + B_in) + 2 (F + B)" in told
+    assert "one batch: k (F + B_in) + (F + B)" in told
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs adversarial-library")
+def test_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("attacks")
+    assert finite(found)
+    assert {"apgd on the margin / bare loop", "pgd, last point / adv-lib pgd", "apgd / adv-lib apgd"} <= set(found)
+    told = capsys.readouterr().out
+    assert ("torchattacks is not installed" in told) != ("torchattacks apgd" in told)
+    items, gallery, queries, added = told.splitlines()[-1].replace(",", "").split()
+    assert (items, gallery, queries) == ("2000", "1", "4")
+    assert float(added) > 0
+
+
+def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert finite(ratios("evaluate"))
+    assert torch.get_num_threads() == threads == 1
+    items, gallery, added, beyond = map(float, capsys.readouterr().out.splitlines()[-1].split())
+    assert (items, gallery) == (200, 0)
+    assert added >= beyond > 0
+
+
+def test_retrieval_finds_what_its_peers_find(capsys: pytest.CaptureFixture[str]) -> None:
+    assert finite(ratios("retrieval"))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("300x32")]
+    assert [row[1] for row in rows][:3] == ["ours", "bare", "pml"]
+    assert all(0 < float(row[-3]) < 1 for row in rows), "R@1"
+    assert all(float(row[-1]) < 1e-6 for row in rows), "differences"
+
+
+def test_a_bare_search_by_hand() -> None:
+    """Four points of a circle: 0 and 10 degrees of one class, 4 and 100 of the other."""
+    angles = torch.tensor([0.0, 10.0, 4.0, 100.0]).deg2rad()
+    embeddings, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 0, 1, 1])
+    # R is 1 for all. 0 finds 4, 10 finds 4, 4 finds 0, 100 finds 10: none is right.
+    assert retrieval.bare(embeddings, labels) == retrieval.ours(embeddings, labels) == [0, 0, 0]
+    # With a fifth of class 0 at -1 degrees R is 2: 0 finds -1, then 4; 10 finds 4, then 0; -1 finds 0, then 4.
+    angles = torch.tensor([0.0, 10.0, 4.0, 100.0, -1.0]).deg2rad()
+    embeddings, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 0, 1, 1, 0])
+    by_hand = [2 / 5, (1 / 2 + 1 / 2 + 1 / 2) / 5, (1 / 2 + 1 / 4 + 1 / 2) / 5]
+    for search in (retrieval.bare, retrieval.ours):
+        np.testing.assert_allclose(search(embeddings, labels), by_hand)
+
+
+def test_precision(picture_folder: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, place = tmp_path / "data", tmp_path / "triplet-robust-0"
+    prepare(read_folder(picture_folder()), data, name="toy", size=16, train_fraction=0.5, validation_fraction=0.4)
+    weights.save(model := build("conv4", 8, seed=0), place / "weights.safetensors")
+    settings = {"settings": {"model": {"backbone": "conv4", "dimension": 8}}, "weights": weights.digest(model)}
+    write_json(place / "settings.json", settings | {"digest": "d"})
+    assert finite(ratios("precision", f"--models {place} --data {data}"))
+    assert "triplet-robust-0" in capsys.readouterr().out
+
+
+def test_loading_and_preparing() -> None:
+    assert list(ratios("prepare")) == ["time per image, ours / plain loop"]
+    assert finite(ratios("loading"))
+
+
+def test_the_report_holds_text_machine_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "NEEDED", Path("no models"))
+    report.main(["robust_step", "strength", "--quick", "--output", str(tmp_path)])
+    assert {file.name for file in tmp_path.iterdir()} == {"benchmarks.md", "benchmarks.png", "benchmarks.svg"}
+    text = (tmp_path / "benchmarks.md").read_text()
+    for words in (
+        f"- torch: {torch.__version__}\n",
+        "- processor: ",
+        "A quick run at tiny sizes",
+        "![Time relative to a reference, one bar per comparison](benchmarks.png)",
+        "## robust_step\n\nWhat a robust training step costs",
+        "conv4, 8 images of 16 px",
+        "Not run: no models does not exist; `make repro` makes it.",
+    ):
+        assert words in text
+    assert "wrote" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        report.main(["speed"])
+    assert "'speed' is no benchmark; known: robust_step, attacks, " in capsys.readouterr().err
+
+
+def test_every_benchmark_is_in_the_report() -> None:
+    folder = Path(report.__file__).parent
+    assert {file.stem for file in folder.glob("*.py")} - {"dry_run", "measure", "report"} == set(report.QUICK)

@@ -1,0 +1,93 @@
+"""The perturbed image and the loss of robust and single_step by hand; joint and nearest with losses on the batch."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from test_tuple_defenses import LABELS, ONE, FixedTuples, Line, on_line
+from torch import nn
+
+from dml.attacks.balls import Linf
+from dml.defenses.base import Defense
+from dml.defenses.joint import Joint
+from dml.defenses.nearest import Nearest
+from dml.defenses.robust import Robust
+from dml.defenses.single_step import SingleStep
+from dml.losses.base import BatchLoss
+from dml.losses.mining import Tuples
+from dml.losses.multi_similarity import MultiSimilarity
+from dml.losses.proxy_anchor import ProxyAnchor
+from dml.models.embedder import build
+
+SIGN = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64).view(3, 1, 1)  # of the weights (1, -2, 0.5) of Line
+REACH = 3.5  # their absolute sum: how far a step of 1 along SIGN moves an embedding
+
+
+@pytest.mark.parametrize(
+    ("steps", "step_size", "moved", "ahead"),
+    [
+        (1, 0.01, 0.002 + 0.01 * SIGN, 0.034),  # the start has w . delta = -0.001, and each step adds 0.035
+        (3, 0.01, 0.002 + 0.03 * SIGN, 0.104),
+        (1, None, 0.2 * SIGN, 0.7),  # a step of 2 eps ends in the corner of the ball
+    ],
+)
+def test_robust_moves_the_positive_away_from_its_anchor(
+    steps: int,
+    step_size: float | None,
+    moved: torch.Tensor,
+    ahead: float,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a = 0, p = 0.3 and n = -0.2, PGD climbs |p - a|, so along the weights; the loss is p - a - |a - n| + 3."""
+    monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images + 0.002)
+    model, images = Line().train(), on_line(0.0, 0.3, -0.2)
+    defense = Robust(0.2, steps, "positive", step_size)
+    loss = defense(model, images, torch.tensor([0, 0, 1]), FixedTuples(ONE), generator)
+    clean, perturbed = model.trained
+    assert torch.equal(clean, images)
+    torch.testing.assert_close(perturbed, (images[1] + moved)[None])
+    torch.testing.assert_close(loss, torch.tensor([0.3 + ahead - 0.2 + 3], dtype=torch.float64))
+
+
+def test_single_step_moves_half_of_the_anchors_by_the_gradient_of_the_loss() -> None:
+    """The first anchor flees its positive on the right to the left, the second the other way; the negatives attract."""
+    images, eps, seen = on_line(0.0, 0.3, -0.2, 0.1, -0.1, 0.6), 0.1, set()
+    tuples = FixedTuples(Tuples(torch.tensor([0, 3]), torch.tensor([1, 4]), torch.tensor([2, 5])))
+    clean_losses = torch.tensor([0.3 - 0.2 + 3, 0.2 - 0.5 + 3], dtype=torch.float64)
+    for seed in range(8):
+        draw = torch.Generator().manual_seed(seed)
+        radius = float(nn.init.trunc_normal_(torch.empty(()), 0.0, eps / 2, 0.0, eps, generator=draw))
+        half = int(torch.randperm(2, generator=draw)[0])
+        model = Line().train()
+        loss = SingleStep(eps)(model, images, LABELS, tuples, torch.Generator().manual_seed(seed))
+        clean, perturbed = model.trained
+        assert torch.equal(clean, images)
+        torch.testing.assert_close(perturbed, images[[3 * half]] + (-1, 1)[half] * radius * SIGN)
+        way = REACH * radius  # of the anchor: away from its positive, and towards its negative or past it
+        by_hand = clean_losses.clone()
+        by_hand[half] = (0.3 + way - abs(0.2 - way) + 3, 0.2 + way - abs(0.5 - way) + 3)[half]
+        torch.testing.assert_close(loss, by_hand)
+        seen.add(half)
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("loss", [MultiSimilarity, ProxyAnchor])
+@pytest.mark.parametrize(
+    "make", [lambda: Joint(0.05, 2), lambda: Nearest(0.05, 2, natural=1.0)], ids=["joint", "nearest"]
+)
+def test_joint_and_nearest_train_with_losses_on_the_batch(
+    make: Callable[[], Defense], loss: type[BatchLoss], generator: torch.Generator
+) -> None:
+    torch.manual_seed(0)
+    model, metric, images = build("conv4", 8, seed=0).train(), loss(3, 8).train(), torch.rand(6, 3, 16, 16)
+    parameters = [*model.parameters(), *metric.parameters()]
+    before = [parameter.detach().clone() for parameter in parameters]
+    values = make()(model, images, LABELS, metric, generator)
+    assert values.shape == (6,)
+    values.mean().backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in parameters)
+    torch.optim.SGD(parameters, lr=0.1).step()
+    assert all(bool(parameter.isfinite().all()) for parameter in parameters)
+    assert not torch.equal(before[0], parameters[0]), "the first layer"
+    assert not torch.equal(before[-1], parameters[-1]), "the head, or the proxies"
