@@ -229,3 +229,8 @@ def test_images_are_decoded_once_where_they_fit(
     late = evaluate(linear(), Dataset(), eps=0.1)
     assert len(read) > 3 * 12
     assert late.about["gallery_sha256"] == evaluate(linear(), images, labels, eps=0.1).about["gallery_sha256"]
+
+
+def test_one_control_by_its_name(images: np.ndarray, labels: np.ndarray) -> None:
+    found = dml.evaluate(linear(), images, labels, suite=WEAK, eps=0.1, controls="pixels_8", report=lambda line: None)
+    assert set(found.summary["model"]) == {"your model", "pixels_8"}

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 import dml
-from dml.api.checks import LOOKED_AT
+from dml.api.checks import LOOKED_AT, along
 from dml.api.similarity import SimilaritySearch
-from dml.common.randomness import torch_generator
 from dml.data.base import Split
 from dml.data.sampling import evenly
 from dml.evaluation.suites.base import Suite
@@ -91,9 +90,7 @@ def steepness(search: SimilaritySearch) -> list[str]:
     """Return the length of a few images' gradients to two digits: models of equal outputs may differ in them."""
     images = search.images(evenly(LOOKED_AT, len(search))).requires_grad_(True)
     with torch.enable_grad():
-        found = search.model(images)
-        direction = torch.randn(found.shape, generator=torch_generator(0, "a direction to look in")).to(found)
-        (gradient,) = torch.autograd.grad((found * direction).sum(), images)
+        (gradient,) = torch.autograd.grad(along(search.model(images)).sum(), images)
     return [f"{length:.1e}" for length in gradient.flatten(1).norm(dim=1).tolist()]  # on a GPU further digits change
 
 

@@ -107,9 +107,8 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
     if not found.requires_grad:
         notes.append(f"embed gives no gradients; it {black_box}")
         return False
-    direction = torch.randn(found.shape, generator=torch_generator(0, "a direction to look in")).to(found)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad((found * direction).sum(), images, allow_unused=True)
+        (gradient,) = torch.autograd.grad(along(found).sum(), images, allow_unused=True)
     if gradient is None:
         notes.append(f"the model's gradient does not reach the images; it {black_box}")
         return False
@@ -123,6 +122,12 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
             "R@1 left may be too high"
         )
     return True
+
+
+def along(embeddings: Tensor) -> Tensor:
+    """Return each embedding's part (B,) along a random direction, always the same: its gradient is not 0."""
+    direction = torch.randn(embeddings.shape, generator=torch_generator(0, "a direction to look in"))
+    return (embeddings * direction.to(embeddings)).sum(1)
 
 
 def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndarray:

@@ -13,12 +13,12 @@ SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least ima
 
 
 def controls(
-    names: Sequence[str], split: Split, data: Dataset | None, seed: int, report: Callable[[str], None]
+    names: str | Sequence[str], split: Split, data: Dataset | None, seed: int, report: Callable[[str], None]
 ) -> dict[str, nn.Module]:
     """Build controls by name; those whose boxes do not divide the images are left out.
 
     Args:
-        names: as in :data:`dml.evaluation.CONTROLS`.
+        names: as in :data:`dml.evaluation.CONTROLS`, one or several.
         split: the images that are attacked.
         data: to fit those controls to that can be fitted; None leaves these out.
         seed: of the fit.
@@ -33,7 +33,7 @@ def controls(
             f"training images have {data.train.images.shape[1:3]} pixels and the others {shape}; bring them to one size"
         )
     found = {}
-    for name in names:
+    for name in (names,) if isinstance(names, str) else names:
         control = build.control(name)
         if any(side % SIDES.get(name, 1) for side in shape):
             continue
