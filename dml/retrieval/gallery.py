@@ -11,6 +11,19 @@ from torch import Tensor
 CELLS = 2**22  # cells of a (queries, items) table held at a time: memory does not grow with the gallery
 
 
+class Lists:
+    """The items that have each value, as lists: a mask of all pairs takes longer than the search."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values, self.order = values.sort(stable=True)
+
+    def pairs(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in ``wanted`` (B,) and the items of that value, each (P,), in the order of ``wanted``."""
+        first = torch.searchsorted(self.values, wanted)
+        place, within = spread(torch.searchsorted(self.values, wanted, right=True) - first)
+        return place, self.order[first[place] + within]
+
+
 @dataclass(frozen=True)
 class Gallery:
     """The items that are searched.
@@ -34,6 +47,26 @@ class Gallery:
     def exact(self) -> Tensor:
         """(N, D) embeddings as :func:`renormalised` gives them, computed once."""
         return renormalised(self.embeddings)
+
+    @cached_property
+    def rough(self) -> Tensor:
+        """(N, D) the exact embeddings in float32."""
+        return self.exact.float()
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no embedding holds NaN or infinity."""
+        return bool(self.embeddings.isfinite().all())
+
+    @cached_property
+    def by_class(self) -> Lists:
+        """The items of each class."""
+        return Lists(self.labels)
+
+    @cached_property
+    def by_group(self) -> Lists:
+        """The items of each group."""
+        return Lists(self.groups)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +124,12 @@ def renormalised(embeddings: Tensor) -> Tensor:
     if embeddings.dtype == torch.float64:
         return embeddings
     return F.normalize(embeddings.double(), dim=1)
+
+
+def spread(count: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat place i ``count[i]`` times: the places (P,), and the number of each repetition, from 0."""
+    place = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    return place, torch.arange(len(place), device=count.device) - (count.cumsum(0) - count)[place]
 
 
 def at_once(gallery: Gallery, most: int) -> int:

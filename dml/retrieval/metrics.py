@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dml.retrieval.ahead import count
 from dml.retrieval.gallery import Gallery, Matches, Queries, at_once, renormalised
 
 CHUNK = 256  # queries ranked at a time
@@ -52,12 +53,12 @@ class _Scores(NamedTuple):
 
 
 def _scores(embeddings: Tensor, queries: Queries, gallery: Gallery, *, need_right: bool = True) -> Iterator[_Scores]:
-    """Score all queries, a chunk at a time: the one place that decides an outcome.
+    """Score all queries in float64, a chunk at a time.
 
     Raises:
         ValueError: a query has no right item in the gallery, and needs one.
     """
-    tolerance = NEAR_TIE * max(torch.finfo(given.dtype).eps for given in (embeddings, gallery.embeddings))
+    tolerance = _tolerance(embeddings, gallery)
     items = gallery.exact
     size = at_once(gallery, CHUNK)
     for first in range(0, len(queries), size):
@@ -65,8 +66,8 @@ def _scores(embeddings: Tensor, queries: Queries, gallery: Gallery, *, need_righ
         matches = Matches.of(queries.take(rows), gallery)
         row, column = matches.right.nonzero(as_tuple=True)
         total = row.bincount(minlength=len(matches.right))
-        if need_right and bool((total == 0).any()):
-            raise ValueError(f"query {first + int((total == 0).nonzero()[0])} has no right item in the gallery")
+        if need_right:
+            _refuse_without_right(total, first)
         similarity = renormalised(embeddings[rows]) @ items.T
         if bool(similarity.sum().isnan()):
             unknown = similarity.isnan()
@@ -75,6 +76,17 @@ def _scores(embeddings: Tensor, queries: Queries, gallery: Gallery, *, need_righ
         right = similarity.new_full((len(total), int(total.max())), -torch.inf)
         right[row, torch.arange(len(row), device=row.device) - (total.cumsum(0) - total)[row]] = similarity[row, column]
         yield _Scores(rows, matches, similarity, right.sort(dim=1, descending=True).values, total)
+
+
+def _tolerance(embeddings: Tensor, gallery: Gallery) -> float:
+    """By how much a right item must lead, as a similarity."""
+    return NEAR_TIE * max(torch.finfo(given.dtype).eps for given in (embeddings, gallery.embeddings))
+
+
+def _refuse_without_right(total: Tensor, first: int) -> None:
+    """Raise ValueError if a query, numbered from ``first`` on, has no right item."""
+    if bool((total == 0).any()):
+        raise ValueError(f"query {first + int((total == 0).nonzero()[0])} has no right item in the gallery")
 
 
 def advantage(embeddings: Tensor, gallery: Gallery, ahead: Tensor, behind: Tensor) -> Tensor:
@@ -145,17 +157,37 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
     Raises:
         ValueError: a query has no right item in the gallery.
     """
-    parts = [_outcome(scores) for scores in _scores(embeddings, queries, gallery)]
+    short = torch.get_float32_matmul_precision() == "highest"  # not TF32, which errs by more than a counter allows for
+    if not (short and gallery.finite and bool(embeddings.isfinite().all())):
+        return _joined([_outcome(*_exact(scores)) for scores in _scores(embeddings, queries, gallery)])
+    size, parts = at_once(gallery, CHUNK), []
+    for first in range(0, len(queries), size):
+        rows = torch.arange(first, min(first + size, len(queries)), device=queries.labels.device)
+        found = count(embeddings[rows], queries.take(rows), gallery, _tolerance(embeddings, gallery))
+        _refuse_without_right(found.total, first)
+        outcome = _outcome(found.ahead, found.total)
+        if bool(found.open.any()):
+            rest = rows[found.open]
+            exact = [_outcome(*_exact(scores)) for scores in _scores(embeddings[rest], queries.take(rest), gallery)]
+            for values, better in zip(outcome, _joined(exact), strict=True):
+                values[found.open] = better
+        parts.append(outcome)
+    return _joined(parts)
+
+
+def _joined(parts: list[Outcome]) -> Outcome:
     return Outcome(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _outcome(scores: _Scores) -> Outcome:
-    right, total, wrong = scores.right, scores.total, scores.wrong()
-    most = right.shape[1]
-    wrong = wrong.topk(min(most, wrong.shape[1]), dim=1).values
-    # The i-th right item comes after i - 1 right ones and after every wrong one that is at least as similar.
-    ahead = torch.searchsorted(wrong.neg(), right.neg(), right=True)
-    number = torch.arange(1, most + 1, device=right.device)
+def _exact(scores: _Scores) -> tuple[Tensor, Tensor]:
+    """(B, R) number of wrong items that come before each right one, and (B,) number of right items."""
+    wrong = scores.wrong()
+    wrong = wrong.topk(min(scores.right.shape[1], wrong.shape[1]), dim=1).values
+    return torch.searchsorted(wrong.neg(), scores.right.neg(), right=True), scores.total
+
+
+def _outcome(ahead: Tensor, total: Tensor) -> Outcome:
+    number = torch.arange(1, ahead.shape[1] + 1, device=ahead.device)
     place = number + ahead
     hit = (number <= total[:, None]) & (place <= total[:, None])
     return Outcome(
