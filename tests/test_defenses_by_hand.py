@@ -50,6 +50,23 @@ def test_robust_moves_the_positive_away_from_its_anchor(
     torch.testing.assert_close(loss, torch.tensor([0.3 + ahead - 0.2 + 3], dtype=torch.float64))
 
 
+def test_an_image_in_several_tuples_moves_once_where_its_perturbation_is_shared(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """p = 0.3 is the positive of a = 0, 0.1 and 0.5: two push it right and one left, so together right."""
+    monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images)
+    images, labels = on_line(0.0, 0.1, 0.5, 0.3, -0.2, 0.9), torch.tensor([0, 0, 0, 0, 1, 0])
+    tuples = Tuples(torch.tensor([0, 1, 2, 3]), torch.tensor([3, 3, 3, 5]), torch.tensor([4, 4, 4, 4]))
+    away = torch.tensor([0.3, 0.2, 0.2, 0.6], dtype=torch.float64)  # of the positive from its anchor
+    others = torch.tensor([0.2, 0.3, 0.7, 0.5], dtype=torch.float64)  # of the negative
+    way = 0.01 * REACH
+    for scope, count, moved in (("slot", 4, [way, way, way, way]), ("image", 2, [way, way, -way, way])):
+        model = Line().train()
+        loss = Robust(0.2, 1, "positive", 0.01, scope=scope)(model, images, labels, FixedTuples(tuples), generator)
+        assert len(model.trained[1]) == count, "perturbed images"
+        torch.testing.assert_close(loss, away + torch.tensor(moved, dtype=torch.float64) - others + 3)
+
+
 def test_single_step_moves_half_of_the_anchors_by_the_gradient_of_the_loss() -> None:
     """The first anchor flees its positive on the right to the left, the second the other way; the negatives attract."""
     images, eps, seen = on_line(0.0, 0.3, -0.2, 0.1, -0.1, 0.6), 0.1, set()

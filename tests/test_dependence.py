@@ -261,6 +261,10 @@ def test_an_image_is_pulled_two_ways() -> None:
         ({"name": "standard"}, ("–", "–", "–")),
         ({"name": "robust"}, ("positive", "one role of one tuple", "never")),
         (
+            {"name": "shared", "defense": "robust", "scope": "image"},
+            ("positive", "one role of all its tuples", "never"),
+        ),
+        (
             {"name": "robust_anchor", "defense": "robust", "target": "anchor"},
             ("anchor", "one role of one tuple", "never"),
         ),

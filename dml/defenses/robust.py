@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dml.attacks.objectives.base import Objective
 from dml.attacks.objectives.tuples import role_objective
 from dml.common.checks import known
 from dml.defenses.adversarial import Adversarial
@@ -13,6 +14,7 @@ from dml.losses.mining import Tuples
 from dml.models.embedder import evaluating
 
 QUERY = "query"
+SLOT, IMAGE = SCOPES = ("slot", "image")
 
 
 class Robust(Adversarial):
@@ -20,7 +22,8 @@ class Robust(Adversarial):
 
     With a loss on tuples, these are mined on clean embeddings. PGD then perturbs the element in role ``target`` against
     the clean embeddings of the other two, which stay fixed. The perturbed image replaces that element in that tuple
-    only: the same image is clean wherever else it occurs.
+    only: the same image is clean wherever else it occurs. With ``scope: image``, all tuples in which an image has the
+    role share its perturbation, which raises the sum of their objectives.
 
     If ``target`` lists several roles, each of them is perturbed in this way by itself: clean embeddings of the others,
     random start and term as for that role alone. All perturbed elements then replace theirs in the tuple.
@@ -38,6 +41,7 @@ class Robust(Adversarial):
             ``query``.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        scope: ``slot`` perturbs each role of each tuple by itself, ``image`` each image once per role.
 
     Raises:
         ValueError: a setting is out of range.
@@ -51,13 +55,18 @@ class Robust(Adversarial):
         | list[Literal["positive", "negative", "anchor"]] = "positive",
         step_size: float | None = None,
         ramp: float = 0.0,
+        scope: Literal["slot", "image"] = SLOT,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp)
         if isinstance(target, str):
             known("target", target, (*Tuples._fields, QUERY))
         else:
             _check_roles(target)
+        known("scope", scope, SCOPES)
+        if scope == IMAGE and target == QUERY:
+            raise ValueError("scope is 'image'; with target 'query' each image has one perturbation, so leave it out")
         self.target = target
+        self.scope = scope
 
     def forward(
         self,
@@ -83,10 +92,14 @@ class Robust(Adversarial):
         perturbed = {}
         with evaluating(model):
             for role in [self.target] if isinstance(self.target, str) else self.target:
+                rows, slots = getattr(tuples, role), slice(None)
                 objective = role_objective(model, role, *tuples.pick(fixed))
-                perturbed[role] = self.perturb(images[getattr(tuples, role)], objective, generator, progress)
+                if self.scope == IMAGE:
+                    rows, slots = rows.unique(return_inverse=True)
+                    objective = _shared(model, role, tuples.pick(fixed), slots)
+                perturbed[role] = self.perturb(images[rows], objective, generator, progress), slots
         roles = dict(zip(tuples._fields, tuples.pick(embeddings), strict=True))
-        return loss(**roles | {role: model(changed) for role, changed in perturbed.items()})
+        return loss(**roles | {role: model(changed)[slots] for role, (changed, slots) in perturbed.items()})
 
     def _check(self, loss: Loss) -> None:
         name = type(loss).__name__
@@ -96,6 +109,24 @@ class Robust(Adversarial):
             )
         if self.target != QUERY and not isinstance(loss, TupleLoss):
             raise ValueError(f"target is {self.target!r}; {name} costs whole queries, so it must be 'query'")
+
+
+def _shared(model: nn.Module, role: str, fixed: tuple[Tensor, ...], slots: Tensor) -> Objective:
+    """Return the objective of images (U, 3, H, W) that fill a role in several tuples: each one's sum over its tuples.
+
+    Args:
+        model: images -> embeddings.
+        role: of the images.
+        fixed: embeddings (T, D) of the three roles.
+        slots: (T,) number of the image in the role.
+    """
+    of_tuples = role_objective(lambda changed: model(changed)[slots], role, *fixed)
+
+    def of_images(changed: Tensor) -> Tensor:
+        values = of_tuples(changed)
+        return values.new_zeros(len(changed)).index_add(0, slots, values)
+
+    return of_images
 
 
 def _check_roles(roles: list[str]) -> None:

@@ -222,7 +222,8 @@ def described(settings: Mapping[str, Any]) -> tuple[str, str, str]:
         return MISSING, MISSING, MISSING
     if kind == "robust":
         target = settings.get("target", "positive")
-        return ", ".join([target] if isinstance(target, str) else target), "one role of one tuple", "never"
+        scope = "one role of all its tuples" if settings.get("scope") == "image" else "one role of one tuple"
+        return ", ".join([target] if isinstance(target, str) else target), scope, "never"
     again = {"none": "never", "after": "after perturbing", "each": "at each step"}
     targets = settings.get("targets", ("anchor", "positive", "negative"))
     return ", ".join(targets), "all tuples of the image", again[settings.get("remine", "none")]

@@ -1,5 +1,7 @@
 """Objectives on tuples and on embeddings alone: those of training, and weak ones that many papers evaluate with."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,9 @@ from dml.losses.base import distance
 from dml.retrieval.gallery import Gallery, Matches, Queries
 
 
-def role_objective(model: nn.Module, target: str, anchor: Tensor, positive: Tensor, negative: Tensor) -> Objective:
+def role_objective(
+    model: Callable[[Tensor], Tensor], target: str, anchor: Tensor, positive: Tensor, negative: Tensor
+) -> Objective:
     """Return what the perturbation of one role of a tuple maximises; the others keep their embeddings.
 
     positive: d(p~, a); negative: -d(n~, a); anchor: d(a~, p) - d(a~, n), with Euclidean distances d (arXiv
