@@ -16,8 +16,8 @@ from dml.common.table import find
 from dml.models.backbones import BACKBONES
 from dml.models.backbones.base import WORDS, Backbone, check_start
 from dml.models.backbones.lite0_stages import efficientnet_lite0
-from dml.models.backbones.palette import Palette
 from dml.models.embedder import build, device_of, evaluating, freeze_batchnorm
+from dml.models.palette import Palette
 from dml.models.weights import WeightsError, digest, load_weights, save
 
 STATISTICS = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}

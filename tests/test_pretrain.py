@@ -17,8 +17,8 @@ from dml.data.transforms import to_float
 from dml.defenses.joint import Joint
 from dml.losses.normalized_softmax import NormalizedSoftmax
 from dml.models.backbones.grid4 import Grid4
-from dml.models.backbones.palette import Palette
 from dml.models.embedder import build
+from dml.models.palette import Palette
 from dml.models.weights import WeightsError
 from dml.pipeline import pretrain
 
@@ -113,7 +113,7 @@ def test_colours_stand_beside_both() -> None:
     images = to_float(split.images)
     with torch.no_grad():
         found, without = model.features(images), plain.features(images)
-        shades = Palette().roots(2 * images - 1)
+        shades = Palette()(2 * images - 1)
     assert model.dimension == found.shape[1] == 1024 + 768 + 216
     torch.testing.assert_close(found[:, :1792], without)
     features, colours = torch.cdist(found[:, :1024], found[:, :1024]), torch.cdist(found[:, 1792:], found[:, 1792:])

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dml.models.backbones.palette import Palette
 from dml.models.linear_metric import pooled
+from dml.models.palette import Palette
 from dml.retrieval.gallery import Matches
 from dml.retrieval.index import Search
 
@@ -141,7 +141,7 @@ class ColourHistogram(nn.Module):
 
 
 class SoftHistogram(nn.Module):
-    """The colours of an untrained :class:`dml.models.backbones.palette.Palette`: images -> unit vectors (B, 216).
+    """The colours of a :class:`dml.models.palette.Palette`: images -> unit vectors (B, 216).
 
     A small perturbation moves it little, so it withstands some attacks without any training.
     """
@@ -151,4 +151,4 @@ class SoftHistogram(nn.Module):
         self.palette = Palette().double()
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.palette.roots(2 * images.double() - 1), dim=1)
+        return F.normalize(self.palette(2 * images.double() - 1), dim=1)

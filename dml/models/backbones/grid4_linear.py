@@ -11,8 +11,8 @@ from dml.data.sampling import evenly
 from dml.data.transforms import to_float
 from dml.models.backbones.base import Backbone, Normalisation
 from dml.models.backbones.grid4 import Grid4
-from dml.models.backbones.palette import Palette
 from dml.models.linear_metric import EPS, STEPS, points_of, pooled, product, trained
+from dml.models.palette import Palette
 
 IMAGES = 2_000  # at most, evenly spaced, that the scale of the parts is taken from
 
@@ -21,7 +21,7 @@ class Grid4Linear(Backbone):
     """:class:`Grid4`, scaled to unit length, a robust linear metric of the pixels at 16 x 16, and a soft histogram.
 
     A linear metric is hard to attack, and tells little; learnt features are the other way round. Together they keep
-    more queries than either alone, since an attacker has to move both. The colours of an untrained :class:`Palette`
+    more queries than either alone, since an attacker has to move both. The colours of a :class:`Palette`
     rank many images of a class first. :meth:`begin` fits the metric to the training images and scales both; they then
     stay as they are. The features are an embedding as they are: a model of this backbone needs no head. They are
     (B, 1792), and (B, 2008) with the histogram.
@@ -52,7 +52,7 @@ class Grid4Linear(Backbone):
         self.register_buffer("centre", torch.zeros(size))
         if colours:
             self.width += Palette.width
-            self.palette = Palette().requires_grad_(False)
+            self.palette = Palette()
             self.register_buffer("grey", torch.zeros(Palette.width))  # the mean histogram of the training images
             self.register_buffer("scale", torch.ones(()))  # of the histogram, as `colours` says
 
@@ -99,7 +99,7 @@ class Grid4Linear(Backbone):
     def _shades(self, images: Tensor) -> Tensor:
         """Roots of the shares of colours; a palette takes pixels in [-1, 1], Grid4 in [-2, 2]."""
         with torch.autocast(images.device.type, enabled=False):  # shares differ by less than bfloat16 resolves
-            return self.palette.roots(images / 2)
+            return self.palette(images / 2)
 
 
 def _nearest(points: Tensor) -> Tensor:
