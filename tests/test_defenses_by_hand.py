@@ -50,6 +50,20 @@ def test_robust_moves_the_positive_away_from_its_anchor(
     torch.testing.assert_close(loss, torch.tensor([0.3 + ahead - 0.2 + 3], dtype=torch.float64))
 
 
+def test_one_step_from_wide_noise_is_not_projected_back(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N-FGSM: noise of at most 2 eps, then one step of eps along the sign, and only [0, 1] holds it."""
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.full(shape, 0.95))  # .9 of the width
+    model, images = Line().train(), on_line(0.0, 0.3, -0.2)
+    Robust(0.1, 1, "positive", 0.1, noise=2)(model, images, torch.tensor([0, 0, 1]), FixedTuples(ONE), generator)
+    wide = (images[1] + 0.9 * 0.2 + 0.1 * SIGN).clamp(0, 1)
+    torch.testing.assert_close(model.trained[1], wide[None], atol=1e-7, rtol=0)
+    assert (wide - images[1]).max() > 0.25
+    with pytest.raises(ValueError, match="noise is 0; it must be above 0"):
+        Robust(noise=0)
+
+
 def test_an_image_in_several_tuples_moves_once_where_its_perturbation_is_shared(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,15 +18,21 @@ class ACT(RolesDefense):
         steps: PGD steps, from a uniform random start.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Raises:
         ValueError: a setting is out of range.
     """
 
     def __init__(
-        self, eps: float = 8 / 255, steps: int = 32, step_size: float | None = None, ramp: float = 0.0
+        self,
+        eps: float = 8 / 255,
+        steps: int = 32,
+        step_size: float | None = None,
+        ramp: float = 0.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """What all defences with a PGD adversary share: its radius, its steps, and their growth over the training."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,27 @@ from dml.common.checks import at_least, linf_radius
 from dml.defenses.base import Defense
 
 
+@dataclass(frozen=True)
+class Noise(Linf):
+    """An l-inf ball that an adversary begins ``reach`` times as far out as it is wide, and may leave.
+
+    One step from there is N-FGSM (de Jorge et al. 2022, algorithm 1): a single step that starts and stays inside the
+    ball overfits to itself, and one from wider noise, not projected back, does not.
+    """
+
+    def __init__(self, eps: float, reach: float) -> None:
+        super().__init__(eps)
+        object.__setattr__(self, "reach", reach)
+
+    def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images with uniform noise of at most ``reach * eps``, in [0, 1]."""
+        return Linf(self.reach * self.eps).start(images, generator)
+
+    def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
+        """Return the nearest point of [0, 1]."""
+        return perturbed.clamp(0, 1)
+
+
 class Adversarial(Defense):
     """A defence whose adversary runs PGD from a uniform random start in the l-inf ball.
 
@@ -18,12 +41,16 @@ class Adversarial(Defense):
         steps: PGD steps.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: start from uniform noise of this many times the radius, and project onto [0, 1] alone. With 2, and one
+            step of ``eps``, this is N-FGSM (de Jorge et al. 2022). None starts in the ball and stays there.
 
     Raises:
         ValueError: a setting is out of range.
     """
 
-    def __init__(self, eps: float, steps: int, step_size: float | None = None, ramp: float = 0.0) -> None:
+    def __init__(
+        self, eps: float, steps: int, step_size: float | None = None, ramp: float = 0.0, noise: float | None = None
+    ) -> None:
         super().__init__()
         linf_radius("eps", eps)
         at_least("steps", steps, 1)
@@ -31,10 +58,13 @@ class Adversarial(Defense):
             raise ValueError(f"step_size is {step_size}; it must be above 0")
         if not 0 <= ramp <= 1:
             raise ValueError(f"ramp is {ramp}; it must lie between 0 and 1")
+        if noise is not None and not noise > 0:
+            raise ValueError(f"noise is {noise}; it must be above 0")
         self.eps = eps
         self.steps = steps
         self.step_size = 2 * eps / steps if step_size is None else step_size
         self.ramp = ramp
+        self.noise = noise
 
     def score(self, scores: dict[str, float]) -> float:
         """Select the epoch by adversarial R@1."""
@@ -58,4 +88,5 @@ class Adversarial(Defense):
         """
         radius, step = self.reach(progress)
         given = {"steps": self.steps, "step_size": step, "best": False, "generator": generator}
-        return pgd(images, objective, Linf(radius), **given)
+        ball = Linf(radius) if self.noise is None else Noise(radius, self.noise)
+        return pgd(images, objective, ball, **given)

@@ -30,6 +30,7 @@ class CATRIDE(RolesDefense):
         steps: PGD steps, from a uniform random start.
         lam: of the weights in W. The authors take 10 for CUB200-2011, 9.5 for Cars196 and 2 for SOP.
         step_size: of a step at the end of the training, pixel units; ``2 * eps / steps`` if None.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Attributes:
         turn: what the next step perturbs: 0 for the candidates, 1 for the anchor.
@@ -41,9 +42,14 @@ class CATRIDE(RolesDefense):
     turn: Tensor
 
     def __init__(
-        self, eps: float = 8 / 255, steps: int = 16, lam: float = 10.0, step_size: float | None = None
+        self,
+        eps: float = 8 / 255,
+        steps: int = 16,
+        lam: float = 10.0,
+        step_size: float | None = None,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size)
+        super().__init__(eps, steps, step_size, noise=noise)
         at_least("lam", lam, 0)
         self.lam = lam
         self.register_buffer("turn", torch.tensor(0))

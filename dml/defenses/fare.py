@@ -29,15 +29,21 @@ class FARE(Adversarial):
         steps: PGD steps, from a uniform random start: right after the copy the term has no gradient at x itself.
         natural: share of the training that is natural, 0 or more and below 1.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Raises:
         ValueError: a setting is out of range.
     """
 
     def __init__(
-        self, eps: float = 8 / 255, steps: int = 10, natural: float = 0.5, step_size: float | None = None
+        self,
+        eps: float = 8 / 255,
+        steps: int = 10,
+        natural: float = 0.5,
+        step_size: float | None = None,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size)
+        super().__init__(eps, steps, step_size, noise=noise)
         if not 0 <= natural < 1:
             raise ValueError(f"natural is {natural}; it must be at least 0 and below 1")
         self.natural = natural

@@ -36,6 +36,7 @@ class Hardness(RolesDefense):
             need another value.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Attributes:
         last: mean adversarial loss of the previous step, without the intra-class term; at first the ceiling.
@@ -56,8 +57,9 @@ class Hardness(RolesDefense):
         ceiling: float = 0.2,
         step_size: float | None = None,
         ramp: float = 0.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
         known("destination", destination, [LGA, *MINERS])
         at_least("ics", ics, 0)
         at_least("gamma", gamma, 0)

@@ -39,6 +39,7 @@ class Joint(Adversarial):
             PGD step.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -52,8 +53,9 @@ class Joint(Adversarial):
         remine: Literal["none", "after", "each"] = NONE,
         step_size: float | None = None,
         ramp: float = 0.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
         if not targets:
             raise ValueError("targets is an empty list; it must name at least one role")
         for role in targets:

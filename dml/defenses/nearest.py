@@ -33,6 +33,7 @@ class Nearest(Adversarial):
         natural: weight of the metric loss on the clean batch.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -46,8 +47,9 @@ class Nearest(Adversarial):
         natural: float = 0.0,
         step_size: float | None = None,
         ramp: float = 0.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
         at_least("natural", natural, 0)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be above 0")

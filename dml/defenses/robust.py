@@ -41,6 +41,7 @@ class Robust(Adversarial):
             ``query``.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
         scope: ``slot`` perturbs each role of each tuple by itself, ``image`` each image once per role.
 
     Raises:
@@ -55,9 +56,10 @@ class Robust(Adversarial):
         | list[Literal["positive", "negative", "anchor"]] = "positive",
         step_size: float | None = None,
         ramp: float = 0.0,
+        noise: float | None = None,
         scope: Literal["slot", "image"] = SLOT,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
         if isinstance(target, str):
             known("target", target, (*Tuples._fields, QUERY))
         else:

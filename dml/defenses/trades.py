@@ -24,6 +24,7 @@ class Trades(Adversarial):
             not the paper's divergences of class probabilities.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
+        noise: see :class:`dml.defenses.adversarial.Adversarial`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -36,8 +37,9 @@ class Trades(Adversarial):
         beta: float = 6.0,
         step_size: float | None = None,
         ramp: float = 0.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(eps, steps, step_size, ramp)
+        super().__init__(eps, steps, step_size, ramp, noise)
         at_least("beta", beta, 0)
         self.beta = beta
 
