@@ -41,6 +41,15 @@ def test_robust_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one batch: k (F + B_in) + (F + B)" in told
 
 
+def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("throughput")
+    assert finite(found)
+    wanted = ["float32, step / floor", "bfloat16, step / floor", "bfloat16 / float32"]
+    assert [name.removeprefix("conv4, 16 px, ") for name in found] == wanted
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert all(float(row[-4]) > 0 and float(row[-1].rstrip("%")) > 0 for row in rows), "images a second, of the peak"
+
+
 @pytest.mark.skipif(not INSTALLED, reason="needs adversarial-library")
 def test_attacks(capsys: pytest.CaptureFixture[str]) -> None:
     found = ratios("attacks")
@@ -119,7 +128,7 @@ def test_the_report_holds_text_machine_and_picture(
     assert "wrote" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         report.main(["speed"])
-    assert "'speed' is no benchmark; known: robust_step, attacks, " in capsys.readouterr().err
+    assert "'speed' is no benchmark; known: robust_step, throughput, " in capsys.readouterr().err
 
 
 def test_every_benchmark_is_in_the_report() -> None:
