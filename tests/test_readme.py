@@ -14,6 +14,7 @@ import pytest
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import load
+from dml.defenses import DEFENSES
 from dml.reporting import records, sections
 from dml.reporting.spelling import table
 from dml.reporting.tables import comparison, leaderboard
@@ -30,6 +31,14 @@ def test_links_lead_somewhere() -> None:
     for file in (ROOT / "README.md", ROOT / "ADDING.md", *(ROOT / "results").rglob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text(encoding="utf-8")):
             assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_the_list_of_defences_has_them_all() -> None:
+    folder = ROOT / "dml" / "defenses"
+    text = (folder / "README.md").read_text()
+    linked = re.findall(r"^\| \[(\w+)\]\((\w+\.py)\)", text, re.MULTILINE)
+    assert linked == [(name, f"{path.partition(':')[0].rpartition('.')[2]}.py") for name, path in DEFENSES.items()]
+    assert all((folder / target).exists() for target in re.findall(r"\]\(([^)h][^)]*)\)", text))
 
 
 def test_no_photograph_is_shown() -> None:
