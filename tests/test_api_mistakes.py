@@ -234,3 +234,17 @@ def test_images_are_decoded_once_where_they_fit(
 def test_one_control_by_its_name(images: np.ndarray, labels: np.ndarray) -> None:
     found = dml.evaluate(linear(), images, labels, suite=WEAK, eps=0.1, controls="pixels_8", report=lambda line: None)
     assert set(found.summary["model"]) == {"your model", "pixels_8"}
+
+
+def test_queries_with_a_copy_in_the_gallery_are_told(images: np.ndarray, labels: np.ndarray) -> None:
+    twice = np.concatenate([images[:10], images[:2]])  # two of them are there twice
+    with pytest.warns(UserWarning, match="4 of 12 queries have a copy in the gallery"):
+        evaluate(linear(), twice, np.concatenate([labels[:10], labels[:2]]))
+    other = np.concatenate([images[:3], 255 - images[3:]])
+    pairs = {"queries": (images, labels), "gallery": (other, labels)}
+    found = evaluate(linear(), **pairs)
+    assert [note for note in found.notes if "copy" in note] == [
+        "3 of 12 queries have a copy in the gallery, which answers them; leave it out, or give it the query's group"
+    ]
+    found = evaluate(linear(), **pairs, groups=(np.arange(12), np.arange(12)))
+    assert not any("copy" in note for note in found.notes)

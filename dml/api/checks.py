@@ -12,6 +12,8 @@ from dml.common.randomness import torch_generator
 from dml.data.base import Split
 from dml.data.sampling import evenly
 from dml.data.transforms import to_float
+from dml.retrieval.index import Search
+from dml.retrieval.metrics import ranking
 
 LOOKED_AT = 8  # images
 REPEATS = 1e-3  # relative change of an embedding between two calls that rounding could explain
@@ -172,6 +174,27 @@ def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndar
     if sure:
         notes.append(f"{sure} of {len(asked)} images have no wrong answer in the gallery; they are not used as queries")
     return np.flatnonzero((right > 0) & (wrong > 0))
+
+
+def copies(search: Search, rows: np.ndarray) -> str | None:
+    """Say how many queries find an identical image, pixel by pixel, as their nearest item; None if none does.
+
+    Args:
+        search: of the model.
+        rows: numbers of the queries.
+    """
+    queries = search.queries(rows)
+    nearest = ranking(search.query_embeddings[torch.from_numpy(rows)], queries, search.gallery, 1)[:, 0].cpu().numpy()
+    same = [
+        np.array_equal(search.query_split.images[row], search.split.images[item])
+        for row, item in zip(rows.tolist(), nearest.tolist(), strict=True)
+    ]
+    if not any(same):
+        return None
+    return (
+        f"{sum(same)} of {len(rows)} queries have a copy in the gallery, which answers them; leave it out, or give it "
+        "the query's group"
+    )
 
 
 def _same_group(asked: Split, split: Split) -> np.ndarray:

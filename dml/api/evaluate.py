@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dml.api import attack
 from dml.api.about import about as told
-from dml.api.checks import answerable, check_embedding, check_finite, check_module
+from dml.api.checks import answerable, check_embedding, check_finite, check_module, copies
 from dml.api.controls import CONTROLS
 from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, weights_sha256
@@ -104,18 +104,21 @@ def evaluate(
             warnings.warn(note, UserWarning, stacklevel=2)
         search = search_over(embedding, split, asked, similarity)
         check_finite(search.gallery.embeddings, "gallery embeddings")
+        if found := copies(search, rows):
+            notes.append(found)
+            warnings.warn(found, UserWarning, stacklevel=2)
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
         about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about["weights_sha256"] = weights_sha256(embed)
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
-        outcomes, scores, found, fooled = run.model()
+        outcomes, scores, changed, fooled = run.model()
         checked = run.gates(outcomes)
         cost = {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
         tables = [outcomes.assign(model=MODEL)]
         for name, control in beside.items():
             tables.append(run.control(name, control, place).assign(model=name))
     cost["seconds with controls"] = perf_counter() - start
-    return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, found, fooled)
+    return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, changed, fooled)
 
 
 def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
