@@ -2,9 +2,9 @@
 
 Hooks count gradients; a broken query gets no further runs. The exact ranking decides what survives, for all alike.
 
-    python benchmarks/strength.py --output scratch/strength && cp scratch/strength/strength.csv results/
+    python benchmarks/strength.py --output results
 
-makes the committed table. Its figure stays in scratch/, since results/figures is an output of the pipeline.
+makes the committed table and figure.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--data", type=Path, default=Path("artifacts/data/glyphs"), help="prepared images")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="gradients per query")
-    parser.add_argument("--output", type=Path, help="folder for strength.csv and figures/strength.png")
+    parser.add_argument("--output", type=Path, help="folder for strength.csv and strength.png")
     chosen, table = parser.parse_args(words), pd.DataFrame()
     split = base.load(chosen.data).test
     for budget in chosen.budgets:
@@ -159,7 +159,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
             with atomic(chosen.output / "strength.csv") as partial:
                 table.to_csv(partial, columns=["model", *COLUMNS], index=False, float_format="%.4f")
             caption = f"R@1 left against gradients spent, {chosen.queries} queries, 95% intervals. {verdict(table)}"
-            style.save(draw(table), chosen.output / "figures", "strength", caption)
+            style.save(draw(table), chosen.output, "strength", caption)
     print(verdict(table))
     return {}
 

@@ -104,4 +104,4 @@ def test_it_keeps_numbers_and_a_figure(
     assert set(table["model"]) == {"up"}
     assert ((table["r1_low"] <= table["r1"]) & (table["r1"] <= table["r1_high"])).all()
     told = capsys.readouterr().out.splitlines()[-1]
-    assert caption_of(tmp_path / "figures" / "strength.png").endswith(told)
+    assert caption_of(tmp_path / "strength.png").endswith(told)

@@ -32,6 +32,12 @@ JUDGED = (
     "not hold, or with a collapsed embedding; claims about it are not judged."
 )
 
+FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
+    "dependence/README.md": "Why a metric loss changes adversarial training: [dependence]({}).",
+    "strength.png": "The attack beside two others, at equal numbers of gradients: [figure]({}), [table](strength.csv).",
+    "benchmarks.md": "Time beside floors and peers: [benchmarks]({}).",
+}
+
 
 def write(
     results: Path,
@@ -65,10 +71,10 @@ def write(
         old = [found for found in stale if found.record["dataset"] == name]
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
     drawings = {name: figures_of(results, name) for name in order}
-    chapter = results / "dependence" / "README.md"
     text = overview(by_dataset, stale, figures, origins, drawings)
-    if chapter.exists():  # it has a stage of its own
-        text += "\nWhy a metric loss changes adversarial training: [dependence](dependence/README.md).\n"
+    for file, told in FURTHER.items():
+        if (results / file).exists():
+            text += f"\n{told.format(file)}\n"
     write_text(results / "README.md", text)
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
