@@ -167,6 +167,14 @@ def test_figures_of_an_earlier_run_stay_on_the_page(tmp_path: Path) -> None:
     assert pages.figures_of(tmp_path, "none") == []
 
 
+def test_what_other_programs_wrote_is_linked_where_it_exists(tmp_path: Path) -> None:
+    assert "benchmarks" not in write(tmp_path, six())["README"]
+    (tmp_path / "benchmarks.md").touch()
+    text = write(tmp_path, six())["README"]
+    assert "[benchmarks](benchmarks.md)" in text
+    assert "strength" not in text
+
+
 def test_a_page_whose_dataset_has_no_record_any_more_goes(tmp_path: Path) -> None:
     write(tmp_path, [record("triplet", "robust", 0.9, 1, dataset="others"), *six()])
     assert (tmp_path / "pages" / "others.md").exists()
