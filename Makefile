@@ -11,6 +11,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export DVC_NO_ANALYTICS := 1
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: repro test lab bench study pretrain env
 repro: env

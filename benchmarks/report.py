@@ -36,6 +36,7 @@ QUICK: dict[str, str] = {
     "strength": "--queries 4 --budgets 50",
     "precision": "--queries 4",
     "retrieval": "--sizes 300:30 --dimension 32 --rounds 1",
+    "beside": "--models conv4:16 --batch 8 --rounds 1",
     "loading": "--classes 4 --crop 32 --steps 2",
     "prepare": "--images 60",
 }

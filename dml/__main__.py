@@ -14,6 +14,7 @@ train        train one model, in one process or under torchrun
 tune         compare settings on held-out training classes
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         print(__doc__, file=sys.stderr)
         return 2
+    # Threads that spin while they wait for each other make a step beside another busy process several times as long
+    # (benchmarks/beside.py). OpenMP reads this when torch is imported, here and in the processes that commands start.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return COMMANDS[words[0]](words[1:])
 
 

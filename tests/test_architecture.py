@@ -1,6 +1,7 @@
 """The rooms of the library: which may import which, how large they are, and that everything public is documented."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,14 @@ def test_the_front_door_is_light() -> None:
     code = "import sys, dml, dml.__main__; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_sleep_while_they_wait() -> None:
+    code = (
+        "import os, dml.__main__ as door; door.COMMANDS['check'] = lambda words: print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    for given, told in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        words = [sys.executable, "-c", f"{code}; door.main(['check'])"]
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == told

@@ -71,6 +71,13 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert added >= beyond > 0
 
 
+def test_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("beside")
+    assert finite(found)
+    assert list(found) == [f"conv4, 16 px, {policy}, beside / alone" for policy in ("spinning", "sleeping")]
+    assert "1 busy beside them" in capsys.readouterr().out
+
+
 def test_retrieval_finds_what_its_peers_find(capsys: pytest.CaptureFixture[str]) -> None:
     assert finite(ratios("retrieval"))
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("300x32")]
