@@ -47,6 +47,7 @@ def test_ctrl_c_keeps_the_finished_chunk(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
     )
     try:
         lines = iter(started.stdout.readline, "")
