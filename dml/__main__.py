@@ -148,8 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         print(__doc__, file=sys.stderr)
         return 2
-    # Threads that spin while they wait for each other make a step beside another busy process several times as long
-    # (benchmarks/beside.py). OpenMP reads this when torch is imported, here and in the processes that commands start.
+    # Threads that spin while they wait for each other slow themselves and what runs beside them (benchmarks/beside.py).
+    # OpenMP reads this when torch is imported, here and in the processes that commands start.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return COMMANDS[words[0]](words[1:])
 
