@@ -24,8 +24,8 @@ CPU = (("conv4", 32),)
 BATCH, STEPS, ROUNDS = 112, 5, 7
 
 
-class Path:
-    """A way to compute: its number format, and the model as it is or compiled.
+class Format:
+    """A way to compute: how many bits, and whether the model is compiled.
 
     Args:
         model: images -> embeddings.
@@ -81,7 +81,7 @@ def peak(device: torch.device, size: int) -> float:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:
-    """Print a line per model and path; return the ratios to the floor and to float32."""
+    """Print a line per model and format; return the ratios to the floor and to float32."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     device = best_device()
     cuda = device.type == "cuda"
@@ -100,21 +100,20 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     for backbone, side in chosen.models:
         images = torch.rand(chosen.batch, 3, side, side, device=device)
         model = build(backbone, 128, seed=0).to(device).train()
-        paths = {"float32": Path(model, images, False), "bfloat16": Path(model, images, True)}
+        formats = {"float32": Format(model, images, False), "bfloat16": Format(model, images, True)}
         if chosen.compile:
-            paths["bfloat16, compiled"] = Path(torch.compile(model), images, True)
+            formats["bfloat16, compiled"] = Format(torch.compile(model), images, True)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(images)
-        operations = counter.get_total_flops() * (
-            2 * chosen.steps + 2 * 3
-        )  # a backward pass: once to images, twice in full
+        # F + B_in counts as two forward passes, F + B as three.
+        operations = counter.get_total_flops() * (2 * chosen.steps + 3 * 2)
         work: dict[str, Callable[[], None]] = {}
-        for name, path in paths.items():
-            work |= {f"{name} F + B": path.full, f"{name} F + B_in": path.inward}
-            work[f"{name} step"] = lambda path=path: path.step(chosen.steps)
+        for name, way in formats.items():
+            work |= {f"{name} F + B": way.full, f"{name} F + B_in": way.inward}
+            work[f"{name} step"] = lambda way=way: way.step(chosen.steps)
         seconds = in_turns(work, chosen.rounds)
-        for name in paths:
+        for name in formats:
             step, full, inward = (seconds[f"{name} {part}"] for part in ("step", "F + B", "F + B_in"))
             floor = step / (chosen.steps * inward + 2 * full)
             gain = seconds["float32 step"] / step

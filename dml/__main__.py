@@ -61,6 +61,9 @@ def digests(arguments: list[str]) -> int:
     from dml.config.schema import ParamsError
     from dml.pipeline.digest import write
 
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m dml digests FOLDER", file=sys.stderr)
+        return 2
     try:
         with atomic(Path(arguments[0])) as partial:
             write(load(), partial)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dml.__main__ import main
 from dml.attacks import ATTACKS
 from dml.common.files import ROOT
 from dml.config.load import load
@@ -200,3 +201,9 @@ def test_expected_digests_know_models_controls_and_what_is_gone() -> None:
     model, control = found[keys[0]], found[keys[1]]
     assert model["evaluation"] == control["evaluation"], "the same suite: they stand in one table"
     assert model["training"] != control["training"]
+
+
+def test_an_option_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["digests", "--help"]) == main(["digests"]) == 2
+    assert list(tmp_path.iterdir()) == []
