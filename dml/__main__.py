@@ -1,5 +1,6 @@
 """The command line: `python -m dml COMMAND`.
 
+attack       attack one model with one suite, in one process or under torchrun
 carry        carry records over a change of code that changes no result, after making some again
 check        check params.yaml and that the images of every dataset of `run` exist
 datasets     download the benchmarks, check what is there, unpack archives of images
@@ -20,6 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 Command = Callable[[list[str]], int]
+
+
+def attack(arguments: list[str]) -> int:
+    """Attack one model with one suite, in one process or under torchrun."""
+    from dml.pipeline.attacking import main as command
+
+    return command(arguments)
 
 
 def carry(arguments: list[str]) -> int:
@@ -130,6 +138,7 @@ def tune(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
+    "attack": attack,
     "carry": carry,
     "check": check,
     "datasets": datasets,

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dml.common import processes
 from dml.common.files import ROOT
+from dml.common.processes import leads
 from dml.common.randomness import seeded_global
 from dml.common.table import find
 from dml.config.load import load
@@ -31,9 +33,8 @@ from dml.models.weights import load_weights
 from dml.pipeline.digest import training_digest
 from dml.pipeline.stages.prepare import prepare
 from dml.pipeline.stages.train import train
-from dml.training import processes
 from dml.training.checkpoint import Checkpoint
-from dml.training.distributed import leads, sharing, sum_gradients
+from dml.training.distributed import sharing, sum_gradients
 from dml.training.loop import fit
 from dml.training.schedule import Schedule
 from dml.training.selection import validator

@@ -13,6 +13,7 @@ from dml.data.base import Dataset, Split
 from dml.data.sampling import attacked_rows
 from dml.defenses.standard import Standard
 from dml.evaluation.controls import Pixels8
+from dml.pipeline.recording import keep
 from dml.pipeline.stages import attack
 from dml.pipeline.stages import train as stage
 from dml.pipeline.stages.prepare import prepare
@@ -27,11 +28,8 @@ SUITES = {
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_a_suite_without_claims_keeps_outcomes_and_a_record(
-    name: str, toy_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_suite_without_claims_keeps_outcomes_and_a_record(name: str, toy_split: Split, tmp_path: Path) -> None:
     """No gates, no examples, and nothing of the unfinished evaluation, whether its folder was there or not."""
-    monkeypatch.setattr(attack, "ROOT", tmp_path)
     params = load({f"suites.{name}": SUITES[name]})
     suite, search = build.suite(params.suite(name)), Search.over(Pixels8(), toy_split)
     names = ("glyphs", "none", "pixels_8", 0, name)
@@ -42,10 +40,10 @@ def test_a_suite_without_claims_keeps_outcomes_and_a_record(
     assert checked.empty
     assert shown is None
 
-    file = attack.keep(target, found, checked, shown)
+    file = keep(target, found, checked, shown)
     assert not target.unfinished.exists()
     first = file.read_bytes()
-    assert attack.keep(target, found, checked, shown).read_bytes() == first, "without a folder of unfinished work"
+    assert keep(target, found, checked, shown).read_bytes() == first, "without a folder of unfinished work"
     folder = tmp_path / "artifacts/attacks/glyphs/none-pixels_8-0" / name
     assert [kept.name for kept in folder.iterdir()] == ["outcomes.csv"]
     assert len(pd.read_csv(folder / "outcomes.csv")) == len(found.evaluation.outcomes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dml.attacks.balls import Ball, radius_text
 from dml.attacks.base import Run
 from dml.common.files import read_kept, write_columns
+from dml.common.processes import shared_out
 from dml.common.randomness import torch_generator
 from dml.evaluation.outcomes import rows_of
 from dml.retrieval.gallery import Queries, at_once
@@ -191,7 +192,8 @@ def in_chunks(
 ) -> pd.DataFrame:
     """Evaluate queries chunk by chunk; a killed evaluation continues after its last finished chunk.
 
-    A chunk whose file is damaged is evaluated again.
+    A chunk whose file is damaged is evaluated again. Processes that work together (:mod:`dml.common.processes`) take
+    turns, chunk by chunk; each draws as it would alone, so the outcome of every query is the same.
 
     Args:
         rows: numbers of the queries.
@@ -200,13 +202,16 @@ def in_chunks(
         folder: where the tables of finished chunks are kept. One folder serves one evaluation: the caller names it by
             all that decides the outcome, and removes it at the end. None keeps nothing.
         verb: what happened to the queries, for the report.
-        report: receives one line per chunk, the same whether it was finished before or not.
+        report: receives one line per chunk of this process, the same whether it was finished before or not.
 
     Returns:
         All tables below each other.
     """
     tables: list[pd.DataFrame] = []
-    for first in range(0, len(rows), size):
+    finished = 0
+
+    def of(first: int) -> pd.DataFrame:
+        nonlocal finished
         chunk = rows[first : first + size]
         file = folder / f"{first:07d}.npz" if folder else None
         table = read_kept(file) if file else None
@@ -215,8 +220,14 @@ def in_chunks(
             if file is not None:
                 write_columns(file, table)
         tables.append(table)
-        report(f"{verb} {first + len(chunk)}/{len(rows)} queries{_left(pd.concat(tables))}")
-    return pd.concat(tables, ignore_index=True)
+        finished += len(chunk)
+        report(f"{verb} {finished}/{len(rows)} queries{_left(pd.concat(tables))}")
+        return table
+
+    whole = pd.concat(shared_out(range(0, len(rows), size), of), ignore_index=True)
+    if finished < len(rows):
+        report(f"{verb} {len(rows)}/{len(rows)} queries{_left(whole)}")
+    return whole
 
 
 def _left(done: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ from dml.attacks.queries.margin_pgd import MarginPGD
 from dml.attacks.queries.noise import Noise
 from dml.attacks.queries.square import Square
 from dml.common.files import read_kept, write_columns
+from dml.common.processes import shared_out
 from dml.common.randomness import torch_generator
 from dml.data.sampling import evenly
 from dml.evaluation.engine import Group, Worst, chunk_size_for
@@ -83,6 +84,8 @@ def check(
 ) -> pd.DataFrame:
     """Run all gates on one model, at every radius of the l-inf ball that a suite attacked.
 
+    Processes that work together (:mod:`dml.common.processes`) take turns, gate by gate.
+
     Other attacks are tried on the thirty surviving queries whose margin is nearest to breaking, or on all if there are
     fewer. Those that break, as a share of the attacked queries, are what the suite's R@1 is at least too high by.
 
@@ -103,8 +106,8 @@ def check(
     queries = np.sort(attacked["query"].unique())
     some = queries[evenly(QUERIES, len(queries))]
 
-    kept = partial(_kept, folder, report)
-    found = [
+    kept = partial(partial, _kept, folder, report)
+    work = [
         kept("eps 0", 0.0, _zero_radius, search, groups, some, seed),
         kept("whole range", WHOLE_RANGE, _whole_range, search, groups[:2], some, seed),
     ]
@@ -113,11 +116,12 @@ def check(
         eps, survivors = float(radius), left[left["r1"] == 1]
         tried, error = nearest(survivors), standard_error(len(survivors), len(left))
         if larger is not None and not suite.alone:
-            found.append(kept("left out", eps, _left_out, search, groups, eps, larger[1], error, seed))
+            work.append(kept("left out", eps, _left_out, search, groups, eps, larger[1], error, seed))
         for other in others:
-            found.append(kept(other.gate, eps, _broken_by, search, other, eps, tried, len(left), error, seed))
-        found.append(kept("gradients", eps, _zero_gradients, search, some, eps, seed))
-        found.extend(_from_outcomes(outcomes, eps, error))
+            work.append(kept(other.gate, eps, _broken_by, search, other, eps, tried, len(left), error, seed))
+        work.append(kept("gradients", eps, _zero_gradients, search, some, eps, seed))
+        work.append(partial(_from_outcomes, outcomes, eps, error))
+    found = [gate for gates in shared_out(work, lambda measure: measure()) for gate in gates]
     table = pd.DataFrame(found)
     failed = [f"{gate.gate}, eps {radius_text(gate.eps)}" for gate in found if not gate.passed]
     report(f"{len(table)} gates: {'failed: ' + '; '.join(failed) if failed else 'all hold'}")
@@ -136,7 +140,7 @@ def _kept(
     eps: float,
     measure: Callable[..., Gate],
     *arguments: Any,
-) -> Gate:
+) -> list[Gate]:
     """The gate that an earlier, killed check measured, or else a fresh one; reported as one line."""
     name = re.sub(r"\W+", "_", f"{gate} {eps:.6f}")
     file = folder / f"{name}.npz" if folder else None  # which carries a checksum
@@ -148,7 +152,7 @@ def _kept(
         if file is not None:
             write_columns(file, pd.DataFrame([found]))
     report(f"{found.gate}, eps {radius_text(found.eps)}: {found.measured:.3f} of at most {found.limit:.3f}")
-    return found
+    return [found]
 
 
 def _others(search: Search, suite: Suite, surrogates: Mapping[str, Search]) -> list[Other]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from dml.common.processes import from_leader, joined
 from dml.config.load import load
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings
@@ -19,8 +20,6 @@ from dml.pipeline.stages.prepare import prepare
 from dml.pipeline.stages.train import train
 from dml.pipeline.stored import find_made_with
 from dml.pipeline.tuning import as_settings
-from dml.training.distributed import from_leader
-from dml.training.processes import joined
 
 
 def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) -> None:

@@ -20,18 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.overrides import TorchFunctionMode
 
-LEADER = 0  # the rank that reports, and writes files
+from dml.common.processes import LEADER, size
+
 TOLERANCE = 1e-4  # of the loss, relative: other tuples change it by more, another kind of device by less
-
-
-def size() -> int:
-    """Return the number of processes that train together, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def leads() -> bool:
-    """Whether this process reports and writes files: one of all that train together does."""
-    return size() == 1 or dist.get_rank() == LEADER
 
 
 @contextmanager
@@ -87,15 +78,6 @@ def align(*modules: nn.Module) -> None:
             sent = value.detach().contiguous()
             dist.broadcast(sent, LEADER)
             value.copy_(sent)
-
-
-def from_leader(make: Callable[[], Any]) -> Any:
-    """Return what ``make`` returns in the leader, which alone calls it: anything that can be pickled, on the CPU."""
-    if size() == 1:
-        return make()
-    values = [make() if leads() else None]
-    dist.broadcast_object_list(values, LEADER)
-    return values[0]
 
 
 def check_same(value: float, device: torch.device) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dml.common.processes import Say, from_leader, leads, to_nobody
 from dml.common.randomness import numpy_generator, torch_generator
 from dml.data.base import Split
 from dml.data.loading import training_batches
@@ -25,7 +26,6 @@ from dml.training.checkpoint import Checkpoint
 from dml.training.schedule import Schedule
 
 Scores = dict[str, float]
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -49,10 +49,6 @@ class History:
 def to_stderr(line: str) -> None:
     """Print a line to the standard error stream."""
     print(line, file=sys.stderr, flush=True)
-
-
-def to_nobody(line: str) -> None:
-    """Drop a line: another process prints it, or has printed it."""
 
 
 def fit(
@@ -102,8 +98,8 @@ def fit(
     device = device_of(model)
     distributed.align(model, loss.to(device), defense.to(device))
     training = _Training(model, loss, defense, schedule, schedule.steps(len(split)), seed)
-    saved = distributed.from_leader(lambda: None if checkpoint is None else checkpoint.load())
-    if not distributed.leads():
+    saved = from_leader(lambda: None if checkpoint is None else checkpoint.load())
+    if not leads():
         checkpoint, report, timing = None, to_nobody, to_nobody
     if saved is not None:
         training.restore(saved)

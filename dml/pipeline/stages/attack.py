@@ -1,10 +1,8 @@
-"""Chapter 4: attack one model, or one untrained control, with one suite, and keep what is found."""
+"""Chapter 4: attack one model, or one untrained control, with one suite."""
 
-import math
-import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from dml.common.files import ROOT, atomic, remove
+from dml.common.processes import Say, launch, leads, to_nobody, wanted
 from dml.config.build import evaluation as build
 from dml.config.load import load
 from dml.config.run import Params
@@ -25,17 +22,18 @@ from dml.data.sampling import attacked_rows
 from dml.evaluation import gates
 from dml.evaluation.collapse import diagnostics
 from dml.evaluation.examples import Examples, example_rows, examples
-from dml.evaluation.outcomes import map_r_left, natural_scores, summarise, survival
+from dml.evaluation.outcomes import natural_scores, summarise
 from dml.evaluation.suites.base import Evaluation, Suite
 from dml.models import weights
 from dml.models.embedder import best_device
 from dml.pipeline import paths
-from dml.pipeline.digest import control_digest, data_settings, digest, evaluation_digest
+from dml.pipeline.digest import control_digest, digest, evaluation_digest
 from dml.pipeline.stored import StoredModel, open_data, open_model, open_surrogate
-from dml.reporting import records
-from dml.reporting.provenance import versions
 from dml.reporting.spelling import CONTROL
 from dml.retrieval.index import Search
+
+Names = tuple[str, str, str, int, str]
+"""Dataset, loss, defence, seed and suite."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Target:
         rows: numbers of the attacked queries, in the order in which every suite takes them.
         stored: the trained model; None for a control.
         workspace: where results go.
+        changes: of params.yaml, for other processes to open the same.
     """
 
     dataset: str
@@ -66,6 +65,7 @@ class Target:
     rows: np.ndarray
     stored: StoredModel | None
     workspace: str
+    changes: Mapping[str, Any] | None = None
 
     @property
     def run(self) -> str:
@@ -138,8 +138,9 @@ def open_target(
         model = stored.model
     search = Search.over(model.to(best_device()), data.test, data.queries)
     rows = attacked_rows(built.queries, len(search), seed)
-    print(f"{dataset}, {paths.run_name(loss, defense, seed)}, suite {suite}: {len(rows)} of {len(search):,} queries")
-    return Target(dataset, loss, defense, seed, suite, params, recipe, built, data, search, rows, stored, workspace)
+    return Target(
+        dataset, loss, defense, seed, suite, params, recipe, built, data, search, rows, stored, workspace, changes
+    )
 
 
 def _control(name: str, data: Dataset, seed: int) -> nn.Module:
@@ -165,11 +166,39 @@ class Found:
 
 
 def run_suite(target: Target) -> Found:
-    """Attack the queries with the suite; a killed evaluation continues with the first unfinished queries."""
-    start = time.perf_counter()
-    folder, report = target.unfinished / "queries", _report(len(target.rows))
-    evaluation = target.suite.evaluate(target.search, target.rows, seed=target.seed, folder=folder, report=report)
+    """Attack the queries with the suite; a killed evaluation continues with the first unfinished queries.
+
+    With ``run.devices`` above 1 as many processes take turns, chunk by chunk of queries, and then gate by gate in
+    :func:`run_gates`. So do those that torchrun has started. What they find is the same.
+    """
+    start, told = time.perf_counter(), _report(len(target.rows))
+    if leads():
+        queries = f"{len(target.rows)} of {len(target.search):,} queries"
+        print(f"{target.dataset}, {target.run}, suite {target.suite_name}: {queries}")
+    if _launched(target, _suite_share, report=told):
+        told = to_nobody
+    evaluation = _evaluate(target, told)
     return Found(evaluation, summarise(evaluation.outcomes), time.perf_counter() - start)
+
+
+def _launched(target: Target, work: Callable[..., None], *given: Any, report: Say) -> bool:
+    """Let other processes leave in ``target.unfinished`` what they find; False where ``run.devices`` asks for none."""
+    processes = wanted(target.params.run.devices)
+    if processes > 1:
+        names = (target.dataset, target.loss, target.defense, target.seed, target.suite_name)
+        launch(processes, work, names, target.workspace, target.changes, *given, report=report, timing=to_nobody)
+    return processes > 1
+
+
+def _suite_share(names: Names, workspace: str, changes: Mapping[str, Any] | None, *, report: Say, timing: Say) -> None:
+    """Attack with the suite in one of several processes."""
+    _evaluate(open_target(*names, workspace=workspace, changes=changes), report)
+
+
+def _evaluate(target: Target, report: Say) -> Evaluation:
+    told = report if leads() else to_nobody
+    folder = target.unfinished / "queries"
+    return target.suite.evaluate(target.search, target.rows, seed=target.seed, folder=folder, report=told)
 
 
 def _report(total: int) -> Any:
@@ -196,13 +225,33 @@ def run_gates(target: Target, found: Found, *, others: Sequence[str] = ()) -> pd
     """
     if not target.suite.claims:
         return pd.DataFrame()
+    told = to_nobody if _launched(target, _gates_share, others, report=print) else print
+    return _check(target, found.evaluation, others, told)
+
+
+def _gates_share(
+    names: Names,
+    workspace: str,
+    changes: Mapping[str, Any] | None,
+    others: Sequence[str],
+    *,
+    report: Say,
+    timing: Say,
+) -> None:
+    """Check gates in one of several processes, of what the suite has found already."""
+    target = open_target(*names, workspace=workspace, changes=changes)
+    _check(target, _evaluate(target, to_nobody), others, report)
+
+
+def _check(target: Target, evaluation: Evaluation, others: Sequence[str], report: Say) -> pd.DataFrame:
     return gates.check(
         target.search,
         target.suite,
-        found.evaluation.outcomes,
+        evaluation.outcomes,
         seed=target.seed,
         surrogates={name: _search(target, name) for name in _surrogates(target, others)},
         folder=target.unfinished / "gates",
+        report=report if leads() else to_nobody,
     )
 
 
@@ -228,59 +277,3 @@ def look(target: Target) -> Examples | None:
         return None
     rows = example_rows(target.search, classes=6, images=4, seed=target.seed)
     return examples(target.search, rows, runs, target.params.figures.eps, seed=target.seed)
-
-
-def keep(target: Target, found: Found, checked: pd.DataFrame, shown: Examples | None) -> Path:
-    """Write the outcome of every query, the examples, and the record that chapter 5 makes tables from.
-
-    Returns:
-        The record's file.
-    """
-    folder = paths.output(target.workspace, paths.attack_dir(target.dataset, target.run, target.suite_name))
-    with atomic(folder) as partial:
-        partial.mkdir()
-        found.evaluation.outcomes.to_csv(partial / "outcomes.csv", index=False, float_format="%.6f")
-        if shown is not None:
-            shown.write(partial / "examples.npz")
-    file = paths.output(target.workspace, paths.record_file(target.dataset, target.run, target.suite_name))
-    training = target.stored.seconds if target.stored else math.nan
-    seconds = {"training": None if math.isnan(training) else training, "suite": round(found.seconds, 1)}
-    machine = {"device": _device(target.search), "versions": versions(), "seconds": seconds}
-    records.write(file, _record(target, found, checked), machine)
-    remove(target.unfinished)
-    print(f"wrote {file.relative_to(ROOT)}")
-    return file
-
-
-def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, Any]:
-    settings = target.stored.settings if target.stored else {"data": data_settings(target.recipe.data)}
-    outcomes = found.evaluation.outcomes
-    lowered = map_r_left(outcomes, records.LOWERED)
-    return {
-        "dataset": target.dataset,
-        "loss": target.loss,
-        "defense": target.defense,
-        "seed": target.seed,
-        "suite": target.suite_name,
-        "digests": target.digests,
-        "claims": target.suite.claims,
-        "alone": bool(target.suite_settings.get("alone", False)),
-        "natural": target.natural.to_dict(),
-        "embedding": target.embedding,
-        "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
-        "scores": found.evaluation.scores,
-        "gates": checked.to_dict("records"),
-        "survival": survival(outcomes),
-        **({"map_r": lowered} if lowered else {}),
-        "settings": {**settings, "suite": target.suite_settings},
-        "embedded": target.stored.embedded if target.stored else None,
-        "epoch_kept": target.stored.epoch_kept if target.stored else None,
-        "weights": weights.digest(target.search.model),
-    }
-
-
-def _device(search: Search) -> str:
-    device = search.gallery.embeddings.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dml.common.files import atomic, write_json
+from dml.common.processes import Say, joined, launch, leads, size, to_nobody, wanted
 from dml.common.randomness import seeded_global
 from dml.config.build import model as build_model
 from dml.config.build import training as build
@@ -21,9 +22,7 @@ from dml.pipeline.digest import digest, training_digest, training_settings
 from dml.pipeline.stages.prepare import check_queries
 from dml.pipeline.stored import SETTINGS, open_data
 from dml.training.checkpoint import Checkpoint
-from dml.training.distributed import leads, size
-from dml.training.loop import History, Say, fit, to_nobody, to_stderr
-from dml.training.processes import joined, launch, wanted
+from dml.training.loop import History, fit, to_stderr
 from dml.training.selection import validator
 
 

@@ -1,20 +1,63 @@
-"""The processes that train together: started here on one machine, or by torchrun on any number of them."""
+"""The processes that train or evaluate together: started here on one machine, or by torchrun on any number of them.
+
+Without a process group of ``torch.distributed``, or in a group of one, a process leads and does all work itself.
+"""
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+LEADER = 0  # the rank that reports, and writes files
 PATIENCE = timedelta(hours=1)  # that processes wait for one of them, for example while it prepares images
+Item, Result = TypeVar("Item"), TypeVar("Result")
 Say = Callable[[str], None]
+
+
+def to_nobody(line: str) -> None:
+    """Drop a line: another process prints it, or has printed it."""
+
+
+def size() -> int:
+    """Return the number of processes that work together, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process reports and writes files: one of all that work together does."""
+    return size() == 1 or dist.get_rank() == LEADER
+
+
+def from_leader(make: Callable[[], Result]) -> Result:
+    """Return what ``make`` returns in the leader, which alone calls it: anything that can be pickled, on the CPU."""
+    if size() == 1:
+        return make()
+    values: list[Any] = [make() if leads() else None]
+    dist.broadcast_object_list(values, LEADER)
+    return values[0]
+
+
+def shared_out(items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+    """Return ``work(item)`` for each item, in order; each is called in one process, and all have all results.
+
+    Args:
+        items: the same in every process, which take turns.
+        work: returns what can be pickled, on the CPU.
+    """
+    if size() == 1:
+        return [work(item) for item in items]
+    own = [work(item) for item in items[dist.get_rank() :: size()]]
+    parts: list[Any] = [None] * size()
+    dist.all_gather_object(parts, own)
+    return [parts[place % size()][place // size()] for place in range(len(items))]
 
 
 def wanted(devices: int | Literal["auto"]) -> int:
@@ -43,7 +86,7 @@ def under_torchrun() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Train together with the processes that torchrun has started, inside the block; else by oneself.
+    """Work together with the processes that torchrun has started, inside the block; else by oneself.
 
     Raises:
         ValueError: torchrun has started more processes on this machine than it has GPUs.
@@ -56,7 +99,7 @@ def joined() -> Iterator[None]:
 
 
 def launch(processes: int, work: Callable[..., None], *given: Any, report: Say, timing: Say) -> None:
-    """Run a function in several new processes of this machine that train together, and wait for them.
+    """Run a function in several new processes of this machine that work together, and wait for them.
 
     They are spawned, not forked: a notebook's process may hold a GPU or threads.
 
