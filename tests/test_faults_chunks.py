@@ -70,7 +70,7 @@ def test_a_damaged_gate_is_measured_again(damage: str, tmp_path: Path) -> None:
         return gate
 
     def check(times: int) -> None:
-        found = _kept(tmp_path, lambda line: None, "noise", 0.03, measure)
+        (found,) = _kept(tmp_path, lambda line: None, "noise", 0.03, measure)
         assert found == gate
         assert [type(value) for value in found] == [str, float, float, float, bool]
         assert len(measured) == times
