@@ -88,6 +88,7 @@ def test_the_test_classes_are_never_looked_at(workspace: Path, defense: str, mon
     made = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
     assert yaml.safe_load(made["settings"]) == TINY
     assert made["epoch_kept"] in (1, 2)
+    assert made["embedded"] == {"standard": 16, "robust": 64}[defense]  # 4 batches of 4 images, 2 steps of PGD
     assert 0 <= made["R@1 at 8/255"] <= made["R@1"] <= 1
     again = tuning.train_and_score("glyphs", "triplet", defense, TINY, seed=0, workspace=str(workspace))
     assert made == again

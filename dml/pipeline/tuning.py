@@ -77,7 +77,7 @@ def train_and_score(
         workspace: below which the prepared images are looked for first.
 
     Returns:
-        A row of the table.
+        A row of the table; ``embedded`` counts the images that the model embedded in training, which is what it costs.
 
     Raises:
         ParamsError: a setting is unknown or cannot be used.
@@ -95,7 +95,8 @@ def train_and_score(
     trained = fit_recipe(recipe, data, loss, defense, seed, None)
     row = {"dataset": dataset, "loss": loss, "defense": defense, "settings": as_text(settings), "seed": seed}
     suite = build.suite(params.suite(params.figures.suite))
-    row |= {"epoch_kept": trained.history.chosen + 1, **held_out_scores(trained.model, data.validation, suite)}
+    row |= {"embedded": trained.history.embedded, "epoch_kept": trained.history.chosen + 1}
+    row |= held_out_scores(trained.model, data.validation, suite)
     return row | {"score": score(row, params.figures.baseline)}
 
 
