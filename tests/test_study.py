@@ -110,7 +110,6 @@ def test_blocks_run_in_order_and_share_what_is_trained(
 
     monkeypatch.setattr(study.Job, "run", run)
     monkeypatch.setattr(study, "load", lambda: params)
-    keep(tmp_path / params.recipe("glyphs").data.path, {})
     assert study.main(["--jobs", "1"]) == 0
     assert [name for name in done if name[:2] == "03" and "robust-0" in name] == [
         "03 glyphs-triplet-robust-0",
@@ -125,36 +124,6 @@ def test_blocks_run_in_order_and_share_what_is_trained(
     done.clear()
     assert study.main(["grid", "--jobs", "1"]) == 0
     assert {name[-5:] for name in done if name[:2] == "04"} == {"radii"}
-
-
-def test_a_block_without_its_images_is_left_out_unless_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photographs = {"datasets": ["flowers"], "losses": {"triplet": ["robust"]}, "suite": "quick", "seeds": [0]}
-    params = load(SETTINGS | {"study.photographs": photographs})
-    done: list[str] = []
-    monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(study, "load", lambda: params)
-    monkeypatch.setattr(study.Job, "run", lambda job, threads: (done.append(job.name), (0, 1.0, tmp_path))[1])
-    keep(tmp_path / params.recipe("glyphs").data.path, {})
-    assert study.main(["--jobs", "1"]) == 0
-    assert done
-    assert not any("flowers" in name for name in done)
-    assert capsys.readouterr().err == "study.photographs is left out: there is no data/flowers\n"
-    assert study.main(["photographs", "--jobs", "1"]) == 0
-    assert "flowers-triplet-robust-0-quick" in done
-
-
-def test_what_no_missing_record_needs_is_not_trained(params: Params, tmp_path: Path) -> None:
-    for model in study.models(params, params.block("grid")):
-        key = (*model[:3], "radii")
-        digests = expected(params, [key])[key]
-        keep(
-            tmp_path / "results" / "runs" / "glyphs" / "-".join(map(str, model[1:])) / "radii.json",
-            {"digests": digests},
-        )
-    _, *others = study.phases(params, params.block("grid"))
-    assert others == [[], []]
 
 
 def test_an_unknown_block_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

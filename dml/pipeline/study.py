@@ -3,10 +3,9 @@
     python -m dml study --jobs 2
     python -m dml study grid
 
-The first runs all blocks in order but those of images that are not here, the second one of them. Each job is a notebook
-of the pipeline in a process of its own. A killed study continues where it was: a record that today's settings and code
-would make again is not made twice, nor is a model, whichever block asks for it, and what no missing record needs is not
-trained. The figures stage of `dvc repro` then puts the records into results/.
+The first runs all blocks in order, the second one of them. Each job is a notebook of the pipeline in a process of its
+own. A killed study continues where it was: a model or record that today's settings and code would make again is
+not made twice, whichever block asks for it. The figures stage of `dvc repro` then puts the records into results/.
 """
 
 import argparse
@@ -98,25 +97,13 @@ def trainings(params: Params, attacked: list[Model]) -> list[Model]:
     return list(found)
 
 
-def with_images(params: Params) -> Iterator[Study]:
-    """Yield the blocks of which all images are here, and say which are not."""
-    for name, block in params.study.items():
-        places = [Path(params.recipe(dataset).data.path) for dataset in block.datasets]
-        absent = [str(place) for place in places if not (ROOT / place).exists()]
-        if absent:
-            print(f"study.{name} is left out: there is no {' and no '.join(absent)}", file=sys.stderr)
-        else:
-            yield block
-
-
 def phases(params: Params, block: Study) -> Iterator[list[Job]]:
     """Yield jobs that may run side by side: whatever is not current of the images, then of each seed's models."""
     yield [Job("01_data", dataset, {"dataset": dataset}) for dataset in block.datasets if not _has(params, dataset)]
     for seed in block.seeds:
-        of_seed = [model for model in models(params, block) if model.seed == seed]
-        attacked = [model for model in of_seed if not evaluated(params, model, block.suite)]
+        attacked = [model for model in models(params, block) if model.seed == seed]
         yield [_training(model) for model in trainings(params, attacked) if not trained(params, model)]
-        yield [_attack(model, block.suite) for model in attacked]
+        yield [_attack(model, block.suite) for model in attacked if not evaluated(params, model, block.suite)]
 
 
 def _training(model: Model) -> Job:
@@ -175,12 +162,7 @@ def run(params: Params, blocks: Iterable[Study], jobs: int) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m dml study", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "blocks",
-        nargs="*",
-        metavar="BLOCK",
-        help="of `study` in params.yaml; all whose images are here if none is named",
-    )
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help="of `study` in params.yaml; all if none is named")
     parser.add_argument(
         "--jobs", type=int, default=most(), help="notebooks side by side; one per core, or one on a GPU"
     )
@@ -189,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
     try:
         params = load()
-        blocks = [params.block(name) for name in chosen.blocks] or list(with_images(params))
+        blocks = [params.block(name) for name in chosen.blocks or params.study]
     except ValueError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
