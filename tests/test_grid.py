@@ -157,7 +157,7 @@ def test_the_page_shows_the_grid_and_says_what_is_best(tmp_path: Path) -> None:
     assert (
         "- **robust, triplet loss**: the training eps that keeps the most R@1 is 2/255 on natural images, "
         "2/255 and 8/255 at test eps 1/255, 8/255 and 20/255 at test eps 2/255, 20/255 at test eps 4/255 to 8/255. "
-        "Natural R@1 over the whole test half falls from 0.970 to 0.910 as training eps grows from 2/255 to 20/255; "
+        "Natural R@1 over the whole test half is 0.970 at training eps 2/255 and 0.910 at training eps 20/255; "
         "undefended, it is 0.960."
     ) in shown
     assert "suite radii. Test eps 0 is natural" in shown

@@ -61,7 +61,7 @@ def test_any_number_of_defences_can_be_told_apart() -> None:
 def test_the_headline_has_a_bar_per_model_and_radius() -> None:
     runs = [*six(), control()]
     runs[1]["gates"] = [GATE | {"passed": False}]
-    figure = charts.headline(tables.pool(runs), [0.0, EPS], palette(runs))
+    figure = charts.headline({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs))
     assert [axes.get_title() for axes in figure.axes] == ["natural", "attacked, eps 8/255"]
     heights = [sorted(round(bar.get_height(), 3) for bar in axes.patches) for axes in figure.axes]
     assert heights == [[0.4, 0.8, 0.88, 0.89, 0.89, 0.9, 0.9], [0.0, 0.05, 0.15, 0.2, 0.245, 0.25, 0.5]]
@@ -79,8 +79,8 @@ def test_the_headline_has_a_bar_per_model_and_radius() -> None:
 def test_many_bars_keep_their_daggers_but_not_their_values() -> None:
     runs = [record("triplet", f"defence_{place}", 0.9, 40) for place in range(charts.LABELLED + 1)]
     runs[0]["gates"] = [GATE | {"passed": False}]
-    figure = charts.headline(tables.pool(runs), [EPS], palette(runs))
-    assert "".join(text.get_text() for text in figure.axes[0].texts).strip() == "†"
+    figure = charts.headline({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs))
+    assert "".join(text.get_text() for text in figure.axes[1].texts).strip() == "†"
 
 
 def test_the_scatter_tells_defences_losses_and_controls_apart() -> None:

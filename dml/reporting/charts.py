@@ -1,6 +1,6 @@
 """Charts of records: one function per figure, drawn from the tables that it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,28 +12,32 @@ from matplotlib.patches import Patch
 
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, MARK, model_text, spell
-from dml.reporting.style import WIDTH, Look, Palette, inside, key_mark, legend_above, panels
+from dml.reporting.style import OTHER, WIDTH, Look, Palette, inside, key_mark, legend_above, panels
 
 CONTROLS = "controls"
 LABELLED = 22  # bars beside each other, at most, that leave room for their values
 
 
-def headline(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> Figure:
-    """Bars of R@1, natural and under the worst attack, one panel per radius, with 95% intervals over queries.
+Tables = Mapping[float, pd.DataFrame]
+"""Radius -> :func:`dml.reporting.tables.comparison`."""
+
+
+def headline(tables: Tables, palette: Palette) -> Figure:
+    """Bars of R@1, natural and under the worst attack, one panel per radius, with 95% intervals.
+
+    Natural R@1 is over the whole test half, as in every table. † marks a model with a gate that does not hold.
 
     Args:
-        found: pooled rows of one dataset and suite, see :func:`dml.reporting.tables.pool`. † marks a model with a gate
-            that does not hold.
-        radii: of the panels; 0 is the natural outcome.
+        tables: of one dataset and suite.
         palette: of the dataset.
     """
     groups = [*palette.losses, *([CONTROL] if palette.controls else [])]
     places = _bar_places(groups, palette)
-    figure, axes = panels(len(radii), columns=1, height=2.0)
-    figure.set_size_inches(WIDTH, 2.0 * len(radii) + 0.4)
-    for panel, eps in zip(axes, radii, strict=True):
-        rows = found[found["attack"].eq("worst" if eps else "none") & np.isclose(found["eps"], eps)]
-        for row in rows[rows["norm"].eq("linf")].itertuples():
+    scores = _with_natural(tables)
+    figure, axes = panels(len(scores), columns=1, height=2.0)
+    figure.set_size_inches(WIDTH, 2.0 * len(scores) + 0.4)
+    for panel, (eps, rows) in zip(axes, scores.items(), strict=True):
+        for row in rows.itertuples():
             _bar(panel, places[row.loss, row.defense], row, palette.look(row.loss, row.defense), len(places))
         panel.set(title=f"attacked, eps {radius_text(eps)}" if eps else "natural", ylabel="R@1", ylim=(0, 1.25))
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -46,22 +50,24 @@ def headline(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> F
     return figure
 
 
-def ranked(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> Figure:
+def ranked(tables: Tables, palette: Palette, named: Collection[str]) -> Figure:
     """Every model in a row of its own, best first: natural R@1 and what the worst attack leaves at each radius.
 
+    Natural R@1 is over the whole test half, as in every table. † marks a model with a gate that does not hold.
+
     Args:
-        found: pooled rows of one dataset and suite, see :func:`dml.reporting.tables.pool`. † marks a model with a gate
-            that does not hold.
-        radii: natural first, as radius 0; the models are ranked by the last.
+        tables: of one dataset and suite; the models are ranked by the last.
         palette: of the dataset.
+        named: defences with a colour of their own; controls are grey, all others of one colour.
     """
-    attacks = {eps: "none" if eps == 0 else "worst" for eps in radii}
-    parts = {eps: found[found["attack"].eq(name) & np.isclose(found["eps"], eps)] for eps, name in attacks.items()}
+    parts = _with_natural(tables)
+    radii = list(parts)
     order = parts[radii[-1]].sort_values("r1")[["loss", "defense", "gates"]].itertuples(index=False)
     models = [(row.loss, row.defense, row.gates) for row in order]
     figure, panel = plt.subplots(figsize=(WIDTH, 0.27 * len(models) + 1.2))
     for height, (loss, defense, _) in enumerate(models):
         look = palette.look(loss, defense)
+        look = look if loss == CONTROL or defense in named else look._replace(color=OTHER)
         for mark, (eps, part) in zip(("|", "D", "o"), parts.items(), strict=True):
             row = part[part["loss"].eq(loss) & part["defense"].eq(defense)].iloc[0]
             error = [[row["r1"] - row["r1_low"]], [row["r1_high"] - row["r1"]]]
@@ -78,6 +84,13 @@ def ranked(found: pd.DataFrame, radii: Sequence[float], palette: Palette) -> Fig
     labels = ["natural" if eps == 0 else f"attacked, eps {radius_text(eps)}" for eps in radii]
     legend_above(figure, keys[: len(radii)], labels)
     return figure
+
+
+def _with_natural(tables: Tables) -> Tables:
+    """The tables, and before them natural R@1 with its interval as if it were that of radius 0."""
+    first = next(iter(tables.values()))
+    ends = {f"r1{end}": first[f"natural{end}"] for end in ("", "_low", "_high")}
+    return {0.0: first.assign(**ends), **tables}
 
 
 def _bar_places(groups: Sequence[str], palette: Palette) -> dict[tuple[str, str], float]:

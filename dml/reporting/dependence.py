@@ -1,6 +1,6 @@
 """Figures and tables of chapter 6: how the tuples of a batch depend on each other, and what that does to training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -266,8 +266,8 @@ def _collapses(reasons: Sequence[str]) -> str:
     return f"{f'{len(fell)} of {len(reasons)}' if len(reasons) > 1 else 'yes'}: {fell[0]}"
 
 
-def missing(wanted: Sequence[tuple[str, int]], current: Sequence[Record], stale: Sequence[Record]) -> Iterator[str]:
-    """Yield one sentence per defence of the study that lacks a current record.
+def missing(wanted: Sequence[tuple[str, int]], current: Sequence[Record], stale: Sequence[Record]) -> list[str]:
+    """Return which defences of the study lack a current record, one sentence for all that lack the same.
 
     Args:
         wanted: defence and seed of each training of the study.
@@ -275,10 +275,12 @@ def missing(wanted: Sequence[tuple[str, int]], current: Sequence[Record], stale:
         stale: records that they would not.
     """
     held, old = ({(record["defense"], record["seed"]) for record in records} for records in (current, stale))
+    found: dict[tuple[str, str], list[str]] = {}
     for defense in dict.fromkeys(name for name, _ in wanted):
         lacks = [run for run in wanted if run[0] == defense and run not in held]
         if lacks:
             whole = len(lacks) == sum(name == defense for name, _ in wanted)
             seeds = "" if whole else f" with seed {', '.join(str(seed) for _, seed in lacks)}"
             word = "current record" if old.intersection(lacks) else "record"
-            yield f"no {word} of {defense}{seeds} yet: run `make study`"
+            found.setdefault((word, seeds), []).append(defense)
+    return [f"no {word} of {', '.join(names)}{seeds} yet: run `make study`" for (word, seeds), names in found.items()]

@@ -95,17 +95,19 @@ def _headline(
     if not tables:
         return {}
     queries = queries_text(next(iter(tables.values())))
-    # Bars of many defences would be too thin to read, and their colours repeat.
-    shape = charts.ranked if scatter.crowded(palette) else charts.headline
-    bars = shape(pool(own), [0.0, *tables], palette)
     named = {figures.baseline, figures.paper, figures.peer, BEST}
-    few = " Small marks: the other models of the leaderboard. The natural axis is stretched towards 1."
-    few = few if scatter.crowded(palette) else ""
+    few = ""
+    if scatter.crowded(palette):  # bars would be too thin to read, and their colours repeat
+        bars = charts.ranked(tables, palette, named)
+        few = " Small marks: the other models of the leaderboard."
+        few += " The natural axis is stretched towards 1." if scatter.stretched(tables[max(tables)]) else ""
+    else:
+        bars = charts.headline(tables, palette)
     return {
         "headline": (
             bars,
-            f"R@1 on {dataset}, natural and under the worst attack of suite {suite}, {queries}, with 95% intervals. "
-            "† marks a model with a gate that does not hold.",
+            f"R@1 on {dataset}, natural over the whole test half and under the worst attack of suite {suite}, "
+            f"{queries}, with 95% intervals. † marks a model with a gate that does not hold.",
         ),
         "scatter": (
             scatter.scatter(tables, palette, named),

@@ -200,14 +200,13 @@ def _best_text(table: pd.DataFrame) -> str:
 
 
 def _cost_text(natural: pd.Series) -> str:
-    """How natural R@1 changes from the smallest training radius to the largest, beside the baseline's."""
+    """Natural R@1 at the smallest and the largest training radius, where it is highest, and the baseline's."""
     radii = [eps for eps in natural.index if eps > 0]
-    low, high = natural[radii[0]], natural[radii[-1]]
-    verb = "stays at" if round(low, 3) == round(high, 3) else "falls from" if high < low else "rises from"
-    change = "" if verb == "stays at" else f" to {high:.3f}"
+    ends = [f"{natural[eps]:.3f} at training eps {radius_text(eps)}" for eps in (radii[0], radii[-1])]
+    top = natural[radii].idxmax()
+    most = "" if top in (radii[0], radii[-1]) else f", highest at {radius_text(top)} with {natural[top]:.3f}"
     base = f"; undefended, it is {natural[0.0]:.3f}" if 0.0 in natural.index else ""
-    spans = f"as training eps grows from {radius_text(radii[0])} to {radius_text(radii[-1])}"
-    return f"Natural R@1 over the whole test half {verb} {low:.3f}{change} {spans}{base}."
+    return f"Natural R@1 over the whole test half is {ends[0]} and {ends[1]}{most}{base}."
 
 
 def _radius(eps: float) -> str:

@@ -19,10 +19,17 @@ from dml.reporting.spelling import (
 )
 from dml.reporting.trust import sort_records
 
+COST = (
+    "How many images the model embedded in training, those of the adversary included, relative to the baseline; and "
+    "wall-clock time, as each training took it beside whatever else ran. Times of single trainings differ by a factor "
+    "of several for that reason alone."
+)
+
 
 def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
-    """Show how long each training took, also relative to the baseline's of the same loss on the same device."""
+    """Show how many images each training embedded, relative to the baseline's of the same loss, and its time."""
     times: dict[tuple[str, str, str], dict[int, float]] = {}
+    embedded = {(record["loss"], record["defense"]): record["embedded"] for record in records}
     counted: set[tuple[str, str, int]] = set()  # a model stands in the records of several suites
     for record in sort_records(records, figures):
         machine, model = record.get("machine", {}), (record["loss"], record["defense"], record["seed"])
@@ -34,12 +41,12 @@ def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
     rows = []
     for (loss, defense, device), seconds in times.items():
         mean = float(np.mean(list(seconds.values())))
-        base = times.get((loss, figures.baseline, device))
-        relative = f"{mean / np.mean(list(base.values())):.1f}" if base else MISSING
-        rows.append([spell(loss), spell(defense), str(len(seconds)), time_text(mean), relative, device])
+        own, base = embedded[loss, defense], embedded.get((loss, figures.baseline))
+        relative = f"{own / base:.1f}" if own and base else MISSING
+        rows.append([spell(loss), spell(defense), str(len(seconds)), relative, time_text(mean), device])
     if not rows:
         return []
-    return table(["loss", "defence", "trainings", "mean time", f"relative to {figures.baseline}", "device"], rows)
+    return table(["loss", "defence", "trainings", f"images / {figures.baseline}", "mean time", "device"], rows)
 
 
 def cost_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> str:
@@ -49,7 +56,7 @@ def cost_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> s
         by_dataset: dataset -> its current records.
         figures: what results/ reports.
     """
-    lines = ["# Time of training", "", "Seconds of wall-clock time, as each training took it beside whatever else ran."]
+    lines = ["# Cost of training", "", COST]
     for dataset, records in by_dataset.items():
         if cost := cost_section(records, figures):
             lines += ["", f"## {dataset}", *cost]

@@ -32,7 +32,7 @@ MEASURED = (
     "classes no model was trained on. R@1 counts the worst of all attacks on each query. Claims rest only on suites "
     "with gates, which look for signs that an attack failed. Each page has the leaderboard of all defences, settings, "
     "gates and paired tests; [runs/](runs) has the outcome of each query, [metrics.csv](metrics.csv) all rows as a "
-    "table, [cost.md](cost.md) the time of training, and [provenance.json](provenance.json) device, versions and "
+    "table, [cost.md](cost.md) the cost of training, and [provenance.json](provenance.json) device, versions and "
     "seconds of each run."
 )
 
@@ -133,7 +133,8 @@ def _r1(rows: pd.DataFrame) -> str:
 
 
 def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
-    return [line for file, caption in drawings if Path(file).stem == stem for line in ("", f"![{caption}]({file})")]
+    shown = [item for item in drawings if Path(item[0]).stem == stem]
+    return [line for file, caption in shown for line in ("", f"![{caption}]({file})", "", f"*{caption}*")]
 
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
@@ -148,8 +149,9 @@ def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]
     rows = [([claim], [cells.get(name, UNTESTED) for name in datasets]) for claim, cells in found.items()]
     links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
     text = (
-        "A claim holds if it does for every loss. Verdicts use 95% intervals, and between two models McNemar's exact "
-        "test on the same queries; the pages give the numbers. One by one, as the paper makes them: "
-        "[claims.md](claims.md)."
+        "A claim holds if it does for every loss that was measured, and in part if it does for some. *Not shown*: a "
+        "95% interval reaches across the limit. *Not separated*: McNemar's exact test on the same queries finds p of "
+        "0.05 or more, not corrected for the number of claims. The pages give the numbers. One by one, as the paper "
+        "makes them: [claims.md](claims.md)."
     )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]

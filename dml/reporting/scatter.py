@@ -13,10 +13,10 @@ from scipy.optimize import isotonic_regression
 
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, spell
-from dml.reporting.style import COLORS, MARKERS, WIDTH, Palette, inside, key_mark, legend_above, panels
+from dml.reporting.style import COLORS, MARKERS, OTHER, WIDTH, Palette, inside, key_mark, legend_above, panels
 from dml.reporting.tables import best_control
 
-OTHER = "#8aa0b4"  # of models without a name among many
+NEAR_ONE = 0.9  # median of natural R@1 above which the axis is stretched towards 1
 MARGIN = 0.01  # natural R@1 beyond 1 at which the stretched axis would end
 
 
@@ -40,11 +40,12 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Colle
     if crowded(palette):
         eps = max(tables)
         return _crowded_scatter(eps, tables[eps], palette, named)
-    figure, axes = panels(len(tables), height=4.0)
+    figure, axes = panels(len(tables), height=4.0, share=False)
     for panel, (eps, found) in zip(axes, tables.items(), strict=True):
         panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
         _marks(panel, found, palette)
-        panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1")
+        panel.set(xlim=_limits(found, "natural"), ylim=_limits(found, "r1"))
     axes[0].set_ylabel("adversarial R@1")
     looks = [palette.look(*model) for model in palette.models]
     keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
@@ -66,15 +67,18 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
         hollow = "white" if row.gates == "fail" else OTHER
         mark = {"color": OTHER, "markerfacecolor": hollow, "markersize": 5, "linestyle": ""}
         panel.plot(row.natural, row.r1, marker=_loss_marker(row.loss, palette), zorder=1, **mark)
-    panel.set_xscale("function", functions=(_stretch, _shrink))
-    left = max(0.0, trained["natural_low"].min() - 0.02)
-    panel.set(xlabel="natural R@1", ylabel="adversarial R@1", xlim=(left, 1.0), ylim=(-0.03, 1.03))
-    ticks = [tick for tick in (*np.arange(0, 0.95, 0.1), 0.95, 0.98, 1.0) if tick >= left]
-    panel.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
-    panel.set_title(f"eps {radius_text(eps)}")
+    panel.set(xlabel="natural R@1", ylabel="adversarial R@1", title=f"eps {radius_text(eps)}")
+    control = best_control(found)
+    least = [trained] if control is None else [trained, control.to_frame().T]
+    panel.set(xlim=_limits(trained, "natural"), ylim=_limits(pd.concat(least), "r1"))
+    if stretched(found):
+        left = max(0.0, trained["natural_low"].min() - 0.02)
+        panel.set_xscale("function", functions=(_stretch, _shrink))
+        panel.set_xlim(left, 1.0)
+        ticks = [tick for tick in (*np.arange(0, 0.95, 0.1), 0.95, 0.98, 1.0) if tick >= left]
+        panel.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
     keys = [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
     labels = [f"{spell(loss)} loss" for loss in palette.losses]
-    control = best_control(found)
     if control is not None:
         look = palette.look(CONTROL, control["defense"])
         panel.axhline(control["r1"], color=look.color, linestyle="--", linewidth=1.2)
@@ -84,6 +88,18 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
     keys += [Line2D([], [], color="silver", linewidth=3), key_mark(OTHER, _loss_marker(palette.losses[0], palette))]
     legend_above(figure, keys, [*labels, "Pareto front", "other models"], columns=3)
     return figure
+
+
+def stretched(found: pd.DataFrame) -> bool:
+    """Return whether the natural axis of many models is stretched: if most trained ones lie close to 1."""
+    return bool(found.loc[found["loss"] != CONTROL, "natural"].median() > NEAR_ONE)
+
+
+def _limits(found: pd.DataFrame, score: str) -> tuple[float, float]:
+    """Ends of an axis: all marks and intervals of a score, with some room around them."""
+    low, high = found[f"{score}_low"].min(), found[f"{score}_high"].max()
+    room = 0.08 * (high - low) + 0.005
+    return max(-0.03, low - room), min(1.03, high + room)
 
 
 def _stretch(natural: np.ndarray) -> np.ndarray:
@@ -121,7 +137,9 @@ def pareto_front(found: pd.DataFrame) -> pd.DataFrame:
 def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
     """Names of the models in a column at the right, highest first, each with a thin line to its mark."""
     ordered = found.sort_values(["r1", "natural"])
-    heights = spread_out(ordered["r1"].tolist(), min(0.045, 1 / len(ordered)))
+    low, high = panel.get_ylim()
+    shares = ((ordered["r1"] - low) / (high - low)).tolist()  # of the panel's height
+    heights = spread_out(shares, min(0.045, 1 / len(ordered)))
     several = ordered["defense"].duplicated(keep=False)
     for row, height, shared in zip(ordered.itertuples(), heights, several, strict=True):
         look = palette.look(row.loss, row.defense)
@@ -134,7 +152,7 @@ def _names(panel: Axes, found: pd.DataFrame, palette: Palette) -> None:
             "shrinkB": 4,
             "relpos": (0, 0.5),
         }
-        where = {"textcoords": panel.get_yaxis_transform(), "va": "center", "annotation_clip": False}
+        where = {"textcoords": "axes fraction", "va": "center", "annotation_clip": False}
         panel.annotate(name, (row.natural, row.r1), (1.04, height), fontsize=9, arrowprops=line, **where)
 
 

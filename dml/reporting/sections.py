@@ -19,11 +19,13 @@ from dml.reporting.spelling import (
     model_text,
     number,
     order,
+    settings_text,
     spell,
     table,
     wide_table,
 )
 from dml.reporting.tables import comparison, leaderboard, pool
+from dml.reporting.variants import BEST
 
 Pair = tuple[str, str]
 """Loss and defence of a model."""
@@ -142,12 +144,21 @@ def leaderboard_section(records: Sequence[Record], figures: Figures) -> list[str
     if board.empty:
         return []
     radius = radius_text(figures.eps)
+    ours = [record for record in records if record["defense"] == BEST and record["loss"] != CONTROL]
     text = (
         f"R@1 after the worst of all attacks (95% interval), each defence with its best loss at eps {radius}; of the "
-        f"controls the best at each radius. The factor is relative to `{figures.baseline}` training at eps {radius}, "
-        "and so is the cost, the number of images that the model embedded in training."
+        f"controls the best at each radius. The factor is relative to `{figures.baseline}` training with the same loss "
+        f"at eps {radius}, and so is the cost, the number of images that the model embedded in training."
+        + (best_text(ours[0]) if ours else "")
     )
     return ["", text, *leaderboard_table(board, figures)]
+
+
+def best_text(record: Record) -> str:
+    """Return one sentence, after a space: what this project's own defence is on a dataset."""
+    given = {name: value for name, value in record["settings"]["defense"].items() if name not in ("name", "defense")}
+    kind = record["settings"]["defense"].get("defense", BEST)
+    return f" `{BEST}`, chosen for this dataset, is `{kind}` with `{settings_text(given)}`."
 
 
 def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:

@@ -20,6 +20,7 @@ WIDTH = 9.0  # inches: a page on GitHub shows about 100 pixels per inch of it
 # Okabe and Ito's colours, which readers with any colour vision can tell apart; a defence takes one by its place.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPp"
+OTHER = "#8aa0b4"  # of defences without a colour of their own among many
 GREYS = ("#4d4d4d", "#8c8c8c", "#b0b0b0")  # of controls
 GREY_MARKERS = "xXd*"
 DASHES = ("--", ":", "-.", (0, (1, 3)))

@@ -38,11 +38,19 @@ CAPTIONS = {
     "lowers the other; a shared one raises both, each by less.",
     "plane": "Nine classes in the plane, embedded on a circle, after the same number of steps. Each class is drawn on "
     "its own ring; pale arcs are what its points reach within their balls. A constant embedding costs the margin "
-    "(dashed line), whatever the attack.",
+    "(dashed line), whatever the attack. Semi-hard mining, the first seed.",
     "batches": "Left: how one perturbed image changes its own tuple and the others that hold the image. Middle: share "
     "of the perturbed images that lower another tuple. Bars are 95% intervals over batches. Right: how many tuples "
     "hold an image, and in how many roles, under the last of the models.",
 }
+PLANE_TABLE = ("", "R@1 is the mean over seeds, in brackets the lowest and the highest.")
+BATCH_TABLE = (
+    "",
+    "Means over batches, ± half of the 95% interval. *Loss rises* and *falls*: shares of the tuples whose loss, with "
+    "all perturbed images in place, is higher or lower than without; *mean change* is that of the loss. The next two "
+    "columns are changes of d(a, p) − d(a, n), as in the figure; the last is the share of perturbed images that lower "
+    "it in another tuple.",
+)
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,8 @@ def write_page(workspace: str, plane_runs: pd.DataFrame, batches: pd.DataFrame, 
     """
     titles = {
         "two_ways": ("One image in two tuples", []),
-        "plane": ("Training in a plane", _lines(plane_runs)),
-        "batches": ("Inside batches", _lines(batches)),
+        "plane": ("Training in a plane", [*PLANE_TABLE, *_lines(plane_runs)]),
+        "batches": ("Inside batches", [*BATCH_TABLE, *_lines(batches)]),
     }
     lines = ["# Dependence between the tuples of a batch", "", "Written by notebook 06_dependence."]
     for name, (title, below) in titles.items():
