@@ -19,7 +19,7 @@ from torch import Tensor
 
 import dml
 from dml.api.embedding import Embedding
-from dml.attacks.balls import Ball, Linf, spread
+from dml.attacks.balls import Ball, Linf, radius_text, spread
 from dml.attacks.base import Run
 from dml.attacks.objectives.margin import nearest_wrong_classes
 from dml.attacks.optimisers.pgd import better, falling_steps
@@ -33,6 +33,7 @@ from dml.data.sampling import attacked_rows
 from dml.evaluation.engine import Worst
 from dml.evaluation.statistics import standard_error, wilson
 from dml.reporting import style
+from dml.reporting.spelling import spell
 from dml.retrieval.gallery import Matches, Queries
 from dml.retrieval.index import Search
 
@@ -130,7 +131,8 @@ def draw(table: pd.DataFrame) -> Figure:
         for (attack, rows), color, marker in zip(own.groupby("attack", sort=False), style.COLORS, "os^", strict=False):
             panel.semilogx(rows["gradients"], rows["r1"], color=color, marker=marker, label=attack)
             panel.fill_between(rows["gradients"], rows["r1_low"], rows["r1_high"], color=color, alpha=0.1, linewidth=0)
-        panel.set(title=name, xlabel="gradients per query", ylabel="R@1 left", ylim=(0, table["r1_high"].max()))
+        title, top = spell(name.rsplit("-", 1)[0]).replace("-", ", "), table["r1_high"].max()  # less the seed
+        panel.set(title=title, xlabel="gradients per query", ylabel="R@1 left", ylim=(-0.03, top))
         panel.set_xticks(TICKS, map(str, TICKS))
         panel.minorticks_off()
     style.legend_above(figure, *panels[0].get_legend_handles_labels())
@@ -158,7 +160,10 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
         if chosen.output:  # after each budget, so that a stopped run leaves whole ones
             with atomic(chosen.output / "strength.csv") as partial:
                 table.to_csv(partial, columns=["model", *COLUMNS], index=False, float_format="%.4f")
-            caption = f"R@1 left against gradients spent, {chosen.queries} queries, 95% intervals. {verdict(table)}"
+            caption = (
+                f"R@1 left at eps {radius_text(EPS)} on {chosen.data.name} against gradients spent, {chosen.queries} "
+                f"queries, bands: 95% intervals. {verdict(table)}"
+            )
             style.save(draw(table), chosen.output, "strength", caption)
     print(verdict(table))
     return {}
