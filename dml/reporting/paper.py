@@ -148,7 +148,7 @@ def _on_gains(evidence: Evidence) -> list[str]:
         f"## 4. {paper.capitalize()} training keeps 5 to 76 times the adversarial R@1",
         "",
         f"Holds where the 95% interval of the factor lies above {FACTOR}. The best control stands beside it: "
-        "a factor over a model that loses everything says little by itself.",
+        "where standard training keeps next to nothing, a large factor may still be a small share.",
         *_table([base, paper, "factor", "best control", "verdict"], evidence, _factor),
         "",
         f"## 5. {paper.capitalize()} training beats {peer} training",
