@@ -248,3 +248,19 @@ def test_queries_with_a_copy_in_the_gallery_are_told(images: np.ndarray, labels:
     ]
     found = evaluate(linear(), **pairs, groups=(np.arange(12), np.arange(12)))
     assert not any("copy" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"device": "gpu"}, "device 'gpu' is none that torch knows; give cpu, cuda"),
+        ({"limit": 2.5}, "limit is 2.5; it must be a whole number of queries"),
+        ({"suite": ["quick"]}, r"suite is \['quick'\]; give the name of a suite"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(
+    given: dict[str, Any], sentence: str, images: np.ndarray, labels: np.ndarray
+) -> None:
+    settings = {"suite": WEAK, "controls": (), "report": lambda line: None} | given
+    with pytest.raises(ValueError, match=sentence):
+        dml.evaluate(linear(), images, labels, **settings)

@@ -79,7 +79,7 @@ def test_the_front_door_is_light() -> None:
 
 def test_threads_sleep_while_they_wait() -> None:
     code = (
-        "import os, dml.__main__ as door; door.COMMANDS['check'] = lambda words: print(os.environ['OMP_WAIT_POLICY'])"
+        "import os, dml.__main__ as door; door.find = lambda *name: lambda words: print(os.environ['OMP_WAIT_POLICY'])"
     )
     for given, told in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given

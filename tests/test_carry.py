@@ -24,6 +24,7 @@ def stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
         loss, defense, seed = run.split("-")
         made = record(loss, defense, 0.9, 100) | {"dataset": "glyphs", "suite": "quick", "seed": int(seed)}
         made |= {"digests": {"training": "old", "evaluation": "old"}, "weights": f"weights of {run}"}
+        made["gates"] = [*made["gates"], made["gates"][0] | {"gate": "broken by images that fool triplet-standard-0"}]
         made["settings"] = carry.today(params, made)
         write(tmp_path / "results" / "runs" / "glyphs" / run / "quick.json", made, {})
         found[run] = made
@@ -40,7 +41,8 @@ def made_again(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any] | None =
 
     def again(old: Record) -> dict[str, Any]:
         asked.append(f"{old['loss']}-{old['defense']}-{old['seed']}")
-        return {name: old[name] for name in carry.COMPARED} | (changes or {})
+        found = {"map_r": {}} | {name: old[name] for name in carry.COMPARED if name in old}
+        return found | {"gates": old["gates"][:1]} | (changes or {})  # without the images of another model
 
     monkeypatch.setattr(carry, "again", again)
     return asked

@@ -53,7 +53,7 @@ def test_verdicts_say_what_fails() -> None:
     )
     assert found["beat `single_step`"][1:] == (
         "contrastive 0.250 against 0.245, p 0.5000; triplet 0.500 against 0.200, p < 0.0001",
-        "not separated",
+        "holds in part",
     ), "two queries of 400 tell the contrastive models apart"
     assert found["control"][1:] == found["beat `joint`"][1:] == ("–", "not tested here")
     shared = judge([*runs, record("triplet", "joint", 0.9, 300)])["beat `joint`"]
@@ -81,8 +81,8 @@ def test_close_models_are_separated_where_they_differ_on_the_same_queries() -> N
     ("survive", "chances", "verdict"),
     [
         (0, ("< 0.0001", "< 0.0001"), "holds"),
-        (98, ("0.5000", "< 0.0001"), "not separated"),
-        (100, ("1.0000", "< 0.0001"), "not separated"),
+        (98, ("0.5000", "< 0.0001"), "holds in part"),
+        (100, ("1.0000", "< 0.0001"), "holds in part"),
         (280, ("< 0.0001", "< 0.0001"), "fails"),
     ],
 )
@@ -235,3 +235,11 @@ def test_a_claim_about_a_model_with_a_failed_gate_is_not_judged() -> None:
     assert len(lines) == 3
     for line in lines:
         assert line.endswith("| not judged |")
+
+
+def test_a_claim_that_holds_for_one_loss_alone_holds_in_part() -> None:
+    runs = [record("triplet", "standard", 0.9, 20), record("triplet", "robust", 0.9, 200)]
+    runs += [record("contrastive", "standard", 0.9, 100), record("contrastive", "robust", 0.9, 100)]
+    assert judge(runs)["beat `standard`"].verdict == "holds in part"
+    runs[1] = record("triplet", "robust", 0.9, 20)
+    assert judge(runs)["beat `standard`"].verdict == "not separated", "for neither loss"

@@ -125,7 +125,7 @@ def test_changes_replace_values() -> None:
         ("run.seeds", [], "run.seeds is empty; list at least one"),
         ("run.datasets", [], "run.datasets is empty; list at least one"),
         ("figures.suite", "quik", "figures.suite 'quik' is unknown; did you mean 'quick'"),
-        ("figures.paper", "robuts", "figures.paper 'robuts' is unknown; did you mean 'robust'"),
+        ("figures.paper", "robuts", "'robuts' is unknown; did you mean 'robust'"),
         ("suites.quick.queries", 0, "queries is 0; it must be at least 1"),
         ("figures", {"eps": 0.1}, "figures lacks the key 'baseline'"),
     ],

@@ -203,7 +203,15 @@ def test_expected_digests_know_models_controls_and_what_is_gone() -> None:
     assert model["training"] != control["training"]
 
 
-def test_an_option_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), ([], 2), (["--of"], 2)])
+def test_an_option_is_no_folder(words: list[str], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["digests", "--help"]) == main(["digests"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["digests", *words])
+    assert ended.value.code == status
     assert list(tmp_path.iterdir()) == []
+
+
+def test_digests_that_cannot_be_written_end_in_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    assert main(["digests", "."]) == 1
+    assert "ValueError" in capsys.readouterr().err

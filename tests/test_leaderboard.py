@@ -17,6 +17,7 @@ from dml.__main__ import main
 from dml.api.embedding import weights_sha256
 from dml.api.images import splits
 from dml.api.leaderboard import entry as entries
+from dml.api.leaderboard import reports
 from dml.common.files import ROOT, write_json
 from dml.data.base import load
 from dml.data.prepare import prepare
@@ -317,6 +318,25 @@ def test_a_report_is_refused_unless_its_gates_hold(board: Board, tmp_path: Path,
     assert "broken by twice the steps" in (board.folder / "index.html").read_text()
     write_json(tmp_path / "report" / "result.json", report | {"gates": [held]})
     assert board.add("--name", "held") == 0
+
+
+def test_gates_about_every_radius_count_at_each_also_where_their_radius_was_attacked() -> None:
+    gate = {"gate": "R@1 left at eps 0.5", "eps": 0.5, "measured": 0.2, "limit": 0.0, "passed": False}
+    other = {"gate": "broken by random noise", "eps": 0.02, "measured": 0.0, "limit": 0.1, "passed": True}
+    assert reports._gates([gate, other, other | {"eps": EPS}], EPS) == {"run": 2, "failed": ["R@1 left at eps 0.5"]}
+
+
+def test_a_model_is_not_replaced_by_a_control_of_its_name(tmp_path: Path) -> None:
+    entries.join([made("pixels_8", kept=5)], tmp_path)
+    with pytest.raises(ValueError, match=r"holds another entry of this name: it differs in .*control"):
+        entries.join([made("pixels_8", kept=3, control=True, weights_sha256=None)], tmp_path)
+
+
+def test_a_claim_is_about_the_gallery_that_was_searched(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    held = json.loads(board.file.read_text())
+    write_json(board.file, held | {"gallery_sha256": "d" * 64})
+    assert board.check(rows=board.rows[:1], adversarial=board.best[board.rows[:1]]) == 1
+    assert "the gallery is not the one searched" in capsys.readouterr().err
 
 
 def test_a_different_entry_of_the_same_name_is_refused(board: Board, capsys: pytest.CaptureFixture[str]) -> None:

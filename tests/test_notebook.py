@@ -56,6 +56,17 @@ def test_stripping_forgets_what_running_left(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a.ipynb").read_bytes() == first
 
 
+@pytest.mark.parametrize(("text", "sentence"), [(None, "holds no notebook"), ("{}", "a.ipynb is no notebook")])
+def test_what_cannot_be_stripped_is_one_sentence(
+    text: str | None, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "a.ipynb").write_text(text)
+    assert notebook.main(["strip", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_running_passes_output_through(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
     source = write(tmp_path / "a.ipynb", "import os, sys\nprint(word, os.getcwd())\nprint('aside', file=sys.stderr)")
     arguments = ["run", str(source), str(target), "-p", "word", "there"]

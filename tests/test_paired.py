@@ -131,6 +131,15 @@ def test_a_query_of_several_seeds_counts_once_with_its_mean() -> None:
     assert map_r(*runs)[:4] == (4, 4, 0, pytest.approx(0.2))
 
 
+def test_no_model_is_ahead_where_the_count_and_the_mean_of_queries_disagree() -> None:
+    """Thirty queries are a little better with the first model, twelve are lost with every seed of it."""
+    found = paired.of_shares(np.array([1 / 3] * 30 + [-1.0] * 12 + [0.0] * 200))
+    assert (found.ahead, found.behind) == (30, 12)
+    assert found.chance < paired.CHANCE
+    assert found.value < 0
+    assert found.verdict == "not separated"
+
+
 def test_only_seeds_of_both_models_with_the_same_queries_are_compared() -> None:
     runs = [made(FIRST, "11", seed=0), made(FIRST, "11", seed=1), made(SECOND, "00", seed=1)]
     assert r1(*runs).queries == 2

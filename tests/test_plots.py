@@ -293,3 +293,11 @@ def test_the_pareto_front_holds_what_nothing_beats_in_both() -> None:
     found = pd.DataFrame({"natural": [0.9, 0.95, 0.8, 0.97, 0.7], "r1": [0.5, 0.4, 0.6, 0.4, 0.1]})
     front = scatter.pareto_front(found)
     assert list(zip(front["natural"], front["r1"], strict=True)) == [(0.8, 0.6), (0.9, 0.5), (0.97, 0.4)]
+
+
+def test_a_suite_of_one_radius_ranks_many_defences() -> None:
+    runs = [record("triplet", f"defence_{place}", 0.9, 40) for place in range(8)]
+    figure = charts.ranked({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs), {"defence_3"})
+    assert labels(figure) == ["natural", "attacked, eps 8/255"]
+    colors = {to_hex(line.get_color()) for line in figure.axes[0].lines}
+    assert colors == {style.OTHER, palette(runs).look("triplet", "defence_3").color.lower()}

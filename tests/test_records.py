@@ -46,6 +46,9 @@ def test_records_of_a_later_folder_replace_an_earlier_ones(tmp_path: Path) -> No
         ({"digests": {"training": "a"}}, "lacks the key 'digests.evaluation'"),
         ({"natural": {"r1": 1.0, "map_r": 1.0}}, "lacks the key 'natural.queries'"),
         ({"natural": 0.5}, "natural is float; it must hold keys and values"),
+        ({"rows": None}, "rows is NoneType; it must be a list"),
+        ({"gates": 3}, "gates is int; it must be a list"),
+        ({"survival": None}, "survival is NoneType; it must hold keys and values"),
     ],
 )
 def test_a_broken_record_is_refused_by_its_key(tmp_path: Path, change: dict, message: str) -> None:
@@ -64,6 +67,13 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
         records.read(tmp_path)
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):
+        records.read(tmp_path)
+
+
+def test_a_damaged_file_of_the_machine_is_named(tmp_path: Path) -> None:
+    records.write(tmp_path / "a.json", record("triplet", "robust", 0.5, 1), {})
+    (tmp_path / "a.machine.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.machine\.json is not valid JSON"):
         records.read(tmp_path)
 
 

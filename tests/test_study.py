@@ -69,6 +69,9 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     keep(tmp_path / "artifacts/models/glyphs/triplet-standard-0/settings.json", {"digest": "of an older recipe"})
     keep(tmp_path / "results/runs/glyphs/triplet-robust-0/quick.json", {"digests": expected(params, [key])[key]})
     keep(tmp_path / "results/runs/glyphs/triplet-standard-0/quick.json", {"digests": {"training": "x"}})
+    damaged = tmp_path / "results/runs/glyphs/triplet-single_step-0/quick.json"
+    keep(damaged, {})
+    damaged.write_text("{")
     images, first, attacks, *_ = map(names, study.phases(params, params.block("main")))
     assert images == []
     assert "03 glyphs-triplet-robust-0" not in first

@@ -1,5 +1,7 @@
 """Settings are compared on held-out training classes alone."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dml.common.files import write_json
+from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.data import base
 from dml.data.base import Split
@@ -127,3 +129,22 @@ def test_what_cannot_be_tried_is_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
     assert not table.exists()
+
+
+def test_rows_of_two_processes_are_all_kept(tmp_path: Path) -> None:
+    """Each reads the table, adds its line and writes it whole; a lock lets one at a time."""
+    code = (
+        "import sys; from pathlib import Path; from dml.pipeline.tuning import add\n"
+        "for seed in range(4):\n"
+        "    add({'dataset': 'x', 'loss': 'y', 'defense': 'z', 'settings': sys.argv[2], 'seed': seed, 'score': 0.5}, "
+        "Path(sys.argv[1]))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "tuning.csv")]
+    running = [subprocess.Popen([*words, name], cwd=ROOT) for name in ("a", "b")]
+    assert [process.wait() for process in running] == [0, 0]
+    assert len(pd.read_csv(tmp_path / "tuning.csv")) == 8
+
+
+def test_keys_of_settings_are_names() -> None:
+    with pytest.raises(ValueError, match="holds no settings"):
+        tuning.as_settings("{1: 2}")

@@ -83,7 +83,7 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
 def _called(embedding: Embedding, images: Tensor) -> Tensor:
     try:
         return embedding(images)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"embed fails on {len(images)} images {tuple(images.shape[1:])} in [0, 1] on {images.device}: "
             f"{str(error).splitlines()[0]}"

@@ -97,13 +97,17 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
         The device to put images on.
 
     Raises:
-        ValueError: the module cannot be moved there.
+        ValueError: there is no such device, or the module cannot be moved there.
     """
+    try:
+        wanted = torch.device(device) if device else None
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that torch knows; give cpu, cuda or cuda:1") from error
     if not isinstance(given, nn.Module):
-        yield torch.device(device or "cpu")
+        yield wanted or torch.device("cpu")
         return
     home = device_of(given)
-    chosen = torch.device(device) if device else best_device() if home.type == "cpu" else home
+    chosen = wanted or (best_device() if home.type == "cpu" else home)
     spread = len({tensor.device for tensor in (*given.parameters(), *given.buffers())}) > 1
     with evaluating(given):
         try:

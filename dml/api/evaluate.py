@@ -131,11 +131,15 @@ def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite
         params = load()
         known("suite", suite, [name for name, item in params.suites.items() if item["kind"] in KINDS])
         built = build.suite(params.suites[suite], suite)
+    elif not isinstance(suite, Mapping):
+        raise ValueError(f"suite is {suite!r}; give the name of a suite of params.yaml, or settings by name")
     else:
         kind = suite.get("kind", "attacks")
         known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
         built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
     radii = built.eps if eps is None else _radii(eps)
     return replace(built, eps=radii, queries=built.queries if limit is None else limit)
 

@@ -15,7 +15,7 @@ import torch
 from dml.api.attack import RANKS
 from dml.api.similarity import SimilaritySearch
 from dml.attacks.balls import radius_text
-from dml.common.files import atomic, write_json
+from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
 from dml.evaluation.statistics import over_seeds, wilson
 from dml.reporting.spelling import control_kind, interval
@@ -207,7 +207,7 @@ class Result:
         """Write result.json, outcomes.csv, adversarial.npz, curve.png and report.html, each whole or not at all.
 
         ``adversarial.npz`` holds ``rows, labels, images, adversarial, eps``: the attacked queries at the largest
-        radius. ``report.html`` shows some of them, and asks no other file or address for anything.
+        radius, if the suite keeps them. ``report.html`` shows some, and asks no other file or address for anything.
 
         Returns:
             The page.
@@ -218,13 +218,13 @@ class Result:
         write_json(place / "result.json", self.to_dict())
         with atomic(place / "outcomes.csv") as partial:
             self.outcomes.to_csv(partial, index=False, float_format="%.6f")
+        remove(place / "adversarial.npz")  # of an earlier report
         if self.images is not None:
             with atomic(place / "adversarial.npz") as partial, partial.open("wb") as stream:
                 np.savez_compressed(stream, **self.images._asdict())
         with atomic(place / "curve.png") as partial:
             partial.write_bytes(curve(self))
-        with atomic(place / "report.html") as partial:
-            partial.write_text(page(self), encoding="utf-8")
+        write_text(place / "report.html", page(self))
         return place / "report.html"
 
 

@@ -156,8 +156,10 @@ def _check_run(params: Params) -> None:
         if suite.claims and not any(math.isclose(eps, figures.eps) for eps in suite.eps):
             raise ValueError(f"suites.{name}.eps lacks {figures.eps:g}, the radius figures.eps of the headline")
     known("figures.suite", figures.suite, params.suites)
-    known("figures.loss", figures.loss, {key for r in params.recipes.values() for key in r.losses})
-    for name in ("baseline", "paper", "peer"):
+    first = run.datasets[0]  # chapter 6 looks into its batches
+    known(f"figures.loss (of recipes.{first})", figures.loss, params.recipes[first].losses)
+    known(f"figures.paper (of recipes.{first})", figures.paper, params.recipes[first].defenses)
+    for name in ("baseline", "peer"):
         known(f"figures.{name}", getattr(figures, name), {key for r in params.recipes.values() for key in r.defenses})
 
 

@@ -4,7 +4,8 @@
 
 A record is stale as soon as the code that made it is another (:mod:`dml.pipeline.digest`), also where the change only
 moved or added something. Training everything again to show that takes hours or days. This trains and attacks the runs
-that are named, and compares weights, natural scores, every row and the outcome of every query with what is recorded. If
+that are named, and compares weights, natural scores, every row, the outcome of every query and every gate with what is
+recorded, but for gates that want the images of other models. If
 all are equal, the stale records of the same dataset and suite get today's digests, and say which runs were checked; so
 do the models that they were made from, where these are on this machine. A record stays stale if a setting of it has
 changed. Name runs that reach all the code that was changed.
@@ -17,23 +18,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
+import pandas as pd
+
 from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.config.run import Params
 from dml.config.schema import Data, Model, Settings, Validation
-from dml.evaluation.outcomes import natural_scores, survival
+from dml.evaluation import gates
+from dml.evaluation.outcomes import map_r_left, survival
 from dml.models import weights
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_settings
 from dml.pipeline.stages import attack
 from dml.pipeline.stages.train import train
 from dml.pipeline.stored import SETTINGS, differences, open_folder
-from dml.reporting.records import Record, read, run_key, split_stale
+from dml.reporting.records import LOWERED, Record, read, run_key, split_stale
 from dml.reporting.spelling import CONTROL
 from dml.training.schedule import Schedule
 
 SCRATCH = "scratch/carry"
-COMPARED = ("weights", "natural", "rows", "survival")
+COMPARED = ("weights", "natural", "embedding", "rows", "survival", "map_r", "scores", "gates")
+TRANSFER = "that fool"  # in the name of a gate that wants the images of other models, which need not be there
 
 
 def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
@@ -87,12 +92,25 @@ def again(record: Record) -> dict[str, Any]:
         train(dataset, loss, defense, seed, workspace=SCRATCH)
     target = attack.open_target(dataset, loss, defense, seed, suite, workspace=SCRATCH)
     found = attack.run_suite(target)
+    outcomes = found.evaluation.outcomes
+    checked = _gates(target, outcomes)
     return {
         "weights": weights.digest(target.search.model),
-        "natural": natural_scores(target.search).to_dict(),
+        "natural": target.natural.to_dict(),
+        "embedding": target.embedding,
         "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
-        "survival": survival(found.evaluation.outcomes),
+        "survival": survival(outcomes),
+        "map_r": map_r_left(outcomes, LOWERED),
+        "scores": found.evaluation.scores,
+        "gates": checked.to_dict("records"),
     }
+
+
+def _gates(target: attack.Target, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """All gates but :data:`TRANSFER`; an empty table for a suite that no claim rests on."""
+    if not target.suite.claims:
+        return pd.DataFrame()
+    return gates.check(target.search, target.suite, outcomes, seed=target.seed, surrogates={})
 
 
 def carry_model(record: Record, digest: str, settings: Settings) -> bool:
@@ -110,8 +128,9 @@ def carry_model(record: Record, digest: str, settings: Settings) -> bool:
 
 def compare(record: Record, made: Mapping[str, Any]) -> str:
     """Say which part of a record was made differently; empty if none was."""
-    made = json.loads(json.dumps(made))
-    return ", ".join(f"{name} differ" for name in COMPARED if record[name] != made[name])
+    made, held = json.loads(json.dumps(made)), {"map_r": {}} | record
+    held |= {"gates": [gate for gate in record["gates"] if TRANSFER not in gate["gate"]]}
+    return ", ".join(f"{name} differ" for name in COMPARED if held[name] != made[name])
 
 
 def today(params: Params, record: Record) -> Settings:
@@ -154,7 +173,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     try:
         print("\n".join(carry(chosen.dataset, chosen.suite, chosen.runs)))
-    except (ValueError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,11 +6,13 @@ A stage's code is every module that its own module reaches by imports, and the c
 is digested without comments, docstrings and blank lines, so that editing text reruns nothing.
 """
 
+import argparse
 import ast
 import functools
 import hashlib
 import io
 import json
+import sys
 import tokenize
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from dml.attacks import ATTACKS
-from dml.common.files import ROOT, write_json
+from dml.common.files import ROOT, atomic, write_json
+from dml.config.load import load
 from dml.config.run import Params
 from dml.config.schema import Data, Recipe, Settings
 from dml.data.sources import SOURCES
@@ -262,7 +265,10 @@ def dependence_code(params: Params) -> Code:
     recipe = params.recipe(params.run.datasets[0])
     named = [entry(BACKBONES, recipe.model.backbone), entry(LOSSES, params.figures.loss)]
     paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
-    shown = [f"dml.reporting.{name}" for name in ("dependence", "records", "sections", "spelling", "style", "tables")]
+    shown = [
+        f"dml.reporting.{name}"
+        for name in ("dependence", "records", "sections", "spelling", "style", "tables", "variants")
+    ]
     return stage_code("dependence", [*named, entry(DEFENSES, paper), *shown])
 
 
@@ -275,3 +281,17 @@ def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
         for loss in block.losses
         for name in block.losses[loss]
     ]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml digests", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="is replaced")
+    chosen = parser.parse_args(arguments)
+    try:
+        with atomic(chosen.folder) as partial:
+            write(load(), partial)
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -66,10 +66,21 @@ def _without_progress(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Not
 
 
 def strip_folder(source: Path, target: Path) -> None:
-    """Write a stripped copy of every notebook of a folder to another, or in place if they are the same."""
-    for file in sorted(source.glob("*.ipynb")):
+    """Write a stripped copy of every notebook of a folder to another, or in place if they are the same.
+
+    Raises:
+        FileNotFoundError: the folder holds no notebook.
+        ValueError: a file is no notebook.
+    """
+    if not (files := sorted(source.glob("*.ipynb"))):
+        raise FileNotFoundError(f"{source} holds no notebook (*.ipynb)")
+    for file in files:
+        try:
+            notebook = nbformat.read(file, as_version=4)
+        except (ValueError, nbformat.ValidationError) as error:
+            raise ValueError(f"{file} is no notebook: {' '.join(str(error).split())[:200]}") from error
         with atomic(target / file.name) as partial:
-            nbformat.write(strip(nbformat.read(file, as_version=4)), partial)
+            nbformat.write(strip(notebook), partial)
 
 
 def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -149,10 +160,10 @@ def main(arguments: list[str] | None = None) -> int:
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="YAML value"
     )
     chosen = parser.parse_args(arguments)
-    if chosen.command == "strip":
-        strip_folder(chosen.source, chosen.target)
-        return 0
     try:
+        if chosen.command == "strip":
+            strip_folder(chosen.source, chosen.target)
+            return 0
         run(chosen.source, chosen.target, {name: yaml.safe_load(value) for name, value in chosen.parameters})
     except _papermill().PapermillExecutionError as error:
         print(f"{error.ename}: {' '.join(error.evalue.split())}", file=sys.stderr)

@@ -96,7 +96,7 @@ def run(stage: str, threads: int, say: Callable[[str], None]) -> int:
         threads: that its computations may use.
         say: receives each line, under the name of the stage.
     """
-    words = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     with subprocess.Popen(

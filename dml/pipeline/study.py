@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dml.common.files import ROOT
 from dml.config.load import load
@@ -120,25 +120,30 @@ def _attack(model: Model, suite: str) -> Job:
 
 
 def _has(params: Params, dataset: str) -> bool:
-    file = ROOT / paths.data_dir(dataset) / SETTINGS
     wanted = json.loads(json.dumps(data_settings(params.recipe(dataset).data)))
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("settings") == wanted
+    return _stored(ROOT / paths.data_dir(dataset) / SETTINGS).get("settings") == wanted
 
 
 def trained(params: Params, model: Model) -> bool:
     """Whether today's settings and code would make the stored model again."""
-    file = ROOT / paths.model_dir(model.dataset, paths.run_name(*model[1:])) / SETTINGS
-    if not file.exists():
-        return False
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    return stored["digest"] == training_digest(params.recipe(model.dataset), model.loss, model.defense)
+    stored = _stored(ROOT / paths.model_dir(model.dataset, paths.run_name(*model[1:])) / SETTINGS)
+    return stored.get("digest") == training_digest(params.recipe(model.dataset), model.loss, model.defense)
 
 
 def evaluated(params: Params, model: Model, suite: str) -> bool:
     """Whether today's settings and code would make the stored record again."""
-    file = ROOT / paths.record_file(model.dataset, paths.run_name(*model[1:]), suite)
+    stored = _stored(ROOT / paths.record_file(model.dataset, paths.run_name(*model[1:]), suite))
     key = (model.dataset, model.loss, model.defense, suite)
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("digests") == expected(params, [key])[key]
+    return stored.get("digests", ()) == expected(params, [key])[key]
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """The keys of a JSON file; none if it is not there or is damaged, so that it is made again."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def run(params: Params, blocks: Iterable[Study], jobs: int) -> int:

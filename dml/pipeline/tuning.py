@@ -12,6 +12,7 @@ comparable that hold out the same:
 """
 
 import argparse
+import fcntl
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def as_settings(text: str) -> dict[str, Any]:
         settings = yaml.safe_load(text)
     except yaml.YAMLError:
         settings = None
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{text!r} holds no settings; write '{{key: value}}', '{{}}' for the recipe as it is")
     return settings
 
@@ -117,13 +118,17 @@ def as_text(settings: dict[str, Any]) -> str:
 
 
 def add(row: dict[str, Any], file: Path) -> None:
-    """Put a row into the table in place of an earlier one of the same training, best first."""
-    table = pd.DataFrame([row])
-    if file.exists():
-        table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")
-    table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
-    with atomic(file) as partial:
-        table.to_csv(partial, index=False, float_format="%.4f")
+    """Put a row into the table in place of an earlier one of the same training, best first; one process at a time."""
+    lock = paths.checkpoint_dir(".") / "tuning.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # until the file is closed
+        table = pd.DataFrame([row])
+        if file.exists():
+            table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")
+        table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
+        with atomic(file) as partial:
+            table.to_csv(partial, index=False, float_format="%.4f")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -141,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
             row = train_and_score(chosen.dataset, chosen.loss, chosen.defense, settings, seed=chosen.seed)
             add(row, chosen.table)
             print("  ".join(f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in row.items()))
-    except (ValueError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -64,11 +64,12 @@ def ranked(tables: Tables, palette: Palette, named: Collection[str]) -> Figure:
     radii = list(parts)
     order = parts[radii[-1]].sort_values("r1")[["loss", "defense", "gates"]].itertuples(index=False)
     models = [(row.loss, row.defense, row.gates) for row in order]
+    marks = ("|", "D", "o") if len(radii) > 2 else ("|", "o")
     figure, panel = plt.subplots(figsize=(WIDTH, 0.27 * len(models) + 1.2))
     for height, (loss, defense, _) in enumerate(models):
         look = palette.look(loss, defense)
         look = look if loss == CONTROL or defense in named else look._replace(color=OTHER)
-        for mark, (eps, part) in zip(("|", "D", "o"), parts.items(), strict=True):
+        for mark, (eps, part) in zip(marks, parts.items(), strict=True):
             row = part[part["loss"].eq(loss) & part["defense"].eq(defense)].iloc[0]
             error = [[row["r1"] - row["r1_low"]], [row["r1_high"] - row["r1"]]]
             style = {"color": look.color, "elinewidth": 2 if eps == radii[-1] else 0.8, "markersize": 7}
@@ -79,10 +80,10 @@ def ranked(tables: Tables, palette: Palette, named: Collection[str]) -> Figure:
     panel.set(xlabel="R@1", xlim=(-0.02, 1.02), ylim=(-0.7, len(models) - 0.3))
     keys = [
         Line2D([], [], color="black", marker=mark, linestyle="", markerfacecolor=face, markeredgewidth=1.5)
-        for mark, face in (("|", "white"), ("D", "white"), ("o", "black"))
+        for mark, face in zip(marks, (*["white"] * (len(marks) - 1), "black"), strict=True)
     ]
     labels = ["natural" if eps == 0 else f"attacked, eps {radius_text(eps)}" for eps in radii]
-    legend_above(figure, keys[: len(radii)], labels)
+    legend_above(figure, keys, labels)
     return figure
 
 

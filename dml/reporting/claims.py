@@ -177,7 +177,9 @@ def _beats(
         if found:
             measured.append(f"{loss} {row['r1']:.3f} against {r1:.3f}, p {chance_text(found.chance)}")
             words.add(found.verdict)
-    verdict = "fails" if "fails" in words else "holds" if words == {"holds"} else "not separated"
+    verdict = "fails" if "fails" in words else "not separated"
+    if words <= {"holds", "not separated"} and "holds" in words:
+        verdict = "holds" if len(words) == 1 else "holds in part"
     return Verdict(claim, "; ".join(measured), verdict) if measured else Verdict(claim, MISSING, UNTESTED)
 
 

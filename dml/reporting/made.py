@@ -12,6 +12,7 @@ from dml.reporting.spelling import (
     MISSING,
     count,
     details,
+    number,
     settings_text,
     spell,
     table,
@@ -89,10 +90,11 @@ def stale_section(stale: Sequence[Stale]) -> list[str]:
         return []
     rows = []
     for record, reason in stale:
-        worst = [row for row in record["rows"] if row["attack"] == "worst"]
+        worst = [row for row in record.get("rows", []) if row["attack"] == "worst"]
         left = ", ".join(f"{row['r1']:.3f} at {radius_text(row['eps'])}" for row in worst)
         model = f"{spell(record['loss'])}, {spell(record['defense'])}, seed {record['seed']}"
-        rows.append([model, f"`{record['suite']}`", f"{record['natural']['r1']:.3f}", left or MISSING, reason])
+        natural = number(record.get("natural", {}).get("r1"))
+        rows.append([model, f"`{record['suite']}`", natural, left or MISSING, reason])
     text = (
         "These runs were made with other settings or code than now. No table, figure or claim above uses them, and "
         "they are not comparable with it."

@@ -70,7 +70,7 @@ def write(
     for name, own in by_dataset.items():
         old = [found for found in stale if found.record["dataset"] == name]
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
-    drawings = {name: figures_of(results, name) for name in order}
+    drawings = {name: figures_of(results, name, drawn) for name in order}
     text = overview(by_dataset, stale, figures, origins, drawings)
     for file, told in FURTHER.items():
         if (results / file).exists():

@@ -46,8 +46,12 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether the first model beats the second: ``holds``, ``fails`` if the second does, or ``not separated``."""
-        if self.chance >= CHANCE:
+        """Whether the first model beats the second: ``holds``, ``fails`` if the second does, or ``not separated``.
+
+        Over several seeds the test counts queries, and the value is their mean: where the two disagree on which model
+        is ahead, neither beats the other.
+        """
+        if self.chance >= CHANCE or (self.ahead > self.behind) != (self.value > 0):
             return "not separated"
         return "holds" if self.value > 0 else "fails"
 

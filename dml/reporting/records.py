@@ -59,8 +59,12 @@ def check(record: Mapping[str, Any]) -> None:
     _has(record["digests"], DIGESTS, "digests.")
     _has(record["natural"], ("queries", "r1", "map_r"), "natural.")
     for part, keys in (("rows", ROW), ("gates", GATE)):
+        if not isinstance(record[part], list):
+            raise ValueError(f"{part} is {type(record[part]).__name__}; it must be a list")
         for place, item in enumerate(record[part]):
             _has(item, keys, f"{part}[{place}].")
+    for part in ("survival", "map_r"):
+        _has(record.get(part, {}), (), part)
     for eps, marks in record["survival"].items():
         if not re.fullmatch(r"\d+\.\d{6}", eps) or set(marks) - {"0", "1"}:
             raise ValueError(f"survival[{eps!r}] must map a radius with six decimals to a string of 0 and 1")
@@ -155,7 +159,10 @@ def _read(file: Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{file} is not a record: {error}") from error
     machine = _machine_file(file)
-    record["machine"] = json.loads(machine.read_text(encoding="utf-8")) if machine.exists() else {}
+    try:
+        record["machine"] = json.loads(machine.read_text(encoding="utf-8")) if machine.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{machine} is not valid JSON: {error}") from error
     return record
 
 

@@ -102,7 +102,7 @@ def leader_text(leader: Standing, figures: Figures) -> str:
 
 
 def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
-    """Return one sentence: which models of other defences, and controls, the project's own defence is ahead of.
+    """Return one sentence: which models of other defences, and controls, the project's own defence is ahead of, if any.
 
     Args:
         own: standing of the project's own defence.
@@ -114,6 +114,8 @@ def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
     scores = [
         _ahead(score, found, "of them" if score == "MAP@R" else OTHERS) for score, found in others.items() if found
     ]
+    if not scores:
+        return ""  # there is nothing but variants
     variant = f", of which {leader.name} is a variant," if leader.name in own.kin else ""
     return f"At eps {radius_text(figures.eps)}, **{own.name}**{variant} is {', and '.join(scores)}."
 

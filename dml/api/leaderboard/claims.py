@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.api.about import images_sha256
+from dml.api.about import gallery_sha256, images_sha256
 from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.evaluate import attacked
@@ -141,6 +141,11 @@ def _rows(entry: Entry, split: Split, asked: Split | None) -> np.ndarray:
         raise ValueError(
             f"the images are not those evaluated: {entry.name!r} has {entry.queries} queries with SHA-256 "
             f"{entry.images_sha256[:12]}... in a gallery of {entry.gallery:,} images in {entry.classes:,} classes"
+        )
+    if entry.gallery_sha256 is not None and gallery_sha256(split) != entry.gallery_sha256:
+        raise ValueError(
+            f"the gallery is not the one searched: that of {entry.name!r} has SHA-256 {entry.gallery_sha256[:12]}... "
+            "over images, labels and groups"
         )
     return rows
 

@@ -248,7 +248,8 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
     there = {item.file_name: item for item in read_all(folder)}
     new = [item for item in entries if not (item.control and _is_lower(there.get(item.file_name), item))]
     for item in new:
-        other = item if item.control else there.get(item.file_name, item)
+        held = there.get(item.file_name, item)
+        other = item if item.control and held.control else held
         different = [key for key in Entry.model_fields if getattr(other, key) != getattr(item, key)]
         if different:
             raise ValueError(
@@ -260,8 +261,8 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
 
 
 def _is_lower(there: Entry | None, item: Entry) -> bool:
-    """Whether an entry that is there leaves as little as a new one."""
-    return there is not None and there.worst_case.r1.value <= item.worst_case.r1.value
+    """Whether an entry of the same control is there that leaves as little as a new one."""
+    return there is not None and there.control and there.worst_case.r1.value <= item.worst_case.r1.value
 
 
 def _short(value: Any) -> str:

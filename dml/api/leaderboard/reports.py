@@ -11,6 +11,7 @@ from dml.api.leaderboard.entry import Entry, validated
 from dml.api.result import MODEL
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
+from dml.evaluation.gates import WHOLE_RANGE
 from dml.reporting.spelling import FITTED
 
 CONTROL = {
@@ -62,7 +63,6 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     common["gallery_sha256"] = about.get("gallery_sha256")
     common |= {"norm": "linf", "versions": about["versions"], "dataset": told.dataset, "images": told.images}
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
-    radii = [row["eps"] for row in report["summary"] if row["model"] == MODEL]
     found = []
     for row in report["summary"]:
         if row["model"] in FITTED or row["eps"] == 0:  # at eps 0 stand the natural scores, which every entry has
@@ -70,7 +70,7 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
         of = outcomes[(outcomes["model"] == row["model"]) & np.isclose(outcomes["eps"], row["eps"], atol=1e-6)]
         worst = of[of["attack"] == "worst"].sort_values("query")["r1"]
         if row["model"] == MODEL:
-            who = own | {"gates": _gates(report["gates"], row["eps"], radii)}
+            who = own | {"gates": _gates(report["gates"], row["eps"])}
         else:
             who = CONTROL | {"name": row["model"], "model": None}
         measured = {
@@ -105,10 +105,9 @@ def _scores(row: dict[str, Any], before: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _gates(rows: list[dict[str, Any]], eps: float, radii: list[float]) -> dict[str, Any]:
-    """The gates of a radius: its own, and those that belong to no attacked radius."""
-    others = [radius for radius in radii if radius != eps]
-    of = [row for row in rows if row["eps"] not in others]
+def _gates(rows: list[dict[str, Any]], eps: float) -> dict[str, Any]:
+    """The gates of a radius: its own, and those at 0 and over the whole range, which are about every radius."""
+    of = [row for row in rows if row["eps"] in (eps, 0.0, WHOLE_RANGE)]
     return {"run": len(of), "failed": [row["gate"] for row in of if not row["passed"]]}
 
 
