@@ -49,7 +49,7 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
         "0.150 (pixels 8) |"
     ) in text
     assert "Query by query on [toys](pages/toys.md). At eps 8/255, **triplet, robust** is ahead of all 6" in text
-    assert "| `robust` models beat `single_step` ones at eps 8/255 | not tested here | **not separated** |" in text
+    assert "| `robust` models beat `single_step` ones at eps 8/255 | not tested here | **holds in part** |" in text
     assert "- [toys](pages/toys.md) (16 runs; suite `quick`, 400 queries). Drawn here." in text
     assert "](figures/" not in text
     assert "| defence | loss |" not in text, "leaderboards are on the pages"
