@@ -109,8 +109,10 @@ def test_a_failed_gate_leaves_claims_about_that_model_unjudged() -> None:
     runs[1]["gates"], runs[-1]["gates"] = [GATE], []
     found = judge(runs)
     assert found["5 times"].verdict == "holds"
-    assert found["control"][1:] == (
-        "contrastive 0.250 against 0.025, p < 0.0001; triplet 0.500 against 0.025, p < 0.0001 (pixels 8); gates were "
+    assert found["control"].verdict == "holds", "what is behind is so even if its attack failed"
+    runs[-1] = record("none", "pixels_8", 0.9, 280, gates=[])
+    assert judge(runs)["control"][1:] == (
+        "contrastive 0.250 against 0.700, p < 0.0001; triplet 0.500 against 0.700, p < 0.0001 (pixels 8); gates were "
         "not run",
         "not judged",
     )
@@ -243,3 +245,25 @@ def test_a_claim_that_holds_for_one_loss_alone_holds_in_part() -> None:
     assert judge(runs)["beat `standard`"].verdict == "holds in part"
     runs[1] = record("triplet", "robust", 0.9, 20)
     assert judge(runs)["beat `standard`"].verdict == "not separated", "for neither loss"
+
+
+def test_other_training_radii_are_compared_where_all_else_is_the_same() -> None:
+    def trained(name: str, survive: int, eps: float, **given: Any) -> dict[str, Any]:
+        made = record("triplet", name, 0.9, survive)
+        made["settings"] |= {"defense": {"name": name, "eps": eps, "steps": 3, **given}}
+        return made
+
+    runs = [
+        trained("robust", 100, EPS),
+        trained("joint", 150, EPS),
+        trained("robust_20", 200, 20 / 255, defense="robust"),
+    ]
+    runs += [trained("joint_20", 40, 20 / 255, defense="joint"), trained("joint_12", 40, 12 / 255, defense="joint")]
+    runs += [trained("other_20", 300, 20 / 255, defense="robust", target="anchor")]
+    runs[3]["gates"] = [GATE | {"passed": False}]
+    section = paper.claims_page({"toys": runs}, FIGURES).split("\n## ")[2]
+    (line,) = [line for line in section.splitlines() if line.startswith("| toys | triplet | 20/255 |")]
+    assert line.startswith("| toys | triplet | 20/255 | 8/255 | 0.500 (")
+    assert "| 0.100† (" in line
+    assert line.endswith("| < 0.0001 | **holds** |"), "the model behind may have a failed gate"
+    assert "12/255" not in section

@@ -67,7 +67,7 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     other by McNemar's exact test on the queries that both met (:mod:`dml.reporting.paired`), and the claim fails if the
     test says the opposite for some loss. A factor counts if its 95% interval lies on one side of 5, and the share of
     natural R@1 that is kept if its interval lies on one side of 0.95. A claim about a model with a gate that does not
-    hold is not judged, and one about a model that there is no record of was not tested.
+    hold is not judged, unless the model is behind even so. One about a model without a record was not tested.
 
     Args:
         records: of one dataset and suite.
@@ -89,7 +89,7 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     def beats(other_name: str, other: pd.DataFrame) -> Verdict:
         others = {loss: ((loss, row["defense"]), row["r1"]) for loss, row in other.iterrows()}
         verdict = _beats(f"{paper_name} models beat {other_name} ones {at}", paper, others, records, eps)
-        return _unless(verdict, paper, other)
+        return _unless(verdict, paper, *_doubted(verdict, other))
 
     return [
         _loses(f"{base_name} models lose more than half of their natural R@1 {at}", base),
@@ -195,7 +195,12 @@ def _beats_control(
     if verdict.verdict == UNTESTED:
         return verdict
     named = verdict._replace(measured=f"{verdict.measured} ({spell(control['defense'])})")
-    return _unless(named, paper, control.to_frame().T)
+    return _unless(named, paper, *_doubted(named, control.to_frame().T))
+
+
+def _doubted(verdict: Verdict, behind: pd.DataFrame) -> list[pd.DataFrame]:
+    """The other models, unless they are behind: a failed gate means that R@1 may be too high, and they are even so."""
+    return [] if verdict.verdict == "holds" else [behind]
 
 
 def _judge(holds: pd.Series, fails: pd.Series) -> str:

@@ -29,7 +29,7 @@ MEANING = (
 JUDGED = (
     "Only suites with gates support claims. A gate looks for signs that the attack failed: whatever else breaks "
     f"surviving queries may change R@1 by no more than its standard error. {MARK} marks a model with a gate that does "
-    "not hold, or with a collapsed embedding; claims about it are not judged."
+    "not hold, or with a collapsed embedding; claims about it are not judged, unless it is behind even so."
 )
 
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
