@@ -137,7 +137,7 @@ def _by_eps(
     marked = " and ".join(radius_text(eps) for eps in sorted({figures.paper_eps, figures.eps}))
     caption = (
         f"R@1 on {dataset} as the radius grows, suite {suite}, {queries_text(found)}. Dotted vertical lines: eps "
-        f"{marked}; bands: 95% intervals."
+        f"{marked}; bands: 95% intervals of trained models."
     ) + (" Other training radii: see the grid." if in_grid else "")
     return {"accuracy_by_eps": (figure, caption)}
 
