@@ -17,6 +17,8 @@ from dml.reporting.style import COLORS, MARKERS, OTHER, WIDTH, Palette, inside, 
 from dml.reporting.tables import best_control
 
 NEAR_ONE = 0.9  # median of natural R@1 above which the axis is stretched towards 1
+TICKS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the stretched axis
+LEADING = 3  # models with the most adversarial R@1 that have a name among many
 MARGIN = 0.01  # natural R@1 beyond 1 at which the stretched axis would end
 
 
@@ -29,8 +31,8 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Colle
     """Natural against adversarial R@1: one colour per defence, one marker per loss.
 
     The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
-    largest radius is drawn, and only the models on the front and some others have a colour, intervals and a name beside
-    them; the best control is a line at its adversarial R@1.
+    largest radius is drawn, and only the models on the front, the leading ones and some others have a colour, intervals
+    and a name beside them; the best control is a line at its adversarial R@1.
 
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
@@ -61,7 +63,8 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
     """One wide panel at one radius, over the range of the trained models, with names beside the marks that matter."""
     figure, panel = plt.subplots(figsize=(WIDTH, 5.4))
     trained = found[found["loss"] != CONTROL]
-    shown = trained["defense"].isin(list(named)) | trained.index.isin(pareto_front(trained).index)
+    leading = [*pareto_front(trained).index, *trained["r1"].nlargest(LEADING).index]
+    shown = trained["defense"].isin(list(named)) | trained.index.isin(leading)
     _marks(panel, trained[shown], palette)
     for row in trained[~shown].itertuples():
         hollow = "white" if row.gates == "fail" else OTHER
@@ -75,7 +78,7 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
         left = max(0.0, trained["natural_low"].min() - 0.02)
         panel.set_xscale("function", functions=(_stretch, _shrink))
         panel.set_xlim(left, 1.0)
-        ticks = [tick for tick in (*np.arange(0, 0.95, 0.1), 0.95, 0.98, 1.0) if tick >= left]
+        ticks = [tick for tick in TICKS if tick >= left]
         panel.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
     keys = [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
     labels = [f"{spell(loss)} loss" for loss in palette.losses]
