@@ -40,9 +40,10 @@ COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
+    asked = words[:1] in (["-h"], ["--help"])
     if not words or words[0] not in COMMANDS:
-        print(__doc__, file=sys.stderr)
-        return 2
+        print(__doc__, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     # Threads that spin while they wait for each other slow themselves and what runs beside them (benchmarks/beside.py).
     # OpenMP reads this when torch is imported, here and in the processes that commands start.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -59,9 +59,10 @@ def test_verdicts_say_what_fails() -> None:
     shared = judge([*runs, record("triplet", "joint", 0.9, 300)])["beat `joint`"]
     assert shared[1:] == ("triplet 0.500 against 0.750, p < 0.0001", "fails")
     runs[5] = record("contrastive", "single_step", 0.89, 106)
-    assert judge(runs)["beat `single_step`"].verdict == "fails", (
-        "six queries survive under single_step only, none under robust only"
+    assert judge(runs)["beat `single_step`"].verdict == "holds in part", (
+        "contrastive: six queries survive under single_step only, none under robust only"
     )
+    assert judge([run for run in runs if run["loss"] == "contrastive"])["beat `single_step`"].verdict == "fails"
 
 
 def test_models_that_met_other_queries_do_not_beat_each_other() -> None:
@@ -267,3 +268,23 @@ def test_other_training_radii_are_compared_where_all_else_is_the_same() -> None:
     assert "| 0.100† (" in line
     assert line.endswith("| < 0.0001 | **holds** |"), "the model behind may have a failed gate"
     assert "12/255" not in section
+
+
+def test_a_gate_counts_only_where_the_verdict_rests_on_it() -> None:
+    failed = [GATE | {"passed": False}]
+    behind = [record("triplet", "robust", 0.9, 100, gates=failed), record("triplet", "joint", 0.9, 200)]
+    assert judge(behind)["beat `joint`"].verdict == "fails", "lower still were it attacked better"
+    assert paper.claims_page({"toys": behind}, FIGURES).count("| < 0.0001 | **fails** |") == 1
+    behind[1]["gates"] = failed
+    assert judge(behind)["beat `joint`"].verdict == "not judged"
+    runs = [record("triplet", "standard", 0.9, 20, gates=failed), record("triplet", "robust", 0.9, 300)]
+    assert judge(runs)["lose"].verdict == judge(runs)["5 times"].verdict == "holds", "the baseline is no better"
+    alone = record("contrastive", "standard", 0.9, 20, gates=failed)
+    held = [record("triplet", "standard", 0.9, 20), record("triplet", "robust", 0.9, 300), alone]
+    assert judge(held)["5 times"].verdict == "holds", "no model of that loss is compared"
+
+
+def test_what_is_shown_beside_a_test_is_of_the_seeds_that_it_compares() -> None:
+    runs = [record("triplet", "robust", 0.9, survive, seed=seed) for seed, survive in enumerate((200, 200, 320))]
+    runs += [record("triplet", "single_step", 0.9, 100, seed=seed) for seed in range(2)]
+    assert judge(runs)["beat `single_step`"].measured.startswith("triplet 0.500 against 0.250, p ")

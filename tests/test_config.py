@@ -123,6 +123,13 @@ def test_changes_replace_values() -> None:
         ("suites.quick.attacks", {"margin": {"step": 3}}, "key 'step' is unknown; did you mean 'steps'"),
         ("run.controls", ["pixel_8"], "control 'pixel_8' is unknown; did you mean 'pixels_8'"),
         ("run.seeds", [], "run.seeds is empty; list at least one"),
+        ("run.seeds", [0, 0], "run.seeds lists 0 twice; once is enough"),
+        ("study.main.losses", {"triplet": ["robust", "robust"]}, "triplet lists 'robust' twice"),
+        (
+            "study.main.datasets",
+            ["tiny_imagenet"],
+            r"run\.losses \(of recipes\.tiny_imagenet, for study\.main\) 'contrastive'",
+        ),
         ("run.datasets", [], "run.datasets is empty; list at least one"),
         ("figures.suite", "quik", "figures.suite 'quik' is unknown; did you mean 'quick'"),
         ("figures.paper", "robuts", "'robuts' is unknown; did you mean 'robust'"),

@@ -96,7 +96,7 @@ def test_mutated_settings_load_or_are_one_sentence(given: tuple[Any, set[str]]) 
         ("recipes...", {}, "no key 'recipes...' to change"),
         ("recipes", {None: {}}, "recipes has the name None; it must consist of letters"),
         ("suites", {3: {}}, "suites has the name 3; it must"),
-        ("figures.loss", "tripet", "figures.loss 'tripet' is unknown; did you mean 'triplet'"),
+        ("figures.loss", "tripet", "'tripet' is unknown; did you mean 'triplet'"),
         ("recipes.glyphs.data.path", "data/../secret", r"path is 'data/\.\./secret'; it must lie in data/"),
     ],
 )

@@ -16,8 +16,8 @@ import dml
 from dml.__main__ import main
 from dml.api.embedding import weights_sha256
 from dml.api.images import splits
+from dml.api.leaderboard import claims, reports
 from dml.api.leaderboard import entry as entries
-from dml.api.leaderboard import reports
 from dml.common.files import ROOT, write_json
 from dml.data.base import load
 from dml.data.prepare import prepare
@@ -330,6 +330,21 @@ def test_a_model_is_not_replaced_by_a_control_of_its_name(tmp_path: Path) -> Non
     entries.join([made("pixels_8", kept=5)], tmp_path)
     with pytest.raises(ValueError, match=r"holds another entry of this name: it differs in .*control"):
         entries.join([made("pixels_8", kept=3, control=True, weights_sha256=None)], tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", np.lib.format.MAGIC_PREFIX + b"\x01\x00\x08\x00{'a: 1}  "])
+def test_a_file_of_arrays_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "arrays.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"arrays\.npz cannot be read as an npz file"):
+        claims.read(tmp_path / "arrays.npz")
+
+
+@pytest.mark.parametrize("report", ["[]", '{"about": {"weights_sha256": null}, "summary": [{"map_r_low": 0}]}'])
+def test_a_report_that_is_none_is_named(report: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(report)
+    (tmp_path / "outcomes.csv").write_text("query\n0\n")
+    with pytest.raises(ValueError, match=r"holds no report|holds a report of an older version"):
+        reports._read(tmp_path)
 
 
 def test_a_claim_is_about_the_gallery_that_was_searched(board: Board, capsys: pytest.CaptureFixture[str]) -> None:

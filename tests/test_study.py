@@ -174,3 +174,14 @@ def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch
 def test_a_wrong_study_is_one_sentence(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(change)
+
+
+def test_a_study_waits_for_nobody_who_makes_the_same_files(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "load", lambda: params)
+    monkeypatch.setattr(study, "run", lambda *given: 0)
+    with study.pipeline_lock():
+        assert study.main(["--jobs", "1"]) == 1
+    assert capsys.readouterr().err.startswith("another process runs this pipeline; wait")
+    assert study.main(["--jobs", "1"]) == 0

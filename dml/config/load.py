@@ -170,6 +170,8 @@ def _check_study(params: Params) -> None:
         for dataset in block.datasets:
             known(f"{where}.datasets", dataset, params.recipes)
             recipe = params.recipes[dataset]
+            known(f"run.losses (of recipes.{dataset}, for {where})", params.run.losses[0], recipe.losses)
+            known(f"run.surrogate (of recipes.{dataset}, for {where})", params.run.surrogate, recipe.defenses)
             for loss, defenses in block.losses.items():
                 known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
                 for defense in defenses:

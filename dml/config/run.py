@@ -1,6 +1,6 @@
 """Plain records of what the pipeline runs and what results/ reports: they choose among results and decide none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class Run:
         for name in ("datasets", "losses", "defenses", "attacked", "suites", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"run.{name} is empty; list at least one")
+            _once(f"run.{name}", getattr(self, name))
         if "standard" in self.defenses:
             raise ValueError("run.defenses lists 'standard'; standard training always runs, so leave it out")
         for defense in self.attacked:
@@ -72,6 +73,15 @@ class Study:
         for name in ("datasets", "losses", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; list at least one")
+        for name, listed in {"datasets": self.datasets, "seeds": self.seeds, **self.losses}.items():
+            _once(name, listed)
+
+
+def _once(name: str, listed: Sequence[Any]) -> None:
+    """Raise ValueError if something is listed twice: two processes would make the same files at once."""
+    twice = [item for item in dict.fromkeys(listed) if listed.count(item) > 1]
+    if twice:
+        raise ValueError(f"{name} lists {twice[0]!r} twice; once is enough")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def strip_folder(source: Path, target: Path) -> None:
     for file in files:
         try:
             notebook = nbformat.read(file, as_version=4)
-        except (ValueError, nbformat.ValidationError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, nbformat.ValidationError) as error:
             raise ValueError(f"{file} is no notebook: {' '.join(str(error).split())[:200]}") from error
         with atomic(target / file.name) as partial:
             nbformat.write(strip(notebook), partial)

@@ -21,6 +21,7 @@ from dvc.repo import Repo
 
 from dml.common.files import ROOT
 
+BUSY = "another process runs this pipeline; wait until it has ended, then start again"
 Graph = Mapping[str, set[str]]
 """Stage -> stages that it depends on."""
 
@@ -110,6 +111,14 @@ def run(stage: str, threads: int, say: Callable[[str], None]) -> int:
     return process.returncode
 
 
+def pipeline_lock() -> Lock:
+    """Return the lock of whatever makes the pipeline's models and records, to be held as a context.
+
+    It is released when the process ends, killed or not.
+    """
+    return Lock(os.path.join(Repo(str(ROOT)).tmp_dir, "dml-repro.lock"))
+
+
 def most() -> int:
     """Return how many processes to run side by side: one per core, or one where they would share a GPU."""
     from torch.cuda import is_available  # takes seconds to import
@@ -125,11 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.jobs < 1:
         parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
     try:
-        repo = Repo(str(ROOT))
-        with Lock(os.path.join(repo.tmp_dir, "dml-repro.lock")):  # released when the process ends, killed or not
-            return _run_outdated(repo, chosen.jobs)
+        with pipeline_lock():
+            return _run_outdated(Repo(str(ROOT)), chosen.jobs)
     except LockError:
-        print("another process runs this pipeline; wait until it has ended, then start again", file=sys.stderr)
+        print(BUSY, file=sys.stderr)
     except DvcException as error:
         print(f"DVC: {' '.join(str(error).split())}", file=sys.stderr)
     return 1

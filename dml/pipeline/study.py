@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dvc.lock import LockError
+
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params, Study
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings, expected, training_digest
-from dml.pipeline.repro import most
+from dml.pipeline.repro import BUSY, most, pipeline_lock
 from dml.pipeline.stored import SETTINGS
 from dml.reporting.spelling import CONTROL
 
@@ -177,7 +179,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = load()
         blocks = [params.block(name) for name in chosen.blocks or params.study]
-    except ValueError as error:
+        with pipeline_lock():
+            return int(run(params, blocks, chosen.jobs) > 0)
+    except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return int(run(params, blocks, chosen.jobs) > 0)
+    except LockError:
+        print(BUSY, file=sys.stderr)
+    return 1

@@ -24,7 +24,7 @@ import yaml
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT, atomic
 from dml.config.build import evaluation as build
-from dml.config.load import load
+from dml.config.load import UNREADABLE, load
 from dml.data import base
 from dml.evaluation.suites.base import Suite
 from dml.models.embedder import Embedder
@@ -105,7 +105,7 @@ def as_settings(text: str) -> dict[str, Any]:
     """Raises ValueError if the text is no YAML of keys and values."""
     try:
         settings = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except UNREADABLE:
         settings = None
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{text!r} holds no settings; write '{{key: value}}', '{{}}' for the recipe as it is")

@@ -1,7 +1,7 @@
 """The claims of the paper that is reproduced, judged by what was measured here."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.evaluation.statistics import ratio_interval
-from dml.reporting.paired import Model, in_r1, same_queries
+from dml.reporting.paired import Model, in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, factor_text, interval, spell
 from dml.reporting.tables import best_control, comparison
@@ -63,11 +63,12 @@ def judged(records: Sequence[Record], figures: Figures) -> list[Verdict]:
 def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Verdict]:
     """Judge the claims about one dataset at one radius.
 
-    A claim holds if it does for every loss. A model beats another if more queries survive under it than under the
-    other by McNemar's exact test on the queries that both met (:mod:`dml.reporting.paired`), and the claim fails if the
-    test says the opposite for some loss. A factor counts if its 95% interval lies on one side of 5, and the share of
-    natural R@1 that is kept if its interval lies on one side of 0.95. A claim about a model with a gate that does not
-    hold is not judged, unless the model is behind even so. One about a model without a record was not tested.
+    A claim holds if it does for every loss, and in part if it does for some. A model beats another if more queries
+    survive under it than under the other by McNemar's exact test on the queries that both met
+    (:mod:`dml.reporting.paired`), and the claim fails if the test says the opposite for some loss and this for none. A
+    factor counts if its 95% interval lies on one side of 5, and the share of natural R@1 that is kept if its interval
+    lies on one side of 0.95. A claim about a model with a gate that does not hold is not judged, unless the model is
+    behind even so. One about a model without a record was not tested.
 
     Args:
         records: of one dataset and suite.
@@ -87,9 +88,8 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     base_name, paper_name, peer_name, shared_name = (f"`{name}`" for name in names)
 
     def beats(other_name: str, other: pd.DataFrame) -> Verdict:
-        others = {loss: ((loss, row["defense"]), row["r1"]) for loss, row in other.iterrows()}
-        verdict = _beats(f"{paper_name} models beat {other_name} ones {at}", paper, others, records, eps)
-        return _unless(verdict, paper, *_doubted(verdict, other))
+        others = {loss: ((loss, row["defense"]), row["gates"]) for loss, row in other.iterrows()}
+        return _beats(f"{paper_name} models beat {other_name} ones {at}", paper, others, records, eps)
 
     return [
         _loses(f"{base_name} models lose more than half of their natural R@1 {at}", base),
@@ -106,8 +106,10 @@ def _loses(claim: str, base: pd.DataFrame) -> Verdict:
     """Whether attacks break more than half of what is right on natural images."""
     if base.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    lost = _judge(base["r1_high"] < base["natural"] / 2, base["r1_low"] >= base["natural"] / 2)
-    return _unless(Verdict(claim, _each(base, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"), lost), base)
+    holds = base["r1_high"] < base["natural"] / 2
+    lost = _judge(holds, base["r1_low"] >= base["natural"] / 2)
+    verdict = Verdict(claim, _each(base, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"), lost)
+    return _unless(verdict, base.loc[~holds, "gates"])
 
 
 def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
@@ -115,9 +117,11 @@ def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
     paper = paper[paper.index.isin(base.index)]
     if paper.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    gain = _judge(paper["factor_low"] >= FACTOR, paper["factor_high"] < FACTOR)
+    holds, fails = paper["factor_low"] >= FACTOR, paper["factor_high"] < FACTOR
     times = _each(paper, lambda row: factor_text(row.factor, row.factor_low, row.factor_high))
-    return _unless(Verdict(claim, times, gain), base, paper)
+    # The factor may be too high if a gate of the model fails, and too low if one of the baseline does.
+    doubted = paper.loc[~fails, "gates"], base.loc[paper.index[~holds], "gates"]
+    return _unless(Verdict(claim, times, _judge(holds, fails)), *doubted)
 
 
 def _keeps(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
@@ -147,40 +151,59 @@ def natural_kept(row: Any, base: Any) -> Kept:
     return Kept(value, value - down, value + up, row.natural / base.natural, *ratio_interval(*right[0], *right[1]))
 
 
-def _unless(verdict: Verdict, *models: pd.DataFrame) -> Verdict:
-    """The verdict, unless a gate of one of the models does not hold or was not run."""
-    if verdict.verdict == UNTESTED:
+def _unless(verdict: Verdict, *gates: Iterable[str]) -> Verdict:
+    """The verdict, unless one of the gates that it rests on does not hold or was not run.
+
+    A failed gate means that a model's R@1 may be too high. What would be true all the more were it lower does not rest
+    on the gate.
+    """
+    words = {word for some in gates for word in some} - {"hold"}
+    if not words or verdict.verdict == UNTESTED:
         return verdict
-    words = {word for rows in models for word in rows["gates"]} - {"hold"}
-    if not words:
         return verdict
     reason = "a gate does not hold" if "fail" in words else "gates were not run"
     return verdict._replace(measured=f"{verdict.measured}; {reason}", verdict="not judged")
 
 
 def _beats(
-    claim: str, paper: pd.DataFrame, others: Mapping[str, tuple[Model, float]], records: Sequence[Record], eps: float
+    claim: str,
+    paper: pd.DataFrame,
+    others: Mapping[str, tuple[Model, str]],
+    records: Sequence[Record],
+    eps: float,
+    note: str = "",
 ) -> Verdict:
     """Whether R@1 is higher than another model's for every loss; not tested where no two met the same queries.
 
     Args:
         claim: its words.
         paper: rows of the models that are judged, by loss.
-        others: loss -> the other model and its R@1.
+        others: loss -> the other model and its gates.
         records: of one dataset and suite.
         eps: the radius.
+        note: after what was measured.
     """
-    key, measured, words = eps_key(eps), [], set()
+    key, measured, words, doubted = eps_key(eps), [], set(), []
     for loss, row in paper.iterrows():
-        other, r1 = others.get(loss, (None, 0.0))
-        found = in_r1(same_queries(records, (loss, row["defense"]), other, key), key) if other else None
+        other, gates = others.get(loss, (None, ""))
+        pairs = same_queries(records, (loss, row["defense"]), other, key) if other else []
+        found = in_r1(pairs, key)
         if found:
-            measured.append(f"{loss} {row['r1']:.3f} against {r1:.3f}, p {chance_text(found.chance)}")
+            own, theirs = shares(pairs, key)
+            measured.append(f"{loss} {own:.3f} against {theirs:.3f}, p {chance_text(found.chance)}")
             words.add(found.verdict)
+            doubted += rests_on(found.verdict, row["gates"], gates)
+    if not measured:
+        return Verdict(claim, MISSING, UNTESTED)
     verdict = "fails" if "fails" in words else "not separated"
-    if words <= {"holds", "not separated"} and "holds" in words:
+    if "holds" in words:
         verdict = "holds" if len(words) == 1 else "holds in part"
-    return Verdict(claim, "; ".join(measured), verdict) if measured else Verdict(claim, MISSING, UNTESTED)
+    return _unless(Verdict(claim, "; ".join(measured) + note, verdict), doubted)
+
+
+def rests_on(verdict: str, first: str, second: str) -> list[str]:
+    """Return the gates that a comparison of two models rests on: not those of the one that is behind even so."""
+    return {"holds": [first], "fails": [second]}.get(verdict, [first, second])
 
 
 def _beats_control(
@@ -190,17 +213,8 @@ def _beats_control(
     control = best_control(found)
     if control is None:
         return Verdict(claim, MISSING, UNTESTED)
-    others = dict.fromkeys(paper.index, ((CONTROL, control["defense"]), control["r1"]))
-    verdict = _beats(claim, paper, others, records, eps)
-    if verdict.verdict == UNTESTED:
-        return verdict
-    named = verdict._replace(measured=f"{verdict.measured} ({spell(control['defense'])})")
-    return _unless(named, paper, *_doubted(named, control.to_frame().T))
-
-
-def _doubted(verdict: Verdict, behind: pd.DataFrame) -> list[pd.DataFrame]:
-    """The other models, unless they are behind: a failed gate means that R@1 may be too high, and they are even so."""
-    return [] if verdict.verdict == "holds" else [behind]
+    others = dict.fromkeys(paper.index, ((CONTROL, control["defense"]), control["gates"]))
+    return _beats(claim, paper, others, records, eps, f" ({spell(control['defense'])})")
 
 
 def _judge(holds: pd.Series, fails: pd.Series) -> str:

@@ -203,7 +203,8 @@ def _made(records: Sequence[Record], figures: Figures) -> list[str]:
     devices = sorted({record["machine"]["device"] for record in records if record.get("machine")})
     models = {(record["loss"], record["defense"], record["seed"]) for record in records}
     trained = sum(loss != CONTROL for loss, _, _ in models)
-    text = f"{count(trained, 'trained model')}, {count(len(models) - trained, 'control')}."
+    controls = {defense for loss, defense, _ in models if loss == CONTROL}
+    text = f"{count(trained, 'trained model')}, {count(len(controls), 'control')}."
     if devices:
         text += f" Measured on: {'; '.join(devices)}."
     lines = ["", "## How it was measured", "", text, "", MEANING, "", JUDGED]

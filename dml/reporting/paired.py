@@ -121,6 +121,12 @@ def same_queries(records: Sequence[Record], first: Model, second: Model, key: st
     return [(a, b) for a, b in pairs if a and b and len(a["survival"][key]) == len(b["survival"][key])]
 
 
+def shares(pairs: Pairs, key: str) -> tuple[float, float]:
+    """Return the share of queries that survive under each of two models, over all seeds that both have."""
+    first, second = ("".join(record["survival"][key] for record in side) for side in zip(*pairs, strict=True))
+    return first.count("1") / len(first), second.count("1") / len(second)
+
+
 def in_r1(pairs: Pairs, key: str) -> Difference | None:
     """Compare two models in the share of queries that survive.
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import FACTOR, KEPT, SHARED, natural_kept
+from dml.reporting.claims import FACTOR, KEPT, SHARED, natural_kept, rests_on
 from dml.reporting.paired import in_r1, same_queries
 from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import marked
@@ -256,7 +256,7 @@ def _fails(asked: Asked, evidence: Evidence) -> list[str]:
     (row,) = found
     half = row.natural / 2
     verdict = "holds" if row.r1_high < half else "fails" if row.r1_low >= half else "not shown"
-    return [number(row.natural), _r1(row), _judged(verdict, row.gates)]
+    return [number(row.natural), _r1(row), _judged(verdict, *([] if verdict == "holds" else [row.gates]))]
 
 
 def _factor(asked: Asked, evidence: Evidence) -> list[str]:
@@ -268,7 +268,7 @@ def _factor(asked: Asked, evidence: Evidence) -> list[str]:
     control = best_control(evidence.compared[dataset, eps])
     beside = MISSING if control is None else f"{control['r1']:.3f} ({spell(control['defense'])})"
     factor = factor_text(row.factor, row.factor_low, row.factor_high)
-    return [_r1(base), _r1(row), factor, beside, _judged(verdict, row.gates, base.gates)]
+    return [_r1(base), _r1(row), factor, beside, _judged(verdict, *rests_on(verdict, row.gates, base.gates))]
 
 
 def _paired(asked: Asked, evidence: Evidence, first: str, second: str) -> list[str]:
@@ -278,8 +278,8 @@ def _paired(asked: Asked, evidence: Evidence, first: str, second: str) -> list[s
     found = in_r1(pairs, key)
     if found is None:
         return []
-    doubted = sides if found.verdict != "holds" else sides[:1]  # where the second is behind, doubts about it are moot
-    return [*map(_r1, sides), chance_text(found.chance), _judged(found.verdict, *(side.gates for side in doubted))]
+    gates = rests_on(found.verdict, *(side.gates for side in sides))
+    return [*map(_r1, sides), chance_text(found.chance), _judged(found.verdict, *gates)]
 
 
 def _natural(base: Any, row: Any) -> list[str]:
@@ -295,4 +295,4 @@ def _r1(row: Any) -> str:
 
 
 def _judged(verdict: str, *gates: str) -> str:
-    return f"**{verdict}**" if set(gates) == {"hold"} else "not judged"
+    return f"**{verdict}**" if set(gates) <= {"hold"} else "not judged"

@@ -97,7 +97,9 @@ def settings_text(value: Any, key: str = "") -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return radius_text(value) if key in ("eps", "step_size") and len(short) > 5 else short
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

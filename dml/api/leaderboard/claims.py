@@ -1,7 +1,7 @@
 """Adversarial images that somebody claims break an entry: verified one by one, and counted if they do."""
 
 import hashlib
-import zipfile
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from dml.api.evaluate import attacked
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
 from dml.api.similarity import SimilaritySearch, search_over
 from dml.attacks.balls import Linf
+from dml.common.files import DAMAGED
 from dml.data.base import Split
 from dml.data.transforms import to_float
 from dml.evaluation.statistics import wilson
@@ -24,6 +25,7 @@ from dml.retrieval.metrics import per_query
 
 SLACK = 1e-6  # rounding that an array may leave the ball by; what is ranked is its projection into the exact ball
 SHOWN = 5  # arrays that a sentence names
+FLOATS = ("float16", "float32", "float64")
 CHUNK = 100  # arrays ranked at a time
 MOST_CHANGED = 1  # natural queries that rounding on another machine may change
 
@@ -68,7 +70,7 @@ def read(file: Path) -> Claim:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("rows", "adversarial", "images") if name in stored.files}
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, AttributeError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"{file} cannot be read as an npz file: {error}") from error
     for name in ("rows", "adversarial"):
         if name not in arrays:
@@ -79,7 +81,7 @@ def read(file: Path) -> Claim:
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise ValueError(f"{file}: rows is {rows.dtype} {rows.shape}; it must hold one whole number per array")
     for name, array in (("adversarial", adversarial), ("images", images)):
-        if array is not None and (array.ndim != 4 or len(array) != len(rows) or array.dtype.kind != "f"):
+        if array is not None and (array.ndim != 4 or len(array) != len(rows) or array.dtype not in FLOATS):
             raise ValueError(
                 f"{file}: {name} is {array.dtype} {array.shape}; it must hold floats ({len(rows)}, 3, H, W) in [0, 1]"
             )

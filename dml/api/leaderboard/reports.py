@@ -90,10 +90,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     try:
         report = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         outcomes = pd.read_csv(folder / "outcomes.csv")
-    except (OSError, ValueError) as error:
+        about, rows = report.get("about", {}), report.get("summary") or [{}]
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder} holds no report; give the folder that result.save wrote ({error})") from error
-    about, rows = report.get("about", {}), report.get("summary") or [{}]
-    if "weights_sha256" not in about or "map_r_low" not in rows[0]:
+    if not {"weights_sha256", "settings"} <= set(about) or "map_r_low" not in rows[0]:
         raise ValueError(f"{folder} holds a report of an older version; evaluate the model again")
     return report, outcomes
 
