@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dml.config.load import load
 from dml.config.run import Params
-from dml.pipeline import study
+from dml.pipeline import repro, study
 from dml.pipeline.digest import data_settings, expected, training_digest
 
 SETTINGS = {
@@ -27,6 +28,8 @@ SETTINGS = {
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))  # for a lock of its own
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
     return load(SETTINGS)
 
 
