@@ -161,7 +161,7 @@ def _unless(verdict: Verdict, *gates: Iterable[str]) -> Verdict:
     if not words or verdict.verdict == UNTESTED:
         return verdict
         return verdict
-    reason = "a gate does not hold" if "fail" in words else "gates were not run"
+    reason = "a gate fails, or an embedding collapsed" if "fail" in words else "gates were not run"
     return verdict._replace(measured=f"{verdict.measured}; {reason}", verdict="not judged")
 
 

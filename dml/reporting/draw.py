@@ -107,13 +107,13 @@ def _headline(
         "headline": (
             bars,
             f"R@1 on {dataset}, natural over the whole test half and under the worst attack of suite {suite}, "
-            f"{queries}, with 95% intervals. † marks a model with a gate that does not hold.",
+            f"{queries}, with 95% intervals. † marks a model with a gate that fails or an embedding that collapsed.",
         ),
         "scatter": (
             scatter.scatter(tables, palette, named),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. The best "
             "model is at the top right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
-            f"has a gate that does not hold.{few}",
+            f"has a gate that fails, or a collapsed embedding.{few}",
         ),
     }
 

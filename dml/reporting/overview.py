@@ -88,7 +88,7 @@ def _introduction(figures: Figures) -> str:
         f"The trained model that keeps the most R@1 at eps {radius} after the worst of all attacks (95% interval), "
         f"beside `{figures.baseline}` training, the paper's `{figures.paper}` training and the best control, a search "
         f"without a trained network. The last three columns are R@1 at {radius}; a defence has its best loss. "
-        f"{MARK}: a gate does not hold."
+        f"{MARK}: a gate fails, or the embedding collapsed."
     )
 
 

@@ -67,8 +67,10 @@ def gates_section(records: Sequence[Record], figures: Figures) -> list[str]:
         for eps in sorted({gate["eps"] for gates in here for gate in gates}):
             cells = ["; ".join(_gate(gate) for gate in gates if gate["eps"] == eps) for gates in here]
             rows.append(([name, radius_text(eps) if eps else "0"], [cell or MISSING for cell in cells]))
-    failed = [_label(record, own) for record in own if gates_of(record) == "fail"]
+    failed = [_label(record, own) for record in own if not all(gate["passed"] for gate in record["gates"])]
     text = f"Not every gate holds for {'; '.join(failed)}." if failed else "All gates hold."
+    if fell := [_label(record, own) for record in own if collapsed(record)]:
+        text += f" Collapsed, see below: {'; '.join(fell)}."
     return [
         "",
         f"{text} A cell shows what was measured and, in brackets, the most that it may be; bold figures do not hold. "
