@@ -36,11 +36,13 @@ def headline(tables: Tables, palette: Palette) -> Figure:
     scores = _with_natural(tables)
     figure, axes = panels(len(scores), columns=1, height=2.0)
     figure.set_size_inches(WIDTH, 2.0 * len(scores) + 0.4)
+    top = min(1.0, max(rows["r1_high"].max() for rows in scores.values()))
     for panel, (eps, rows) in zip(axes, scores.items(), strict=True):
         for row in rows.itertuples():
-            _bar(panel, places[row.loss, row.defense], row, palette.look(row.loss, row.defense), len(places))
-        panel.set(title=f"attacked, eps {radius_text(eps)}" if eps else "natural", ylabel="R@1", ylim=(0, 1.25))
-        panel.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+            _bar(panel, places[row.loss, row.defense], row, palette.look(row.loss, row.defense), len(places), top)
+        panel.set(title=f"attacked, eps {radius_text(eps)}" if eps else "natural", ylabel="R@1", ylim=(0, 1.25 * top))
+        if top > 0.75:
+            panel.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
         panel.grid(axis="x", visible=False)
     middle = [np.mean([at for (loss, _), at in places.items() if loss == group]) for group in groups]
     axes[-1].set_xticks(middle, [CONTROLS if group == CONTROL else spell(group) for group in groups])
@@ -105,8 +107,8 @@ def _bar_places(groups: Sequence[str], palette: Palette) -> dict[tuple[str, str]
     return places
 
 
-def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int) -> None:
-    """One bar with its interval and, where there is room, its value."""
+def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int, top: float) -> None:
+    """One bar with its interval and, where there is room, its value; ``top`` is that of all bars."""
     axes.bar(at, row.r1, 0.92, color=look.color, hatch=look.hatch, edgecolor="white", linewidth=0)
     error = [[row.r1 - row.r1_low], [row.r1_high - row.r1]]
     axes.errorbar(at, row.r1, yerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=3)
@@ -114,7 +116,7 @@ def _bar(axes: Axes, at: float, row: tuple, look: Look, count: int) -> None:
     value = f"{row.r1:.{digits}f}" if count <= LABELLED else ""
     text = f"{MARK}\n{value}" if row.gates == "fail" else value
     size = 9 if count <= 16 else 8
-    axes.text(at, row.r1_high + 0.02, text, ha="center", va="bottom", fontsize=size, linespacing=0.9)
+    axes.text(at, row.r1_high + 0.02 * top, text, ha="center", va="bottom", fontsize=size, linespacing=0.9)
 
 
 def accuracy_by_eps(found: pd.DataFrame, palette: Palette, *, mark: Sequence[float] = ()) -> Figure:
