@@ -31,9 +31,9 @@ MEASURED = (
     "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, whose "
     "classes no model was trained on. R@1 counts the worst of all attacks on each query. Claims rest only on suites "
     "with gates, which look for signs that an attack failed. Each page has the leaderboard of all defences, settings, "
-    "gates and paired tests; [runs/](runs) has the outcome of each query, [metrics.csv](metrics.csv) all rows as a "
-    "table, [cost.md](cost.md) the cost of training, and [provenance.json](provenance.json) device, versions and "
-    "seconds of each run."
+    "gates and paired tests. The pipeline writes all of this from [runs/](runs), the records with the outcome of each "
+    "query; [metrics.csv](metrics.csv) has all rows as a table, [cost.md](cost.md) the cost of training, and "
+    "[provenance.json](provenance.json) device, versions and seconds of each run."
 )
 
 
@@ -58,7 +58,7 @@ def overview(
     boards = {name: board for name, board in boards.items() if not board.empty}
     boards = dict(sorted(boards.items(), key=lambda item: -len(item[1])))  # the most defences lead
     lead = next(iter(boards), "")
-    lines = ["# Results", "", "Written by the pipeline from the JSON of each run in [runs/](runs)."]
+    lines = ["# Results"]
     if lead:
         lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
         told = standings(main[lead], figures)
@@ -134,7 +134,7 @@ def _r1(rows: pd.DataFrame) -> str:
 
 def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
     shown = [item for item in drawings if Path(item[0]).stem == stem]
-    return [line for file, caption in shown for line in ("", f"![{caption}]({file})", "", f"*{caption}*")]
+    return [line for file, caption in shown for line in ("", f"![{caption}]({file})", f"*{caption}*")]
 
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
