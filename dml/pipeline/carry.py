@@ -5,10 +5,10 @@
 A record is stale as soon as the code that made it is another (:mod:`dml.pipeline.digest`), also where the change only
 moved or added something. Training everything again to show that takes hours or days. This trains and attacks the runs
 that are named, and compares weights, natural scores, every row, the outcome of every query and every gate with what is
-recorded, but for gates that want the images of other models. If
-all are equal, the stale records of the same dataset and suite get today's digests, and say which runs were checked; so
-do the models that they were made from, where these are on this machine. A record stays stale if a setting of it has
-changed. Name runs that reach all the code that was changed.
+recorded, but for gates that want the images of other models. If all are equal, the stale records of the same dataset
+and suite get today's digests, and say which runs were checked; so do the models that they were made from, where these
+are on this machine. A record stays stale if a setting of it has changed. Name runs that reach all the code that was
+changed.
 """
 
 import argparse

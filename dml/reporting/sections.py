@@ -149,16 +149,16 @@ def leaderboard_section(records: Sequence[Record], figures: Figures) -> list[str
         f"R@1 after the worst of all attacks (95% interval), each defence with its best loss at eps {radius}; of the "
         f"controls the best at each radius. The factor is relative to `{figures.baseline}` training with the same loss "
         f"at eps {radius}, and so is the cost, the number of images that the model embedded in training."
-        + (best_text(ours[0]) if ours else "")
+        + (f" {best_text(ours[0])}" if ours else "")
     )
     return ["", text, *leaderboard_table(board, figures)]
 
 
 def best_text(record: Record) -> str:
-    """Return one sentence, after a space: what this project's own defence is on a dataset."""
+    """Return one sentence: what this project's own defence is on a dataset."""
     given = {name: value for name, value in record["settings"]["defense"].items() if name not in ("name", "defense")}
     kind = record["settings"]["defense"].get("defense", BEST)
-    return f" `{BEST}`, chosen for this dataset, is `{kind}` with `{settings_text(given)}`."
+    return f"`{BEST}`, chosen for this dataset, is `{kind}` with `{settings_text(given)}`."
 
 
 def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:

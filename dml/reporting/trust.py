@@ -10,7 +10,7 @@ import numpy as np
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.evaluation.collapse import LARGEST_RATIO, LEAST_DISTANCE, LEAST_RANK
-from dml.evaluation.gates import NEAREST
+from dml.evaluation.gates import NEAREST, QUERIES
 from dml.evaluation.statistics import over_seeds, wilson
 from dml.reporting.paired import in_r1, same_queries
 from dml.reporting.records import Record, eps_key
@@ -74,8 +74,8 @@ def gates_section(records: Sequence[Record], figures: Figures) -> list[str]:
     return [
         "",
         f"{text} A cell shows what was measured and, in brackets, the most that it may be; bold figures do not hold. "
-        "Shares are of all attacked queries, at eps 0 and 0.5 and of gradients of those looked at. "
-        f"Other attacks are tried on the {NEAREST} survivors nearest to breaking, "
+        "Shares are of all attacked queries; at eps 0 and 0.5, and where gradients are counted, of the up to "
+        f"{QUERIES} that a gate looks at. Other attacks are tried on the {NEAREST} survivors nearest to breaking, "
         "where a stronger one would show first.",
         *wide_table(["gate", "eps"], [_label(record, own) for record in own], rows),
     ]
