@@ -47,7 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that spin while they wait for each other slow themselves and what runs beside them (benchmarks/beside.py).
     # OpenMP reads this when torch is imported, here and in the processes that commands start.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return find(COMMANDS, words[0], "command")(words[1:])
+    try:
+        return find(COMMANDS, words[0], "command")(words[1:])
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130  # what a shell gives for Ctrl-C
 
 
 if __name__ == "__main__":

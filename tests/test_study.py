@@ -1,6 +1,8 @@
 """The study: which jobs are left, in which order, and what a killed one skips."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from dml.config.load import load
 from dml.config.run import Params
 from dml.pipeline import repro, study
+from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 
 SETTINGS = {
@@ -86,7 +89,7 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
 def test_a_failed_job_is_told_and_the_others_go_on(
     params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(job: study.Job, threads: int) -> tuple[int, float, Path]:
+    def run(job: study.Job, threads: int, children: Children) -> tuple[int, float, Path]:
         return int("robust" in job.name), 61.0, tmp_path / "artifacts" / "logs" / f"{job.name}.log"
 
     monkeypatch.setattr(study.Job, "run", run)
@@ -103,7 +106,7 @@ def test_blocks_run_in_order_and_share_what_is_trained(
 ) -> None:
     done: list[str] = []
 
-    def run(job: study.Job, threads: int) -> tuple[int, float, Path]:
+    def run(job: study.Job, threads: int, children: Children) -> tuple[int, float, Path]:
         done.append(f"{job.notebook[:2]} {job.name}")
         if job.notebook[:2] in ("02", "03"):
             loss, defense, seed = job.name.split("-")[1:]
@@ -140,16 +143,13 @@ def test_an_unknown_block_is_one_sentence(capsys: pytest.CaptureFixture[str]) ->
 def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
 
-    class Done:
-        returncode = 3
-
-    def subprocess_run(words: list[str], **others: object) -> Done:
-        calls.append((words, others))
-        return Done()
+    class Recorded(Children):
+        def start(self, words: list[str], **others: object) -> subprocess.Popen:
+            calls.append((words, others))
+            return super().start([sys.executable, "-c", "raise SystemExit(3)"])
 
     monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(study.subprocess, "run", subprocess_run)
-    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(1)
+    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(1, Recorded())
     ((words, others),) = calls
     assert status == 3
     assert " ".join(words[1:]) == (

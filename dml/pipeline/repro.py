@@ -20,6 +20,7 @@ from dvc.lock import Lock, LockError
 from dvc.repo import Repo
 
 from dml.common.files import ROOT
+from dml.pipeline.children import Children
 
 BUSY = "another process runs this pipeline; wait until it has ended, then start again"
 Graph = Mapping[str, set[str]]
@@ -89,26 +90,31 @@ def dependents(stages: Graph, stage: str) -> set[str]:
     return found
 
 
-def run(stage: str, threads: int, say: Callable[[str], None]) -> int:
+def run(stage: str, threads: int, children: Children, say: Callable[[str], None]) -> int:
     """Let DVC run one stage, if it changed; pass on what it prints, and return the exit status.
 
     Args:
         stage: its name in dvc.yaml.
         threads: that its computations may use.
+        children: DVC becomes one of them.
         say: receives each line, under the name of the stage.
+
+    Raises:
+        EndedError: the pipeline was told to end.
     """
     words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    with subprocess.Popen(
+    with children.start(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout or ():
             if line.strip():
                 say(f"{stage}: {line.rstrip()}")
-    if not process.returncode:
+        status = children.wait(process)
+    if not status:
         say(f"{stage}: done in {time.perf_counter() - start:.0f} s")
-    return process.returncode
+    return status
 
 
 def pipeline_lock() -> Lock:
@@ -154,7 +160,8 @@ def _run_outdated(repo: Repo, jobs: int) -> int:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     stages = outdated(graph(repo), set(repo.status()))
     say(f"{len(stages)} stages to look at" if stages else "nothing has changed")
-    failed = in_order(stages, lambda stage: run(stage, threads, say), jobs)
+    with Children() as children:
+        failed = in_order(stages, lambda stage: run(stage, threads, children, say), jobs)
     for stage in failed:
         print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
     return int(bool(failed))

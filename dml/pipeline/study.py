@@ -26,6 +26,7 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params, Study
 from dml.pipeline import paths
+from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import BUSY, most, pipeline_lock
 from dml.pipeline.stored import SETTINGS
@@ -55,8 +56,12 @@ class Job:
     name: str
     parameters: dict[str, str]
 
-    def run(self, threads: int) -> tuple[int, float, Path]:
-        """Execute the notebook; return its exit status, the seconds it took, and the log of what it printed."""
+    def run(self, threads: int, children: Children) -> tuple[int, float, Path]:
+        """Execute the notebook; return its exit status, the seconds it took, and the log of what it printed.
+
+        Raises:
+            EndedError: the study was told to end.
+        """
         target = Path("artifacts", "notebooks", self.notebook, f"{self.name}.ipynb")
         log = ROOT / "artifacts" / "logs" / self.notebook / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +71,9 @@ class Job:
         start = time.perf_counter()
         with log.open("w", encoding="utf-8") as stream:
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            done = subprocess.run(
-                words, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False
-            )
-        return done.returncode, time.perf_counter() - start, log
+            process = children.start(words, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+            status = children.wait(process)
+        return status, time.perf_counter() - start, log
 
 
 def models(params: Params, block: Study) -> list[Model]:
@@ -154,8 +158,8 @@ def run(params: Params, blocks: Iterable[Study], jobs: int) -> int:
     failed = 0
     for phase in (phase for block in blocks for phase in phases(params, block)):
         start = time.perf_counter()
-        with ThreadPoolExecutor(jobs) as pool:
-            waiting = {pool.submit(job.run, threads): job for job in phase}
+        with ThreadPoolExecutor(jobs) as pool, Children() as children:
+            waiting = {pool.submit(job.run, threads, children): job for job in phase}
             for number, future in enumerate(as_completed(waiting), 1):
                 job = waiting[future]
                 status, seconds, log = future.result()
