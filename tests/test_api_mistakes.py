@@ -81,6 +81,7 @@ def test_queries_that_nothing_can_break_are_left_out() -> None:
     [
         (np.array([0.0, 1, np.nan] * 4), "labels has a missing value"),
         (np.array(["a", None, "b"] * 4, object), "labels has a missing value"),
+        (np.array(["a", 1, "b"] * 4, object), "labels hold int and str; give every image a number, or every image"),
     ],
 )
 def test_missing_labels_are_no_class(images: np.ndarray, values: np.ndarray, message: str) -> None:

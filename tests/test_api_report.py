@@ -200,7 +200,7 @@ def test_the_command(picture_folder: Callable[..., Path], tmp_path: Path, capsys
         (["--model", "nowhere"], "nowhere is no model; give a folder with settings.json"),
         (["--model", "nowhere.py:make"], "nowhere.py does not exist; write file.py:function"),
         (["--model", "timm:nothing"], "timm has no model 'nothing'"),
-        (["--size", "0"], "size is 0; it must be at least 1 pixel"),
+        (["--size", "0"], "size is 0; it must be a whole number of pixels, at least 1"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

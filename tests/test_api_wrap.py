@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import dml
 from dml.__main__ import main
@@ -33,6 +34,49 @@ def test_wrap_normalises_and_resizes_inside() -> None:
         dml.wrap(nn.Identity(), mean=(123.7, 116.3, 103.5))
     with pytest.raises(ValueError, match="std is"):
         dml.wrap(nn.Identity(), std=(1, 1, 0))
+    with pytest.raises(ValueError, match=r"mean is 0\.5; give three numbers"):
+        dml.wrap(nn.Identity(), mean=0.5)
+    with pytest.raises(ValueError, match=r"std is .*; give three numbers"):
+        dml.wrap(nn.Identity(), std=("a", 1, 1))
+    with pytest.raises(ValueError, match="size is '8'; it must be a whole number of pixels"):
+        dml.wrap(nn.Identity(), size="8")
+    with pytest.raises(ValueError, match="module is a str; give a module"):
+        dml.wrap("conv4")
+
+
+def test_wrap_takes_a_function() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    wrapped = dml.wrap(lambda normalised: normalised.flatten(1), mean=(0.5, 0.5, 0.5))
+    assert torch.equal(wrapped(images), (images - 0.5).flatten(1))
+    assert not wrapped.training, "a function has no mode"
+
+
+class TwoTowers(nn.Module):
+    """As image-text models are: embeddings come from a method, and forward wants text too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 8))
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.tower(images)
+
+    def forward(self, images: Tensor, text: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_a_method_counts_as_its_module() -> None:
+    towers, images = TwoTowers(), torch.rand(12, 3, 8, 8)
+    options = {"labels": torch.arange(12) % 3, "eps": 8 / 255, "controls": (), "report": lambda line: None}
+    with pytest.warns(UserWarning, match="the model is in training mode; it is evaluated in evaluation mode"):
+        found = dml.evaluate(towers.encode_image, images, **options)
+    assert towers.tower.training, "it comes back as it was"
+    assert found.about["weights_sha256"] is not None
+    with pytest.warns(UserWarning, match="training mode"):
+        alike = dml.evaluate(dml.wrap(towers.encode_image), images, **options)
+    pd.testing.assert_frame_equal(found.outcomes, alike.outcomes)
+    direct = dml.evaluate(towers.tower.eval(), images, **options)
+    pd.testing.assert_frame_equal(found.outcomes, direct.outcomes)
 
 
 def test_load_reads_a_model_of_this_repository(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.images import Prepare, splits, training_data
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
+from dml.api.wrap import as_module
 from dml.common.checks import known
 from dml.config.build import evaluation as build
 from dml.config.load import fractions, load
@@ -61,9 +62,9 @@ def evaluate(
     other random starts: fewer than a hundred go through the model at a time, and each chunk of queries draws its own.
 
     Args:
-        embed: a module or any function from images (B, 3, H, W) in [0, 1] to embeddings (B, D). A module is moved and
-            put into evaluation mode for the duration, and comes back as it was. One that wants normalised images goes
-            through :func:`dml.wrap`.
+        embed: a module or any function from images (B, 3, H, W) in [0, 1] to embeddings (B, D). A module, or that of a
+            method such as ``clip.encode_image``, is moved and put into evaluation mode for the duration, and comes back
+            as it was. One that wants normalised images goes through :func:`dml.wrap`.
         images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
             array (N, H, W, 3), a dataset, a folder with one sub-folder per class, or a dataset that this repository
             prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels.
@@ -90,6 +91,7 @@ def evaluate(
     known("similarity", similarity, SIMILARITIES)
     chosen = _suite(suite, eps, limit)
     notes: list[str] = []
+    embed = as_module(embed)
     check_module(embed, notes)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)

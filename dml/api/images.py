@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dml.api.pixels import Lazy, stored, to_pixels
+from dml.api.pixels import Lazy, check_side, stored, to_pixels
 from dml.data import base
 from dml.data.base import Dataset, Source, Split
 from dml.data.sources.folder import read_folder
@@ -157,7 +157,11 @@ def _numbered(labels: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     whole = np.concatenate(labels)
     if pd.isna(whole).any():
         raise ValueError("labels has a missing value; give every image a class, or leave it out")
-    names, numbers = np.unique(whole, return_inverse=True)
+    try:
+        names, numbers = np.unique(whole, return_inverse=True)
+    except TypeError as error:  # they have no order
+        kinds = " and ".join(sorted({type(label).__name__ for label in whole.tolist()}))
+        raise ValueError(f"labels hold {kinds}; give every image a number, or every image a name") from error
     ends = np.cumsum([len(part) for part in labels])[:-1]
     return np.split(numbers.astype(np.int64), ends), [str(name) for name in names]
 
@@ -217,12 +221,11 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
 
 
 def _prepare(size: int | None, transform: Prepare | None) -> Prepare | None:
+    check_side(size)
     if size is None:
         return transform
     if transform is not None:
         raise ValueError("give size or transform, not both")
-    if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1 pixel")
     return partial(_square, size)
 
 

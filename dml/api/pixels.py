@@ -86,7 +86,10 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
     Raises:
         ValueError: they have another shape, type or range.
     """
-    values = torch.as_tensor(images).detach().cpu()
+    try:
+        values = torch.as_tensor(images).detach().cpu()
+    except TypeError as error:  # objects, text
+        raise ValueError(f"images hold {images.dtype}; give uint8 from 0 to 255, or floats in [0, 1]") from error
     if values.ndim != 4 or 3 not in (values.shape[1], values.shape[3]):
         raise ValueError(
             f"images have shape {tuple(values.shape)}; they must be (N, 3, H, W): repeat the channel of grey ones"
@@ -104,6 +107,12 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
     if bool(((scaled - scaled.round()).abs() <= 255 * EIGHT_BITS).all()):
         return np.ascontiguousarray(scaled.round().byte().numpy())
     return np.ascontiguousarray(scaled.clamp(0, 255).numpy())
+
+
+def check_side(size: int | None) -> None:
+    """Raise ValueError if a size is given that is no number of pixels."""
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
 
 
 def check_range(values: Tensor) -> None:

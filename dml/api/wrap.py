@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dml.api import hugging_face
+from dml.api.pixels import check_side
 from dml.common.files import ROOT
 from dml.config.build import model as build
 from dml.config.schema import Model
@@ -21,8 +23,30 @@ KINDS = "a folder with settings.json and weights.safetensors, timm:NAME, torchvi
 NO_LAYER = "\0"  # a prefix that no layer has: the file must hold every layer that the network has left
 
 
+class Method(nn.Module):
+    """A method of a module, such as ``clip.encode_image``, as a module: with its weights, mode and device.
+
+    Args:
+        method: images -> embeddings.
+    """
+
+    def __init__(self, method: MethodType) -> None:
+        super().__init__()
+        self.owner, self.name = method.__self__, method.__name__
+        self.training = self.owner.training
+
+    def forward(self, images: Tensor) -> Any:
+        return getattr(self.owner, self.name)(images)
+
+
+def as_module(given: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Return a method of a module as a module, and anything else as it is."""
+    is_method = isinstance(given, MethodType) and isinstance(given.__self__, nn.Module)
+    return Method(given) if is_method else given
+
+
 class Wrapped(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> what a module gives for them, resized and normalised.
+    """Images (B, 3, H, W) in [0, 1] -> what a module or function gives for them, resized and normalised.
 
     Both are part of the model, so that a perturbation is measured in pixels of the images as they are given.
 
@@ -32,9 +56,12 @@ class Wrapped(nn.Module):
         size: side that images are resized to inside the model; None leaves them.
     """
 
-    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None) -> None:
+    def __init__(
+        self, module: Callable[[Tensor], Any], mean: Sequence[float], std: Sequence[float], size: int | None
+    ) -> None:
         super().__init__()
         self.module, self.size = module, size
+        self.training = getattr(module, "training", False)  # and not .train(): layers may have a mode of their own
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -45,7 +72,7 @@ class Wrapped(nn.Module):
 
 
 def wrap(
-    module: nn.Module,
+    module: Callable[[Tensor], Any],
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | None = None,
@@ -53,19 +80,29 @@ def wrap(
     """Put normalisation, and resizing if wanted, inside a model.
 
     Args:
-        module: normalised images (B, 3, H, W) -> embeddings (B, D); it is used as it is, not copied.
+        module: normalised images (B, 3, H, W) -> embeddings (B, D): a module, a method of one such as
+            ``clip.encode_image``, or a function; it is used as it is, not copied.
         mean, std: of each channel, for pixels in [0, 1]; for ImageNet (.485, .456, .406) and (.229, .224, .225).
         size: side of the square that images are resized to.
 
     Raises:
-        ValueError: the mean or the deviation is not that of three channels in [0, 1].
+        ValueError: the module cannot be called, the mean or the deviation is not that of three channels in [0, 1], or
+            the size is no number of pixels.
     """
+    if not callable(module):
+        raise ValueError(f"module is a {type(module).__name__}; give a module, a method of one, or a function")
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not all(0 <= value <= 1 for value in values) or (name == "std" and not min(values) > 0):
-            raise ValueError(f"{name} is {tuple(values)}; give three numbers in [0, 1], for pixels in [0, 1]")
-    wrapped = Wrapped(module, mean, std, size)
-    wrapped.training = module.training  # and not .train(), which would reach layers that have a mode of their own
-    return wrapped
+        if not _are_of_channels(values) or (name == "std" and not min(values) > 0):
+            raise ValueError(f"{name} is {values}; give three numbers in [0, 1], for pixels in [0, 1]")
+    check_side(size)
+    return Wrapped(as_module(module), mean, std, size)
+
+
+def _are_of_channels(values: Any) -> bool:
+    try:
+        return len(values) == 3 and all(0 <= value <= 1 for value in values)
+    except TypeError:  # one number, or no numbers
+        return False
 
 
 def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tensor], Any]:
