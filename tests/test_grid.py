@@ -212,6 +212,7 @@ def test_what_differs_from_best_in_one_setting_is_a_part_of_best_whichever_leads
 def test_the_table_says_what_each_part_is_worth() -> None:
     _, text, _, header, _, *rows = ablation.section(parts(), EPS, FIGURES)
     assert "at eps 8/255 under suite `study`" in text
+    assert "2012). `best` was chosen on held-out classes; every other" in text
     assert header == "| loss | from | to | setting | change of natural R@1 | of R@1 at 8/255 |"
     found = of_shares(np.repeat([1, 0], [40, 360]))
     worth = f"**+0.100** {interval(found.low, found.high)}"
@@ -221,6 +222,16 @@ def test_the_table_says_what_each_part_is_worth() -> None:
     assert "| unaveraged† | best† |" in ablation.section(runs, EPS, FIGURES)[5]
     assert ablation.section(six(), EPS, FIGURES) == []
     assert ablation.section([run | {"claims": False} for run in parts()], EPS, FIGURES) == []
+
+
+def test_the_table_says_which_were_chosen_on_held_out_classes() -> None:
+    runs = parts()
+    longer = record("triplet", "best_long", 0.95, 340, "study") | {"settings": runs[5]["settings"]}
+    assert (
+        "`best` and `best_long` were chosen on held-out classes; every"
+        in ablation.section([*runs, longer], EPS, FIGURES)[1]
+    )
+    assert "2012). Each *to* was chosen" in ablation.section(runs[6:8], EPS, FIGURES)[1]
 
 
 def test_queries_that_differ_are_not_compared_and_seeds_are_counted_together() -> None:

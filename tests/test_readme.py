@@ -129,9 +129,12 @@ def photographs_table(runs: Path, suites: Sequence[str]) -> str:
         own = [record for record in everything if record["dataset"] == dataset]
         suite = min((record["suite"] for record in own), key=suites.index)
         found = leaderboard([record for record in own if record["suite"] == suite], figures)
-        shown = [found[found["loss"] == "none"].iloc[0]]
-        shown += [found[found["defense"] == name].iloc[0] for name in (figures.baseline, figures.paper, "best")]
-        cells = [", ".join(f"{value:.3f}" for value in (row.natural, row.r1_paper, row.r1)) for row in shown]
+        shown = [found[found["loss"] == "none"]]
+        shown += [found[found["defense"] == name] for name in (figures.baseline, figures.paper, "best")]
+        cells = [
+            ", ".join(f"{value:.3f}" for value in part.iloc[0][["natural", "r1_paper", "r1"]]) if len(part) else "–"
+            for part in shown
+        ]
         rows.append([f"[{dataset}](results/pages/{dataset}.md)", *cells])
     radii = ", ".join(["natural", *(radius_text(eps) for eps in (figures.paper_eps, figures.eps))])
     return "\n".join(table([f"R@1: {radii}", "best control", "standard", "robust", "best"], rows)).strip()

@@ -122,3 +122,16 @@ def test_best_is_compared_once_where_it_leads_and_beside_a_leader_of_another_kin
     told = lines[lines.index("### `best` against the others, query by query") + 2]
     assert told.startswith("At eps 8/255, **triplet, best** is ahead")
     assert "ahead of 2 of 3 models of other defences and controls in R@1 beyond chance (behind triplet, robust)" in told
+
+
+def test_of_two_own_defences_the_better_is_compared() -> None:
+    runs = own()
+    runs[3] = settled("robust", {"eps": EPS}, run("triplet", "robust", 300, 0.41))
+    longer = {"defense": "nearest", "eps": 20 / 255, "steps": 3, "natural": 1.0}
+    runs.append(settled("best_long", longer, run("triplet", "best_long", 260, 0.5)))
+    lines = standing.best_section(runs, FIGURES)
+    told = lines[lines.index("### `best long` against the others, query by query") + 2]
+    assert told.startswith("At eps 8/255, **triplet, best long** is ahead of 2 of 3 models of other defences")
+    assert not [line for line in lines if line.startswith("### `best`")]
+    runs[3] = settled("robust", {"eps": EPS}, run("triplet", "robust", 200, 0.41))
+    assert not [line for line in standing.best_section(runs, FIGURES) if line.startswith("###")], "it leads"

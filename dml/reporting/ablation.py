@@ -11,7 +11,7 @@ from dml.reporting.paired import Model, Pairs, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import MARK, interval, settings_text, spell, table
 from dml.reporting.tables import comparison, gates_of
-from dml.reporting.variants import BEST, KIND, RADIUS, Leaves, leaves, one_difference, trained
+from dml.reporting.variants import BEST, KIND, OWN, RADIUS, Leaves, leaves, one_difference, trained
 
 
 class Change(NamedTuple):
@@ -89,14 +89,21 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
             rows.append([spell(change.loss), *names, _setting(change), *_worth(pairs, key)])
     if not rows:
         return []
+    chosen = [f"`{name}`" for name in OWN if any(record["defense"] == name for record in own)]
     text = (
         f"*To* is `{BEST}`, or the model of each loss and defence that keeps the most R@1 at eps {radius_text(eps)} "
         f"under suite `{own[0]['suite']}`; *from* are those that differ from it in one setting, of other training "
         "radii only the closest. Intervals are 95%, paired over the same queries (Bonett and Price 2012). "
-        f"`{BEST}` was chosen on held-out classes; every other *to* was chosen by these queries, which favours it."
+        f"{_were_chosen(chosen)} was chosen by these queries, which favours it."
     )
     header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
     return ["", text, *table(header, rows)]
+
+
+def _were_chosen(names: Sequence[str]) -> str:
+    if not names:
+        return "Each *to*"
+    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} chosen on held-out classes; every other *to*"
 
 
 def _name(records: Sequence[Record]) -> str:

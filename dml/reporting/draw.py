@@ -16,7 +16,7 @@ from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
 from dml.reporting.spelling import count, spell
 from dml.reporting.tables import comparison, main_suite, of_suite, pool
-from dml.reporting.variants import BEST
+from dml.reporting.variants import OWN
 
 QUERIES = 200  # that it must have attacked for a curve, or a comparison of single attacks, to be drawn
 SEARCHES = 2  # example queries per dataset
@@ -95,7 +95,7 @@ def _headline(
     if not tables:
         return {}
     queries = queries_text(next(iter(tables.values())))
-    named = {figures.baseline, figures.paper, figures.peer, BEST}
+    named = {figures.baseline, figures.paper, figures.peer, *OWN}
     few = ""
     if scatter.crowded(palette):  # bars would be too thin to read, and their colours repeat
         bars = charts.ranked(tables, palette, named)

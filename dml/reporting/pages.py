@@ -72,8 +72,8 @@ def write(
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
     drawings = {name: figures_of(results, name, drawn) for name in order}
     text = overview(by_dataset, stale, figures, origins, drawings)
-    further = [f"- {told.format(file)}" for file, told in FURTHER.items() if (results / file).exists()]
-    write_text(results / "README.md", "\n".join([text, *further, ""]) if further else text)
+    further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
+    write_text(results / "README.md", " ".join([text.removesuffix("\n"), *further]) + "\n")
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():

@@ -11,7 +11,7 @@ from dml.reporting.paired import Difference, Model, holm, in_map_r, in_r1, same_
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, table
 from dml.reporting.tables import comparison
-from dml.reporting.variants import BEST, KIND, leaves, trained
+from dml.reporting.variants import KIND, OWN, leaves, trained
 
 OPEN = 12  # rows, at most, of a table that is not folded
 NAMED = 6  # models, at most, that a sentence lists
@@ -49,7 +49,7 @@ def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
         figures: gives the radius.
 
     Returns:
-        Its standing, and after it that of ``best`` with its best loss, if there is one and it is another defence.
+        Its standing, and after it that of the best of the project's own defences, if it is none of these.
         Nothing without a trained model and one that met the same queries.
     """
     found = comparison(records, figures.eps, figures)
@@ -57,8 +57,8 @@ def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
     if models.empty:
         return []
     leader = models.loc[models["r1"].idxmax()]
-    shown, own = [leader], models[models["defense"].eq(BEST)]
-    if leader["defense"] != BEST and not own.empty:
+    shown, own = [leader], models[models["defense"].isin(OWN)]
+    if leader["defense"] not in OWN and not own.empty:
         shown.append(own.loc[own["r1"].idxmax()])
     standing = [_standing(records, row, found, eps_key(figures.eps)) for row in shown]
     return [item for item in standing if item.recall]
@@ -89,7 +89,8 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
     title = "## The best model against the others, query by query"
     lines = ["", title, "", leader_text(leader, figures), "", METHODS, *_table(leader)]
     for standing in own:
-        lines += ["", f"### `{BEST}` against the others, query by query", "", own_text(standing, leader, figures)]
+        title = f"### `{standing.name.split(', ')[-1]}` against the others, query by query"
+        lines += ["", title, "", own_text(standing, leader, figures)]
         lines += _variants_text(standing) + _table(standing)
     return lines
 

@@ -10,6 +10,7 @@ from dml.defenses import DEFENSES
 from dml.reporting.records import Record
 
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
+OWN = (BEST, "best_long")  # with the one that trains for longer on images that move, chosen so too
 RADIUS = "defense.eps"  # of the ball that a defence trains with
 KIND = "defense.class"  # key of ``DEFENSES``
 Leaves = dict[str, Any]
