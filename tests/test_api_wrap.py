@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import dml
 from dml.__main__ import main
-from dml.api.embedding import weights_sha256
+from dml.api import embedding
+from dml.api.embedding import lent, weights_sha256
 from dml.common.files import write_json
 from dml.data.base import Split
 from dml.models import weights
@@ -49,6 +50,19 @@ def test_wrap_takes_a_function() -> None:
     wrapped = dml.wrap(lambda normalised: normalised.flatten(1), mean=(0.5, 0.5, 0.5))
     assert torch.equal(wrapped(images), (images - 0.5).flatten(1))
     assert not wrapped.training, "a function has no mode"
+
+
+def test_a_wrapped_function_stays_on_the_cpu_and_a_module_goes_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, moved = torch.device("cuda"), []
+    monkeypatch.setattr(embedding, "best_device", lambda: gpu)
+    monkeypatch.setattr(embedding, "_move", lambda given, device: moved.append(device))
+    for given, device, expected in [
+        (dml.wrap(lambda images: images.flatten(1)), None, torch.device("cpu")),
+        (dml.wrap(lambda images: images.flatten(1)), "cuda", gpu),
+        (dml.wrap(nn.Linear(2, 2)), None, gpu),
+    ]:
+        with lent(given, device) as place:
+            assert place == moved.pop() == expected
 
 
 class TwoTowers(nn.Module):

@@ -91,7 +91,8 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
 
     Args:
         given: the module; any other callable is left where it is, and gets images on the CPU by default.
-        device: None leaves a module on its accelerator, and moves one from the CPU to the GPU if there is one.
+        device: None leaves a module on its accelerator, and moves one with weights from the CPU to the GPU if there is
+            one; a wrapped function may hold a model that stays on the CPU.
 
     Yields:
         The device to put images on.
@@ -107,7 +108,8 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
         yield wanted or torch.device("cpu")
         return
     home = device_of(given)
-    chosen = wanted or (best_device() if home.type == "cpu" else home)
+    has_weights = any(True for _ in given.parameters())
+    chosen = wanted or (best_device() if home.type == "cpu" and has_weights else home)
     spread = len({tensor.device for tensor in (*given.parameters(), *given.buffers())}) > 1
     with evaluating(given):
         try:

@@ -89,7 +89,7 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
     title = "## The best model against the others, query by query"
     lines = ["", title, "", leader_text(leader, figures), "", METHODS, *_table(leader)]
     for standing in own:
-        title = f"### `{standing.name.split(', ')[-1]}` against the others, query by query"
+        title = f"### `{standing.name.split(', ')[-1].removesuffix(MARK)}` against the others, query by query"
         lines += ["", title, "", own_text(standing, leader, figures)]
         lines += _variants_text(standing) + _table(standing)
     return lines
