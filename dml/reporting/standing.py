@@ -9,7 +9,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.reporting.paired import Difference, Model, holm, in_map_r, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, table
+from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, spell, table
 from dml.reporting.tables import comparison
 from dml.reporting.variants import KIND, OWN, leaves, trained
 
@@ -30,12 +30,14 @@ class Standing(NamedTuple):
 
     Attributes:
         name: of the model, marked where a gate does not hold.
+        defense: of the model.
         recall: name of each other model -> how far the model is ahead of it in R@1, p corrected for their number.
         precision: the same in adversarial MAP@R, empty where that was not attacked.
         kin: names of those that are variants: the same class of defence with other settings, or with another loss.
     """
 
     name: str
+    defense: str
     recall: dict[str, Difference]
     precision: dict[str, Difference]
     kin: set[str]
@@ -72,7 +74,8 @@ def _standing(records: Sequence[Record], row: pd.Series, found: pd.DataFrame, ke
     recall = _corrected({name: in_r1(both, key) for name, both in pairs.items()})
     precision = _corrected({name: in_map_r(both, key) for name, both in pairs.items()})
     alike = [model in kinds and kinds.get(_model(other)) == kinds[model] for _, other in others.iterrows()]
-    return Standing(_name(row), recall, precision, {_name(other) for _, other in others[alike].iterrows()})
+    kin = {_name(other) for _, other in others[alike].iterrows()}
+    return Standing(_name(row), row["defense"], recall, precision, kin)
 
 
 def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
@@ -89,7 +92,7 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
     title = "## The best model against the others, query by query"
     lines = ["", title, "", leader_text(leader, figures), "", METHODS, *_table(leader)]
     for standing in own:
-        title = f"### `{standing.name.split(', ')[-1].removesuffix(MARK)}` against the others, query by query"
+        title = f"### `{spell(standing.defense)}` against the others, query by query"
         lines += ["", title, "", own_text(standing, leader, figures)]
         lines += _variants_text(standing) + _table(standing)
     return lines
