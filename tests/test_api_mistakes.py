@@ -207,6 +207,8 @@ def test_a_device_that_is_not_there(images: np.ndarray, labels: np.ndarray) -> N
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="the model cannot be moved to cuda"):
         evaluate(linear(), images, labels, eps=0.1, device="cuda")
+    with pytest.raises(ValueError, match="images cannot be put on cuda"):
+        evaluate(lambda x: x.flatten(1), images, labels, eps=0.1, device="cuda")
 
 
 def test_images_are_decoded_once_where_they_fit(

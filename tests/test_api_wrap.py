@@ -197,6 +197,24 @@ def test_a_function_of_a_file(tmp_path: Path) -> None:
     assert "mine" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def make(:\n", r"mine.py cannot be imported: SyntaxError: "),
+        (
+            "import no_such_module\n",
+            r"mine.py cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("def make(size):\n    return size\n", r"make\(\) of .*mine.py returns no model: TypeError: .* 'size'"),
+    ],
+)
+def test_a_file_that_gives_no_model(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        dml.load(f"{file}:make")
+
+
 def test_wrapped_models_keep_their_metric() -> None:
     model = build("conv4", 8, seed=0).eval()
     images = torch.rand(3, 3, 16, 16)

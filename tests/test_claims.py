@@ -100,21 +100,27 @@ def test_robust_models_are_judged_beside_the_best_control(survive: int, chances:
 
 def test_a_failed_gate_leaves_claims_about_that_model_unjudged() -> None:
     runs = [*six(), record("none", "pixels_8", 0.3, 10)]
-    runs[1]["gates"] = [GATE | {"passed": False}]
+    robust = [made for made in runs if made["defense"] == "robust"]
+    for made in robust:
+        made["gates"] = [GATE | {"passed": False}]
     found = judge(runs)
     assert found["lose"].verdict == "holds", "it is about other models"
     assert found["0.95"].verdict == "not shown", "natural scores need no gate"
-    for name in ("5 times", "beat `standard`", "beat `single_step`", "control"):
+    about = ("5 times", "beat `standard`", "beat `single_step`", "control")
+    for name in about:
         assert found[name].verdict == "not judged"
-        assert found[name].measured.endswith("; a gate fails, or an embedding collapsed")
-    runs[1]["gates"], runs[-1]["gates"] = [GATE], []
+        assert found[name].measured.endswith("; a gate fails or was not run, or an embedding collapsed")
+    robust[0]["gates"] = [GATE]
+    for name in about:
+        assert judge(runs)[name].verdict == "holds in part", "the other loss is judged by its own gates"
+    robust[1]["gates"], runs[-1]["gates"] = [GATE], []
     found = judge(runs)
     assert found["5 times"].verdict == "holds"
     assert found["control"].verdict == "holds", "what is behind is so even if its attack failed"
     runs[-1] = record("none", "pixels_8", 0.9, 280, gates=[])
     assert judge(runs)["control"][1:] == (
-        "contrastive 0.250 against 0.700, p < 0.0001; triplet 0.500 against 0.700, p < 0.0001 (pixels 8); gates were "
-        "not run",
+        "contrastive 0.250 against 0.700, p < 0.0001; triplet 0.500 against 0.700, p < 0.0001 (pixels 8); a gate "
+        "fails or was not run, or an embedding collapsed",
         "not judged",
     )
 
@@ -147,12 +153,12 @@ def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> N
     runs = [*six(), record("none", "pixels_8", 0.3, 10)]
     found = tables.comparison(runs, EPS, FIGURES)
     assert claims.finding(found, EPS, FIGURES) == (
-        "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) after robust training with the triplet loss; 0.050 after standard "
-        "training; 0.025 for the best control (pixels 8)."
+        "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) for `robust`, triplet loss; 0.050 for `standard`; 0.025 for the "
+        "best control (pixels 8)."
     )
     alone = found[found["defense"].eq("standard")]
     assert claims.finding(alone, EPS, FIGURES) == (
-        "At eps 8/255, R@1 is 0.050 (0.033 to 0.076) after standard training with the triplet loss."
+        "At eps 8/255, R@1 is 0.050 (0.033 to 0.076) for `standard`, triplet loss."
     )
     assert claims.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""
 
@@ -205,7 +211,7 @@ def test_the_page_says_where_the_baseline_begins_with_weights_from_a_file() -> N
     ]
     drawn = [made | {"settings": {"model": {"weights": "random"}}} for made in six()]
     before = paper.claims_page({"toys": drawn, "others": begun}, FIGURES).split("\n## ")[0]
-    assert "On others all models, standard ones too, begin with the weights of `some/where.safetensors`;" in before
+    assert "On others all models, standard ones too, begin with the weights of `some/where.safetensors`," in before
     assert "begin with" not in paper.claims_page({"toys": drawn}, FIGURES)
 
 
@@ -238,6 +244,15 @@ def test_a_claim_about_a_model_with_a_failed_gate_is_not_judged() -> None:
     assert len(lines) == 3
     for line in lines:
         assert line.endswith("| not judged |")
+
+
+def test_the_page_of_claims_shows_r1_of_the_seeds_that_a_test_compares() -> None:
+    runs = [record("triplet", "robust", 0.9, survive, seed=seed) for seed, survive in enumerate((200, 300, 340))]
+    runs.append(record("triplet", "joint", 0.9, 250))
+    section = paper.claims_page({"toys": runs}, FIGURES).split("\n## ")[2]
+    assert (
+        "| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.625 (0.577 to 0.671) | < 0.0001 | **fails** |" in section
+    )
 
 
 def test_a_claim_that_holds_for_one_loss_alone_holds_in_part() -> None:

@@ -24,7 +24,7 @@ from dml.models.linear_metric import Points, certified_margin, image, product, s
 from dml.pipeline.digest import closure, control_digest, entry
 from dml.pipeline.stages import attack
 from dml.reporting.sections import controls_section
-from dml.reporting.spelling import FITTED, model_text
+from dml.reporting.spelling import control_kind, model_text
 from dml.retrieval.index import Search
 
 
@@ -265,7 +265,9 @@ def test_a_control_under_attack_is_fitted_to_the_training_classes(monkeypatch: p
 
 
 def test_a_fitted_control_is_not_called_untrained() -> None:
-    assert set(FITTED) == {name for name in CONTROLS if hasattr(find(CONTROLS, name, "control"), "fit")}
+    fitted = {name for name in CONTROLS if hasattr(find(CONTROLS, name, "control"), "fit")}
+    assert fitted == {name for name in CONTROLS if control_kind(name) == "fitted"} == {"pixels_linear"}
+    assert control_kind("of_an_older_version") == "untrained"
     assert model_text("none", "pixels_linear") == "linear metric, fitted"
     assert model_text("none", "pixels_8") == "pixels 8, untrained"
 

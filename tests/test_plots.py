@@ -36,14 +36,17 @@ def labels(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].texts]
 
 
-def test_colours_go_by_place_and_controls_are_grey() -> None:
-    models = [("triplet", name) for name in ("act", "robust", "standard", "est", "single_step")]
+def test_colours_go_by_name_and_controls_are_grey() -> None:
+    models = [("triplet", name) for name in ("act", "robust", "standard", "best", "single_step")]
     some = style.Palette([*models, ("none", "pixels_8"), ("none", "soft_histogram")], FIGURES)
-    assert some.defenses == ["standard", "robust", "single_step", "act", "est"]
+    assert some.defenses == ["standard", "robust", "single_step", "act", "best"]
     looks = [some.look("triplet", name) for name in some.defenses]
     assert [look.color for look in looks] == list(style.COLORS[:5])
     assert len({look.marker for look in looks}) == 5
     assert style.Palette(models[1:3], FIGURES).look("x", "robust").color == style.COLORS[1], "in any company"
+    few = style.Palette([("triplet", name) for name in ("standard", "start", "best")], FIGURES)
+    assert few.look("triplet", "best").color == style.COLORS[4] == style.OWN_COLOR
+    assert few.look("triplet", "start").color not in style.COLORS[:3], "these belong to others"
     grey = [some.look("none", name) for name in some.controls]
     assert len({look.color for look in grey}) == len({look.marker for look in grey}) == 2
     for look in grey:

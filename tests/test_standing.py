@@ -29,9 +29,9 @@ def test_the_section_says_which_models_the_best_is_ahead_of() -> None:
     lines = standing.best_section(runs, FIGURES)
     assert lines[1] == "## The best model against the others, query by query"
     assert lines[3] == (
-        "At eps 8/255, **triplet, robust** is ahead of 1 of 3 others in R@1 beyond chance (behind pixels 8, "
-        "untrained, not separated from contrastive, robust), and ahead of 1 of 2 others in MAP@R beyond chance (not "
-        "separated from contrastive, robust)."
+        "At eps 8/255, **triplet, robust** is ahead of 1 of 2 other models in R@1 beyond chance (behind pixels "
+        "8, untrained, not separated from contrastive, robust), and ahead of 1 of 2 other models in MAP@R beyond "
+        "chance (not separated from contrastive, robust)."
     )
     start = next(place for place, line in enumerate(lines) if line.startswith("| against"))
     assert lines[start] == "| against | queries | R@1 ahead by | p | MAP@R ahead by | p |"
@@ -47,13 +47,14 @@ def test_the_section_of_a_model_that_leads_all_others() -> None:
     runs = [run("triplet", "robust", 200), run("triplet", "standard", 194), run("triplet", "act", 20)]
     text = standing.best_section(runs, FIGURES)[3]
     assert text == (
-        "At eps 8/255, **triplet, robust** is ahead of all 2 others in R@1 beyond chance (largest corrected p 0.0312)."
+        "At eps 8/255, **triplet, robust** is ahead of all 2 other models in R@1 beyond chance (largest corrected p "
+        "0.0312)."
     )
     assert "is ahead of the other model in R@1" in standing.best_section(runs[:2], FIGURES)[3]
     runs[0]["gates"] = [GATE | {"passed": False}]
     assert "**triplet, robust†** is" in standing.best_section(runs, FIGURES)[3]
     runs[1] = run("triplet", "standard", 199)
-    assert "robust†** is not ahead of any other in R@1" in standing.best_section(runs[:2], FIGURES)[3]
+    assert "robust†** is not separated from the other model in R@1." in standing.best_section(runs[:2], FIGURES)[3]
     assert standing.best_section(runs[:1], FIGURES) == []
     assert standing.best_section([run("none", "pixels_8", 10), run("none", "pixels_16", 9)], FIGURES) == []
     assert standing.best_section([], FIGURES) == []
@@ -64,10 +65,22 @@ def test_many_comparisons_are_folded_and_stand_after_the_models() -> None:
     text = pages.dataset_page("toys", runs, [], FIGURES, "", [])
     section = text.split("## The best model against the others")[1].split("\n## ")[0]
     assert "<details><summary>All 13 comparisons</summary>" in section
-    assert "is ahead of 5 of 13 others in R@1 beyond chance." in section, "eight are too many to name"
+    told = "is ahead of 5 of 13 other models in R@1 beyond chance (not separated from 8 of 13 other models)."
+    assert told in section, "eight are too many to name"
     assert text.index("## Models compared") < text.index("## The best model")
     few = pages.dataset_page("toys", runs[:5], [], FIGURES, "", [])
     assert "<details>" not in few.split("## The best model against the others")[1].split("\n## ")[0]
+
+
+def test_a_best_model_behind_the_controls_is_said_to_be_behind() -> None:
+    runs = [run("triplet", "robust", 40), run("triplet", "standard", 38)]
+    runs += [run("none", "pixels_8", 100), run("none", "pixels_16", 200)]
+    told = "**triplet, robust** is behind all 2 controls and not separated from the other model in R@1."
+    assert told in standing.best_section(runs, FIGURES)[3]
+    runs = [run("triplet", "nearest", 110), run("triplet", "robust", 109)]
+    runs += [run("none", f"pixels_{side}", 50) for side in (4, 8, 16)]
+    told = "**triplet, nearest** is ahead of all 3 controls in R@1 beyond chance (not separated from triplet, robust)."
+    assert told in standing.best_section(runs, FIGURES)[3]
 
 
 def settled(name: str, settings: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
@@ -90,14 +103,14 @@ def own(best: int = 250, nearest: int = 254) -> list[dict[str, Any]]:
 def test_where_a_variant_of_best_leads_best_is_compared_too() -> None:
     lines = standing.best_section(own(), FIGURES)
     place = lines.index("### `best` against the others, query by query")
-    assert lines[3].startswith("At eps 8/255, **triplet, nearest 20** is ahead of 4 of 5 others in R@1 beyond chance")
+    assert lines[3].startswith("At eps 8/255, **triplet, nearest 20** is ahead of the control and 3 of 4 other models")
     assert lines[3].count("not separated from triplet, best") == 1, "in MAP@R it is ahead"
     told, variants = lines[place + 2], lines[place + 3 : place + 8]
     assert told.startswith(
-        "At eps 8/255, **triplet, best**, of which triplet, nearest 20 is a variant, is ahead of all 3 models of other "
-        "defences and controls in R@1 beyond chance"
+        "At eps 8/255, **triplet, best**, of which triplet, nearest 20 is a variant, is ahead of the control and all 2 "
+        "models of other defences in R@1 beyond chance"
     )
-    assert "and ahead of all 3 of them in MAP@R beyond chance" in told
+    assert "and ahead of the control and all 2 models of other defences in MAP@R beyond chance" in told
     assert variants[3:] == [
         "- R@1: ahead of triplet, best 8, not separated from triplet, nearest 20.",
         "- MAP@R: ahead of triplet, best 8, behind triplet, nearest 20.",
@@ -121,7 +134,7 @@ def test_best_is_compared_once_where_it_leads_and_beside_a_leader_of_another_kin
     lines = standing.best_section(runs, FIGURES)
     told = lines[lines.index("### `best` against the others, query by query") + 2]
     assert told.startswith("At eps 8/255, **triplet, best** is ahead")
-    assert "ahead of 2 of 3 models of other defences and controls in R@1 beyond chance (behind triplet, robust)" in told
+    assert "the control and 1 of 2 models of other defences in R@1 beyond chance (behind triplet, robust)" in told
 
 
 def test_of_two_own_defences_the_better_is_compared() -> None:
@@ -131,7 +144,7 @@ def test_of_two_own_defences_the_better_is_compared() -> None:
     runs.append(settled("best_long", longer, run("triplet", "best_long", 260, 0.5)))
     lines = standing.best_section(runs, FIGURES)
     told = lines[lines.index("### `best long` against the others, query by query") + 2]
-    assert told.startswith("At eps 8/255, **triplet, best long** is ahead of 2 of 3 models of other defences")
+    assert told.startswith("At eps 8/255, **triplet, best long** is ahead of the control and 1 of 2 models of")
     assert not [line for line in lines if line.startswith("### `best`")]
     doubtful = [entry | {"gates": [entry["gates"][0] | {"passed": False}]} for entry in runs]
     assert "### `best long` against the others, query by query" in standing.best_section(doubtful, FIGURES)

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_records import EPS, FIGURES, GATE, record, row, six
@@ -55,6 +56,16 @@ def test_factors_are_relative_to_the_baseline_of_the_same_loss() -> None:
     assert spelling.factor_text(*infinite[["factor", "factor_low", "factor_high"]]) == "at least 25.9"
     assert list(found.index[:3]) == [("contrastive", d) for d in ("standard", "robust", "single_step")]
     assert tuple(found.loc[("triplet", "robust"), ["natural_low", "natural_high"]]) == pytest.approx(wilson(880, 1000))
+
+
+def test_a_factor_is_over_the_seeds_that_a_model_and_its_baseline_share() -> None:
+    runs = [record("triplet", "standard", 0.9, survive, seed=seed) for seed, survive in enumerate((40, 10, 10))]
+    runs += [record("triplet", "robust", 0.9, 200), record("triplet", "act", 0.9, 200, seed=7)]
+    found = tables.comparison(runs, EPS, FIGURES).set_index("defense")
+    assert found.loc["standard", "r1"] == 60 / 1200
+    assert found.loc["robust", "factor"] == 5, "200 of 400 by 40 of 400"
+    assert found.loc["robust", ["factor_low", "factor_high"]].tolist() == list(ratio_interval(200, 400, 40, 400))
+    assert np.isnan(found.loc["act", "factor"]), "no seed in common"
 
 
 def test_no_defence_is_special_but_by_the_names_in_figures() -> None:

@@ -6,7 +6,6 @@ from torch import nn
 
 from dml.config.build import evaluation as build
 from dml.data.base import Dataset, Split
-from dml.reporting.spelling import FITTED
 
 CONTROLS = ("pixels_8", "pixels_16", "soft_histogram", "pixels_linear")
 SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least image that each averages boxes to
@@ -37,7 +36,7 @@ def controls(
         control = build.control(name)
         if any(side % SIDES.get(name, 1) for side in shape):
             continue
-        if name not in FITTED:
+        if not hasattr(control, "fit"):
             found[name] = control
         elif data is not None:
             found[name] = control.fit(data, seed, report=report)

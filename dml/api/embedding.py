@@ -105,6 +105,7 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is none that torch knows; give cpu, cuda or cuda:1") from error
     if not isinstance(given, nn.Module):
+        _check(wanted or torch.device("cpu"))
         yield wanted or torch.device("cpu")
         return
     home = device_of(given)
@@ -119,6 +120,13 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
         finally:
             if not spread:
                 given.to(home)
+
+
+def _check(device: torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a torch without support for it
+        raise ValueError(f"images cannot be put on {device}: {str(error).splitlines()[0]}") from error
 
 
 def _move(given: nn.Module, device: torch.device) -> None:

@@ -216,7 +216,13 @@ def _function(file: Path, name: str) -> Callable[[Tensor], Any]:
     if not file.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"{file} does not exist; write file.py:function")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, name, None)):
         raise ValueError(f"{file} has no function {name!r}; it must return the model")
-    return getattr(module, name)()
+    try:
+        return getattr(module, name)()
+    except Exception as error:
+        raise ValueError(f"{name}() of {file} returns no model: {type(error).__name__}: {error}") from error

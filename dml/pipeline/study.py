@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 
 from dml.common.files import ROOT
@@ -189,4 +190,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     except LockError:
         print(BUSY, file=sys.stderr)
+    except DvcException as error:
+        print(f"DVC: {' '.join(str(error).split())}", file=sys.stderr)
     return 1

@@ -31,9 +31,10 @@ def headline(tables: Tables, palette: Palette) -> Figure:
         tables: of one dataset and suite.
         palette: of the dataset.
     """
-    groups = [*palette.losses, *([CONTROL] if palette.controls else [])]
-    places = _bar_places(groups, palette)
     scores = _with_natural(tables)
+    shown = {(loss, name) for rows in scores.values() for loss, name in zip(rows["loss"], rows["defense"], strict=True)}
+    groups = [*palette.losses, *([CONTROL] if palette.controls else [])]
+    places = _bar_places(groups, palette, shown)
     figure, axes = panels(len(scores), columns=1, height=2.0)
     figure.set_size_inches(WIDTH, 2.0 * len(scores) + 0.4)
     top = min(1.0, max(rows["r1_high"].max() for rows in scores.values()))
@@ -96,13 +97,16 @@ def _with_natural(tables: Tables) -> Tables:
     return {0.0: first.assign(**ends), **tables}
 
 
-def _bar_places(groups: Sequence[str], palette: Palette) -> dict[tuple[str, str], float]:
-    """Where the bar of each model is: side by side in groups, a gap of one bar between groups."""
+def _bar_places(
+    groups: Sequence[str], palette: Palette, shown: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], float]:
+    """Where the bar of each model that is shown is: side by side in groups, a gap of one bar between groups."""
     places, at = {}, 0.0
     for group in groups:
         for name in palette.controls if group == CONTROL else palette.defenses:
-            places[group, name] = at
-            at += 1
+            if (group, name) in shown:
+                places[group, name] = at
+                at += 1
         at += 1
     return places
 
@@ -179,7 +183,8 @@ def attacks_compared(found: pd.DataFrame, palette: Palette) -> Figure:
             look = palette.look(group, defense)
             y = -np.array([names.index(name) for name in rows["attack"]]) - (place - (len(models) - 1) / 2) * step
             error = [rows["r1"] - rows["r1_low"], rows["r1_high"] - rows["r1"]]
-            style = {"color": look.color, "elinewidth": 1, "markersize": 5}
+            face = inside("fail" if rows["gates"].eq("fail").any() else "hold", look)
+            style = {"color": look.color, "elinewidth": 1, "markersize": 5, "markerfacecolor": face}
             panel.errorbar(rows["r1"], y, xerr=error, fmt=look.marker, **style)
         labels = [{"none": "none (natural)", "worst": "all of these"}.get(name, spell(name)) for name in names]
         panel.set_yticks([-place for place in range(len(names))], labels)

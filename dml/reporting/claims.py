@@ -1,7 +1,7 @@
 """The claims of the paper that is reproduced, judged by what was measured here."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,11 +11,12 @@ from dml.config.run import Figures
 from dml.evaluation.statistics import ratio_interval
 from dml.reporting.paired import Model, in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, factor_text, interval, spell
-from dml.reporting.tables import best_control, comparison
+from dml.reporting.spelling import CONTROL, MARK, MISSING, UNTESTED, chance_text, factor_text, interval, spell
+from dml.reporting.tables import best_control, comparison, ranked
 
 FACTOR = 5  # the least fold increase that the paper reports
 SHARED = "joint"  # one perturbation per image, as a classifier's training has it
+UNJUDGED = "not judged"  # verdict that would rest on a gate that does not hold
 KEPT = 0.95  # of natural R@1, below which robustness is bought dearly
 
 
@@ -106,10 +107,9 @@ def _loses(claim: str, base: pd.DataFrame) -> Verdict:
     """Whether attacks break more than half of what is right on natural images."""
     if base.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    holds = base["r1_high"] < base["natural"] / 2
-    lost = _judge(holds, base["r1_low"] >= base["natural"] / 2)
-    verdict = Verdict(claim, _each(base, lambda row: f"{row.natural:.3f} to {row.r1:.3f}"), lost)
-    return _unless(verdict, base.loc[~holds, "gates"])
+    words = [loses(row) for _, row in base.iterrows()]
+    measured = _each(base, lambda row: f"{row.natural:.3f} to {row.r1:.3f}")
+    return Verdict(claim, measured + _doubts(words), _over_losses(words))
 
 
 def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
@@ -117,11 +117,9 @@ def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
     paper = paper[paper.index.isin(base.index)]
     if paper.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    holds, fails = paper["factor_low"] >= FACTOR, paper["factor_high"] < FACTOR
+    words = [gains(row, base.loc[loss]) for loss, row in paper.iterrows()]
     times = _each(paper, lambda row: factor_text(row.factor, row.factor_low, row.factor_high))
-    # The factor may be too high if a gate of the model fails, and too low if one of the baseline does.
-    doubted = paper.loc[~fails, "gates"], base.loc[paper.index[~holds], "gates"]
-    return _unless(Verdict(claim, times, _judge(holds, fails)), *doubted)
+    return Verdict(claim, times + _doubts(words), _over_losses(words))
 
 
 def _keeps(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
@@ -129,9 +127,30 @@ def _keeps(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
     kept = {loss: natural_kept(row, base.loc[loss]) for loss, row in paper.iterrows() if loss in base.index}
     if not kept:
         return Verdict(claim, MISSING, UNTESTED)
-    rows = pd.DataFrame.from_dict(kept, orient="index", columns=Kept._fields)
-    shares = _each(rows, lambda row: f"{row.share:.3f} {interval(row.share_low, row.share_high)}")
-    return Verdict(claim, shares, _judge(rows["share_low"] >= KEPT, rows["share_high"] < KEPT))
+    words = [keeps(row) for row in kept.values()]
+    told = [f"{loss} {row.share:.3f} {interval(row.share_low, row.share_high)}" for loss, row in kept.items()]
+    return Verdict(claim, "; ".join(told), _over_losses(words))
+
+
+def keeps(kept: Kept) -> str:
+    """Return the verdict on natural R@1 of one model."""
+    return "holds" if kept.share_low >= KEPT else "fails" if kept.share_high < KEPT else "not shown"
+
+
+def loses(base: Any) -> str:
+    """Return the verdict on what attacks break of the undefended model, a row of a comparison."""
+    half = base.natural / 2
+    verdict = "holds" if base.r1_high < half else "fails" if base.r1_low >= half else "not shown"
+    return judged_by(verdict, *([] if verdict == "holds" else [base.gates]))
+
+
+def gains(row: Any, base: Any) -> str:
+    """Return the verdict on a model's factor over the undefended one, both rows of a comparison.
+
+    The factor may be too high if a gate of the model fails, and too low if one of the baseline does.
+    """
+    verdict = "holds" if row.factor_low >= FACTOR else "fails" if row.factor_high < FACTOR else "not shown"
+    return judged_by(verdict, *rests_on(verdict, row.gates, base.gates))
 
 
 def natural_kept(row: Any, base: Any) -> Kept:
@@ -151,18 +170,27 @@ def natural_kept(row: Any, base: Any) -> Kept:
     return Kept(value, value - down, value + up, row.natural / base.natural, *ratio_interval(*right[0], *right[1]))
 
 
-def _unless(verdict: Verdict, *gates: Iterable[str]) -> Verdict:
-    """The verdict, unless one of the gates that it rests on does not hold or was not run.
+def judged_by(verdict: str, *gates: str) -> str:
+    """Return a verdict on one model, unless one of the gates that it rests on does not hold or was not run.
 
     A failed gate means that a model's R@1 may be too high. What would be true all the more were it lower does not rest
     on the gate.
     """
-    words = {word for some in gates for word in some} - {"hold"}
-    if not words or verdict.verdict == UNTESTED:
-        return verdict
-        return verdict
-    reason = "a gate fails, or an embedding collapsed" if "fail" in words else "gates were not run"
-    return verdict._replace(measured=f"{verdict.measured}; {reason}", verdict="not judged")
+    return verdict if set(gates) <= {"hold"} else UNJUDGED
+
+
+def _over_losses(words: Sequence[str]) -> str:
+    """The verdict on a claim from those on its losses: where none holds, what was found of all, or the weakest word."""
+    if "holds" in words:
+        return "holds" if set(words) == {"holds"} else "holds in part"
+    for word in (UNJUDGED, "not shown", "not separated"):
+        if word in words:
+            return word
+    return "fails"
+
+
+def _doubts(words: Sequence[str]) -> str:
+    return "; a gate fails or was not run, or an embedding collapsed" if UNJUDGED in words else ""
 
 
 def _beats(
@@ -183,22 +211,19 @@ def _beats(
         eps: the radius.
         note: after what was measured.
     """
-    key, measured, words, doubted = eps_key(eps), [], set(), []
+    key, measured, words = eps_key(eps), [], []
     for loss, row in paper.iterrows():
         other, gates = others.get(loss, (None, ""))
         pairs = same_queries(records, (loss, row["defense"]), other, key) if other else []
         found = in_r1(pairs, key)
         if found:
             own, theirs = shares(pairs, key)
-            measured.append(f"{loss} {own:.3f} against {theirs:.3f}, p {chance_text(found.chance)}")
-            words.add(found.verdict)
-            doubted += rests_on(found.verdict, row["gates"], gates)
+            measured.append(f"{loss} {own[0]:.3f} against {theirs[0]:.3f}, p {chance_text(found.chance)}")
+            words.append(judged_by(found.verdict, *rests_on(found.verdict, row["gates"], gates)))
     if not measured:
         return Verdict(claim, MISSING, UNTESTED)
-    verdict = "fails" if "fails" in words else "not separated"
-    if "holds" in words:
-        verdict = "holds" if len(words) == 1 else "holds in part"
-    return _unless(Verdict(claim, "; ".join(measured) + note, verdict), doubted)
+    verdict = "fails" if "fails" in words and "holds" not in words else _over_losses(words)
+    return Verdict(claim, "; ".join(measured) + note + _doubts(words), verdict)
 
 
 def rests_on(verdict: str, first: str, second: str) -> list[str]:
@@ -217,15 +242,6 @@ def _beats_control(
     return _beats(claim, paper, others, records, eps, f" ({spell(control['defense'])})")
 
 
-def _judge(holds: pd.Series, fails: pd.Series) -> str:
-    """The verdict on a claim that for some losses may be neither shown nor refuted."""
-    if holds.all():
-        return "holds"
-    if holds.any():
-        return "holds in part"
-    return "fails" if fails.all() else "not shown"
-
-
 def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
     return "; ".join(f"{loss} {text(row)}" for loss, row in rows.iterrows())
 
@@ -238,17 +254,17 @@ def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
         eps: the radius.
         figures: names the baseline.
     """
-    trained = found[found["loss"] != CONTROL]
+    trained = ranked(found[found["loss"] != CONTROL])
     if trained.empty:
         return ""
-    best = trained.loc[trained["r1"].idxmax()]
+    best = trained.iloc[0]
     values = [
-        f"{best['r1']:.3f} {interval(best['r1_low'], best['r1_high'])} after {spell(best['defense'])} training with "
-        f"the {spell(best['loss'])} loss"
+        f"{best['r1']:.3f}{MARK if best['gates'] == 'fail' else ''} {interval(best['r1_low'], best['r1_high'])} for "
+        f"`{best['defense']}`, {spell(best['loss'])} loss"
     ]
     base = trained[trained["defense"].eq(figures.baseline) & trained["loss"].eq(best["loss"])]
     if best["defense"] != figures.baseline and not base.empty:
-        values.append(f"{base['r1'].iloc[0]:.3f} after {spell(figures.baseline)} training")
+        values.append(f"{base['r1'].iloc[0]:.3f} for `{figures.baseline}`")
     control = best_control(found)
     if control is not None:
         values.append(f"{control['r1']:.3f} for the best control ({spell(control['defense'])})")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from dml.attacks.balls import radius_text
@@ -14,12 +15,14 @@ from dml.reporting import charts, grid, plots, scatter, style
 from dml.reporting.kinds import alone_table
 from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
-from dml.reporting.spelling import count, spell
-from dml.reporting.tables import comparison, main_suite, of_suite, pool
-from dml.reporting.variants import OWN
+from dml.reporting.spelling import CONTROL, count, spell
+from dml.reporting.tables import comparison, main_suite, of_suite, pool, ranked
+from dml.reporting.variants import OWN, at_their_best
 
 QUERIES = 200  # that it must have attacked for a curve, or a comparison of single attacks, to be drawn
 SEARCHES = 2  # example queries per dataset
+
+MARKED = "† marks a model with a gate that fails or an embedding that collapsed."
 
 Drawn = tuple[str, str]
 """A figure's file, relative to results/, and its caption."""
@@ -96,26 +99,37 @@ def _headline(
         return {}
     queries = queries_text(next(iter(tables.values())))
     named = {figures.baseline, figures.paper, figures.peer, *OWN}
-    few = ""
+    few = each = ""
     if scatter.crowded(palette):  # bars would be too thin to read, and their colours repeat
-        bars = charts.ranked(tables, palette, named)
+        best = at_their_best(ranked(tables[max(tables)]), own, named)
+        bars = charts.ranked({eps: _only(found, best) for eps, found in tables.items()}, palette, named)
+        colored = ", ".join(name for name in palette.defenses if name in named)
+        each = f" Each class of defence is shown with its best settings and loss; in colour: {colored}."
         few = " Small marks: the other models of the leaderboard."
-        few += " The natural axis is stretched towards 1." if scatter.stretched(tables[max(tables)]) else ""
     else:
         bars = charts.headline(tables, palette)
+    few += " The natural axis is stretched towards 1." if scatter.stretched(tables[max(tables)]) else ""
     return {
         "headline": (
             bars,
             f"R@1 on {dataset}, natural over the whole test half and under the worst attack of suite {suite}, "
-            f"{queries}, with 95% intervals. † marks a model with a gate that fails or an embedding that collapsed.",
+            f"{queries}, with 95% intervals.{each} {MARKED}",
         ),
         "scatter": (
             scatter.scatter(tables, palette, named),
-            f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. The best "
-            "model is at the top right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
+            f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. Better is up "
+            "and to the right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
             f"has a gate that fails, or a collapsed embedding.{few}",
         ),
     }
+
+
+def _only(found: pd.DataFrame, models: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """The rows of some models and of all controls."""
+    kept = [
+        loss == CONTROL or (loss, name) in models for loss, name in zip(found["loss"], found["defense"], strict=True)
+    ]
+    return found[kept]
 
 
 def _by_eps(

@@ -10,7 +10,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.reporting.claims import judged
 from dml.reporting.records import Record, Stale
-from dml.reporting.sections import marked, queries_text
+from dml.reporting.sections import flagged, marked, queries_text
 from dml.reporting.spelling import (
     CONTROL,
     MARK,
@@ -112,7 +112,7 @@ def _best_models(boards: Mapping[str, pd.DataFrame], figures: Figures) -> list[s
             [
                 f"[{name}]({FOLDER}/{name}.md): {spell(best['defense'])} ({spell(best['loss'])})",
                 number(best["natural"]),
-                number(best["r1_paper"]),
+                flagged(best["r1_paper"], best["gates"]),
                 marked(best["r1"], best["r1_low"], best["r1_high"], best["gates"], bold=True),
                 number(best["adversarial_map_r"]),
                 *map(_r1, others),
@@ -129,7 +129,7 @@ def _r1(rows: pd.DataFrame) -> str:
     if rows.empty:
         return MISSING
     first: Any = rows.iloc[0]
-    return number(first["r1"]) + (MARK if first["gates"] == "fail" else "")
+    return flagged(first["r1"], first["gates"])
 
 
 def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:

@@ -21,9 +21,11 @@ FIRST = ("headline", "scatter", "accuracy_by_eps", "grid", "attacks", "certified
 MEANING = (
     "*Natural* scores are over every query of the test half. *Adversarial* R@1 counts the worst of all attacks for "
     "each query in the l-inf ball, with the whole test half as gallery and a 95% Wilson interval over the attacked "
-    "queries. The *factor* is relative to the undefended model of the same loss, with its 95% interval; where none of "
-    "that model's queries survive, it is the least that the sample allows. Of several trainings, natural scores are "
-    "the mean, and the attacked queries are counted together; the interval leaves out how trainings differ. "
+    "queries. The *factor* is relative to the undefended model of the same loss, over the seeds of both, with its 95% "
+    "interval; where none of that model's queries survive, it is the least that the sample allows. Of several "
+    "trainings, natural scores are the mean, and the attacked queries are counted together; the interval leaves out "
+    "how trainings differ. A model of fewer trainings met fewer queries, so that close models may be out of order: "
+    "tests of two models are on the queries that both met. "
     "*Adversarial* MAP@R is what an attack on MAP@R itself leaves."
 )
 JUDGED = (
@@ -45,7 +47,7 @@ def write(
     stale: Sequence[Stale],
     figures: Figures,
     origins: Mapping[str, str],
-    drawn: Sequence[str] = (),
+    drawn: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write README.md, pages/<dataset>.md, claims.md, cost.md and provenance.json.
 
@@ -57,7 +59,8 @@ def write(
         stale: records that are listed only.
         figures: what results/ reports.
         origins: where each dataset's images come from, in the order of the pages.
-        drawn: figures of this run, relative to ``results``; the others are marked as earlier ones.
+        drawn: figures of this run, relative to ``results``; the others are marked as earlier ones. None: no figure
+            is marked. Those of a dataset without current records are left out.
 
     Returns:
         The pages, README.md first.
@@ -66,11 +69,11 @@ def write(
     places = list(origins)
     order = sorted(datasets, key=lambda name: (places.index(name) if name in places else len(places), name))
     by_dataset = {name: [record for record in records if record["dataset"] == name] for name in order}
+    drawings = {name: figures_of(results, name, drawn) if own else [] for name, own in by_dataset.items()}
     pages = {}
     for name, own in by_dataset.items():
         old = [found for found in stale if found.record["dataset"] == name]
-        pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), figures_of(results, name, drawn))
-    drawings = {name: figures_of(results, name, drawn) for name in order}
+        pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name])
     text = overview(by_dataset, stale, figures, origins, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
     write_text(results / "README.md", " ".join([text.removesuffix("\n"), *further]) + "\n")
@@ -84,13 +87,13 @@ def write(
     return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]
 
 
-def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[tuple[str, str]]:
+def figures_of(results: Path, dataset: str, drawn: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """Return the figures of a dataset that lie in ``results``: file relative to ``results``, and caption.
 
     Args:
         results: folder of results.
         dataset: whose figures to list.
-        drawn: figures of this run; the captions of all others say that they are earlier ones. Empty: none says so.
+        drawn: figures of this run; the captions of all others say that they are earlier ones. None: no caption does.
     """
 
     def place(file: Path) -> tuple[int, str]:
@@ -100,7 +103,7 @@ def figures_of(results: Path, dataset: str, drawn: Sequence[str] = ()) -> list[t
     found = []
     for file in sorted((results / "figures" / dataset).glob("*.png"), key=place):
         name = file.relative_to(results).as_posix()
-        earlier = "" if name in drawn or not drawn else " (Drawn in an earlier run.)"
+        earlier = "" if drawn is None or name in drawn else " (Drawn in an earlier run.)"
         found.append((name, caption_of(file) + earlier))
     return found
 

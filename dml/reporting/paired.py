@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import ttest_1samp
 
 from dml.data.sampling import attacked_rows
-from dml.evaluation.statistics import paired_test
+from dml.evaluation.statistics import paired_test, wilson
 from dml.reporting.records import Record
 from dml.reporting.tables import check_alike
 
@@ -121,10 +121,15 @@ def same_queries(records: Sequence[Record], first: Model, second: Model, key: st
     return [(a, b) for a, b in pairs if a and b and len(a["survival"][key]) == len(b["survival"][key])]
 
 
-def shares(pairs: Pairs, key: str) -> tuple[float, float]:
-    """Return the share of queries that survive under each of two models, over all seeds that both have."""
-    first, second = ("".join(record["survival"][key] for record in side) for side in zip(*pairs, strict=True))
-    return first.count("1") / len(first), second.count("1") / len(second)
+def shares(pairs: Pairs, key: str) -> list[tuple[float, float, float]]:
+    """Return the share of queries that survive under each of two models, with its 95% interval (Wilson's).
+
+    Args:
+        pairs: see :func:`same_queries`; all seeds that both models have count.
+        key: the radius.
+    """
+    joined = ["".join(record["survival"][key] for record in side) for side in zip(*pairs, strict=True)]
+    return [(marks.count("1") / len(marks), *wilson(marks.count("1"), len(marks))) for marks in joined]
 
 
 def in_r1(pairs: Pairs, key: str) -> Difference | None:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import FACTOR, KEPT, SHARED, natural_kept, rests_on
-from dml.reporting.paired import in_r1, same_queries
+from dml.reporting.claims import FACTOR, KEPT, SHARED, UNJUDGED, gains, judged_by, keeps, loses, natural_kept, rests_on
+from dml.reporting.paired import in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import marked
 from dml.reporting.spelling import (
@@ -102,7 +102,7 @@ def _on_starts(evidence: Evidence) -> list[str]:
         for line in (
             "",
             f"On {', '.join(datasets)} all models, {spell(evidence.figures.baseline)} ones too, begin with the weights "
-            f"of `{weights}`; the pages say whether these are robust.",
+            f"of `{weights}`, to which they may owe robustness.",
         )
     ]
 
@@ -254,9 +254,7 @@ def _fails(asked: Asked, evidence: Evidence) -> list[str]:
     if not found:
         return []
     (row,) = found
-    half = row.natural / 2
-    verdict = "holds" if row.r1_high < half else "fails" if row.r1_low >= half else "not shown"
-    return [number(row.natural), _r1(row), _judged(verdict, *([] if verdict == "holds" else [row.gates]))]
+    return [number(row.natural), _r1(row), _told(loses(row))]
 
 
 def _factor(asked: Asked, evidence: Evidence) -> list[str]:
@@ -264,11 +262,10 @@ def _factor(asked: Asked, evidence: Evidence) -> list[str]:
     if not pair:
         return []
     (base, row), (dataset, _, eps) = pair, asked
-    verdict = "holds" if row.factor_low >= FACTOR else "fails" if row.factor_high < FACTOR else "not shown"
     control = best_control(evidence.compared[dataset, eps])
     beside = MISSING if control is None else f"{control['r1']:.3f} ({spell(control['defense'])})"
     factor = factor_text(row.factor, row.factor_low, row.factor_high)
-    return [_r1(base), _r1(row), factor, beside, _judged(verdict, *rests_on(verdict, row.gates, base.gates))]
+    return [_r1(base), _r1(row), factor, beside, _told(gains(row, base))]
 
 
 def _paired(asked: Asked, evidence: Evidence, first: str, second: str) -> list[str]:
@@ -279,20 +276,20 @@ def _paired(asked: Asked, evidence: Evidence, first: str, second: str) -> list[s
     if found is None:
         return []
     gates = rests_on(found.verdict, *(side.gates for side in sides))
-    return [*map(_r1, sides), chance_text(found.chance), _judged(found.verdict, *gates)]
+    cells = [marked(*share, side.gates) for share, side in zip(shares(pairs, key), sides, strict=True)]
+    return [*cells, chance_text(found.chance), _told(judged_by(found.verdict, *gates))]
 
 
 def _natural(base: Any, row: Any) -> list[str]:
     kept = natural_kept(row, base)
-    verdict = "holds" if kept.share_low >= KEPT else "fails" if kept.share_high < KEPT else "not shown"
     difference = f"{kept.difference:+.3f} {interval(kept.low, kept.high)}"
     share = f"{kept.share:.3f} {interval(kept.share_low, kept.share_high)}"
-    return [number(base.natural), number(row.natural), difference, share, f"**{verdict}**"]
+    return [number(base.natural), number(row.natural), difference, share, _told(keeps(kept))]
 
 
 def _r1(row: Any) -> str:
     return marked(row.r1, row.r1_low, row.r1_high, row.gates)
 
 
-def _judged(verdict: str, *gates: str) -> str:
-    return f"**{verdict}**" if set(gates) <= {"hold"} else "not judged"
+def _told(verdict: str) -> str:
+    return verdict if verdict == UNJUDGED else f"**{verdict}**"

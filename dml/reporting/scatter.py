@@ -13,12 +13,12 @@ from scipy.optimize import isotonic_regression
 
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import CONTROL, spell
-from dml.reporting.style import COLORS, MARKERS, OTHER, WIDTH, Palette, inside, key_mark, legend_above, panels
+from dml.reporting.style import COLORS, LEADING, MARKERS, OTHER, WIDTH, Palette, inside, key_mark, legend_above, panels
 from dml.reporting.tables import best_control
 
 NEAR_ONE = 0.9  # median of natural R@1 above which the axis is stretched towards 1
 TICKS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the stretched axis
-LEADING = 3  # models with the most adversarial R@1 that have a name among many
+LEADERS = 3  # models with the most adversarial R@1 that have a name among many
 MARGIN = 0.01  # natural R@1 beyond 1 at which the stretched axis would end
 
 
@@ -31,8 +31,9 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Colle
     """Natural against adversarial R@1: one colour per defence, one marker per loss.
 
     The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
-    largest radius is drawn, and only the models on the front, the leading ones and some others have a colour, intervals
-    and a name beside them; the best control is a line at its adversarial R@1.
+    largest radius is drawn. Then only the models on the front, the leading ones and the named ones have intervals and a
+    name beside them, only the named ones have a colour, and the best control is a line at its adversarial R@1. Where
+    most models are close to 1, the natural axis is stretched there.
 
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
@@ -44,10 +45,11 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Colle
         return _crowded_scatter(eps, tables[eps], palette, named)
     figure, axes = panels(len(tables), height=4.0, share=False)
     for panel, (eps, found) in zip(axes, tables.items(), strict=True):
-        panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+        diagonal = np.linspace(0, 1, 200)  # a curve where the axis is stretched
+        panel.plot(diagonal, diagonal, color="grey", linestyle=":", linewidth=1)
         _marks(panel, found, palette)
         panel.set(title=f"eps {radius_text(eps)}", xlabel="natural R@1")
-        panel.set(xlim=_limits(found, "natural"), ylim=_limits(found, "r1"))
+        _frame(panel, found, found)
     axes[0].set_ylabel("adversarial R@1")
     looks = [palette.look(*model) for model in palette.models]
     keys = [Patch(color=look.color) for look in looks[: len(palette.defenses)]]
@@ -63,8 +65,10 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
     """One wide panel at one radius, over the range of the trained models, with names beside the marks that matter."""
     figure, panel = plt.subplots(figsize=(WIDTH, 5.4))
     trained = found[found["loss"] != CONTROL]
-    leading = [*pareto_front(trained).index, *trained["r1"].nlargest(LEADING).index]
+    leading = [*pareto_front(trained).index, *trained["r1"].nlargest(LEADERS).index]
     shown = trained["defense"].isin(list(named)) | trained.index.isin(leading)
+    unnamed = set(trained.loc[shown, "defense"]) - set(named)
+    palette = palette.recolored(unnamed, LEADING)
     _marks(panel, trained[shown], palette)
     for row in trained[~shown].itertuples():
         hollow = "white" if row.gates == "fail" else OTHER
@@ -73,13 +77,7 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
     panel.set(xlabel="natural R@1", ylabel="adversarial R@1", title=f"eps {radius_text(eps)}")
     control = best_control(found)
     least = [trained] if control is None else [trained, control.to_frame().T]
-    panel.set(xlim=_limits(trained, "natural"), ylim=_limits(pd.concat(least), "r1"))
-    if stretched(found):
-        left = max(0.0, trained["natural_low"].min() - 0.02)
-        panel.set_xscale("function", functions=(_stretch, _shrink))
-        panel.set_xlim(left, 1.0)
-        ticks = [tick for tick in TICKS if tick >= left]
-        panel.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    _frame(panel, trained, pd.concat(least))
     keys = [key_mark("black", _loss_marker(loss, palette)) for loss in palette.losses]
     labels = [f"{spell(loss)} loss" for loss in palette.losses]
     if control is not None:
@@ -96,6 +94,18 @@ def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: C
 def stretched(found: pd.DataFrame) -> bool:
     """Return whether the natural axis of many models is stretched: if most trained ones lie close to 1."""
     return bool(found.loc[found["loss"] != CONTROL, "natural"].median() > NEAR_ONE)
+
+
+def _frame(panel: Axes, across: pd.DataFrame, up: pd.DataFrame) -> None:
+    """Set both axes to the range of some models: of their natural R@1, and of the adversarial R@1 of others."""
+    panel.set(xlim=_limits(across, "natural"), ylim=_limits(up, "r1"))
+    panel.set_yticks([tick for tick in panel.get_yticks() if 0 <= tick <= panel.get_ylim()[1]])
+    if stretched(across):
+        left = max(0.0, across["natural_low"].min() - 0.02)
+        panel.set_xscale("function", functions=(_stretch, _shrink))
+        panel.set_xlim(left, 1.0)
+        ticks = [tick for tick in TICKS if tick >= left]
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _limits(found: pd.DataFrame, score: str) -> tuple[float, float]:

@@ -37,6 +37,11 @@ def marked(r1: float, low: float, high: float, gates: str, bold: bool = False) -
     return f"{value}{MARK if gates == 'fail' else ''} {interval(low, high)}"
 
 
+def flagged(r1: float | None, gates: str) -> str:
+    """Return R@1 without its interval, marked where a gate does not hold."""
+    return number(r1) + (MARK if gates == "fail" and number(r1) != MISSING else "")
+
+
 def comparison_table(found: pd.DataFrame) -> list[str]:
     """Show :func:`dml.reporting.tables.comparison`, one row per model; adversarial MAP@R where it was attacked."""
     lowered = bool(found["adversarial_map_r"].notna().any())
@@ -99,7 +104,10 @@ def radii_section(records: Sequence[Record], figures: Figures) -> list[str]:
     rows = []
     for loss, defense in models_of(found, figures):
         own = found[found["loss"].eq(loss) & found["defense"].eq(defense)].set_index("eps")["r1"]
-        rows.append(([model_text(loss, defense)], [number(own.get(eps)) for eps in radii]))
+        gates = (
+            "fail" if found.loc[found["loss"].eq(loss) & found["defense"].eq(defense), "gates"].eq("fail").any() else ""
+        )
+        rows.append(([model_text(loss, defense)], [flagged(own.get(eps), gates) for eps in radii]))
     text = f"Adversarial R@1 by radius, suite `{records[0]['suite']}`:"
     return ["", text, *wide_table(["model"], [radius_text(eps) for eps in radii], rows)]
 
@@ -169,12 +177,15 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
         figures: gives the radii.
     """
     lowered = bool(board["adversarial_map_r"].notna().any())
+    several = board["trainings"].max() > 1
     rows = [
         [
             spell(row.defense),
-            control_kind(row.defense) if row.loss == CONTROL else spell(row.loss),
+            control_kind(row.defense)
+            if row.loss == CONTROL
+            else spell(row.loss) + (f" ({row.trainings})" if several else ""),
             number(row.natural),
-            number(row.r1_paper),
+            flagged(row.r1_paper, row.gates),
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
             *([number(row.adversarial_map_r)] if lowered else []),
             factor_text(row.factor, row.factor_low, row.factor_high),
@@ -184,4 +195,5 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
     ]
     paper, eps = (f"R@1 at {radius_text(eps)}" for eps in (figures.paper_eps, figures.eps))
     map_r = [f"MAP@R at {radius_text(figures.eps)}"] if lowered else []
-    return table(["defence", "loss", "natural R@1", paper, eps, *map_r, "factor", "cost"], rows)
+    loss = "loss (trainings)" if several else "loss"
+    return table(["defence", loss, "natural R@1", paper, eps, *map_r, "factor", "cost"], rows)

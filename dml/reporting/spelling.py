@@ -5,24 +5,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dml.attacks.balls import radius_text
+from dml.common.table import find
 from dml.config.run import Figures
+from dml.evaluation import CONTROLS
 
 MARK = "†"  # beside the figures of a model with a gate that does not hold
 CONTROL = "none"  # the loss of a control
 MISSING = "–"
 UNTESTED = "not tested here"  # verdict on a claim that nothing measured is about
-FITTED = {"pixels_linear": "linear metric"}  # controls fitted to the training classes, as text
+TITLES = {"pixels_linear": "linear metric"}  # names that do not say what they are, as text
 COLUMNS = 8  # at most in a table, so that a page needs no sideways scrolling
 
 
 def spell(name: str) -> str:
     """Return a name of params.yaml as text: ``single_step`` is "single step"."""
-    return FITTED.get(name, name.replace("_", " "))
+    return TITLES.get(name, name.replace("_", " "))
 
 
 def control_kind(control: str) -> str:
-    """Return a word on the training of a control: ``untrained`` or ``fitted``."""
-    return "fitted" if control in FITTED else "untrained"
+    """Return a word on the training of a control: ``fitted`` if it has a method ``fit``, or ``untrained``."""
+    fitted = control in CONTROLS and hasattr(find(CONTROLS, control, "control"), "fit")
+    return "fitted" if fitted else "untrained"
 
 
 def model_text(loss: str, defense: str) -> str:

@@ -1,6 +1,6 @@
 """The best model, and this project's own defence, against all others, query by query."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,7 +10,7 @@ from dml.config.run import Figures
 from dml.reporting.paired import Difference, Model, holm, in_map_r, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, spell, table
-from dml.reporting.tables import comparison
+from dml.reporting.tables import comparison, ranked
 from dml.reporting.variants import KIND, OWN, leaves, trained
 
 OPEN = 12  # rows, at most, of a table that is not folded
@@ -22,7 +22,12 @@ METHODS = (
     "1979). A query that several seeds attacked counts once, with the mean over them. Neither interval nor p accounts "
     "for how trainings differ, or for the choice of the best model by these same queries."
 )
-OTHERS = "models of other defences and controls"  # than the project's own
+WORDS = {"holds": "ahead of", "fails": "behind", "not separated": "not separated from"}
+Nouns = tuple[str, str]
+"""One of a kind, and several."""
+OTHERS: Nouns = ("the other model", "other models")
+FOREIGN: Nouns = ("the model of another defence", "models of other defences")  # than the project's own
+CONTROLS: Nouns = ("the control", "controls")
 
 
 class Standing(NamedTuple):
@@ -34,6 +39,7 @@ class Standing(NamedTuple):
         recall: name of each other model -> how far the model is ahead of it in R@1, p corrected for their number.
         precision: the same in adversarial MAP@R, empty where that was not attacked.
         kin: names of those that are variants: the same class of defence with other settings, or with another loss.
+        controls: names of those that are controls.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Standing(NamedTuple):
     recall: dict[str, Difference]
     precision: dict[str, Difference]
     kin: set[str]
+    controls: set[str]
 
 
 def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
@@ -55,13 +62,13 @@ def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
         Nothing without a trained model and one that met the same queries.
     """
     found = comparison(records, figures.eps, figures)
-    models = found[found["loss"] != CONTROL]
+    models = ranked(found[found["loss"] != CONTROL])
     if models.empty:
         return []
-    leader = models.loc[models["r1"].idxmax()]
+    leader = models.iloc[0]
     shown, own = [leader], models[models["defense"].isin(OWN)]
     if leader["defense"] not in OWN and not own.empty:
-        shown.append(own.loc[own["r1"].idxmax()])
+        shown.append(own.iloc[0])
     standing = [_standing(records, row, found, eps_key(figures.eps)) for row in shown]
     return [item for item in standing if item.recall]
 
@@ -69,13 +76,14 @@ def standings(records: Sequence[Record], figures: Figures) -> list[Standing]:
 def _standing(records: Sequence[Record], row: pd.Series, found: pd.DataFrame, key: str) -> Standing:
     kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}
     model = _model(row)
-    others = found.drop(index=row.name).sort_values("r1", ascending=False, kind="stable")
+    others = ranked(found[[_model(other) != model for _, other in found.iterrows()]])
     pairs = {_name(other): same_queries(records, model, _model(other), key) for _, other in others.iterrows()}
     recall = _corrected({name: in_r1(both, key) for name, both in pairs.items()})
     precision = _corrected({name: in_map_r(both, key) for name, both in pairs.items()})
     alike = [model in kinds and kinds.get(_model(other)) == kinds[model] for _, other in others.iterrows()]
     kin = {_name(other) for _, other in others[alike].iterrows()}
-    return Standing(_name(row), row["defense"], recall, precision, kin)
+    controls = {_name(other) for _, other in others[others["loss"] == CONTROL].iterrows()}
+    return Standing(_name(row), row["defense"], recall, precision, kin, controls)
 
 
 def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
@@ -100,8 +108,8 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
 
 def leader_text(leader: Standing, figures: Figures) -> str:
     """Return one sentence: which of the others the best model is ahead of."""
-    scores = [_ahead("R@1", leader.recall)]
-    scores += [_ahead("MAP@R", leader.precision)] if leader.precision else []
+    scores = [_ahead("R@1", leader.recall, leader.controls)]
+    scores += [_ahead("MAP@R", leader.precision, leader.controls)] if leader.precision else []
     return f"At eps {radius_text(figures.eps)}, **{leader.name}** is {', and '.join(scores)}."
 
 
@@ -115,9 +123,7 @@ def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
     """
     pairs = (("R@1", own.recall), ("MAP@R", own.precision))
     others = {score: {name: d for name, d in found.items() if name not in own.kin} for score, found in pairs}
-    scores = [
-        _ahead(score, found, "of them" if score == "MAP@R" else OTHERS) for score, found in others.items() if found
-    ]
+    scores = [_ahead(score, found, own.controls, FOREIGN) for score, found in others.items() if found]
     if not scores:
         return ""  # there is nothing but variants
     variant = f", of which {leader.name} is a variant," if leader.name in own.kin else ""
@@ -129,10 +135,9 @@ def _variants_text(own: Standing) -> list[str]:
     lines = []
     for score, found in (("R@1", own.recall), ("MAP@R", own.precision)):
         kin = {name: difference for name, difference in found.items() if name in own.kin}
-        words = {"holds": "ahead of", "not separated": "not separated from", "fails": "behind"}
         told = [
             f"{word} {'; '.join(names)}"
-            for verdict, word in words.items()
+            for verdict, word in WORDS.items()
             if (names := [name for name, difference in kin.items() if difference.verdict == verdict])
         ]
         if told:
@@ -177,18 +182,35 @@ def _cells(found: Difference | None) -> list[str]:
     return [f"{found.value:+.3f} {interval(found.low, found.high)}", chance_text(found.chance)]
 
 
-def _ahead(score: str, compared: Mapping[str, Difference], others: str = "others") -> str:
-    """Which of the others a model is ahead of, and which of them are ahead of it."""
-    even = [name for name, found in compared.items() if found.verdict == "not separated"]
-    behind = [name for name, found in compared.items() if found.verdict == "fails"]
-    short = len(even) + len(behind)
-    if not short:
-        largest = chance_text(max(found.chance for found in compared.values()))
-        whom = f"all {len(compared)} {others}" if len(compared) > 1 else "the other model"
-        return f"ahead of {whom} in {score} beyond chance (largest corrected p {largest})"
-    told = [f"behind {'; '.join(behind)}"] if behind else []
-    told += [f"not separated from {'; '.join(even)}"] if even else []
-    named = f" ({', '.join(told)})" if short <= NAMED and short < len(compared) else ""
-    if short == len(compared):
-        return f"not ahead of any other in {score} beyond chance{named}"
-    return f"ahead of {len(compared) - short} of {len(compared)} {others} in {score} beyond chance{named}"
+def _ahead(score: str, compared: Mapping[str, Difference], controls: Set[str], models: Nouns = OTHERS) -> str:
+    """Which of the others a model is ahead of, which are ahead of it, and which are neither.
+
+    Args:
+        score: its name.
+        compared: name of each other model -> how far the model is ahead of it.
+        controls: names of those that are controls.
+        models: nouns for those that are none.
+    """
+    found = {verdict: [name for name, one in compared.items() if one.verdict == verdict] for verdict in WORDS}
+    ahead = found.pop("holds")
+    named = sum(map(len, found.values())) <= NAMED
+    told = {
+        verdict: f"{WORDS[verdict]} {'; '.join(names) if named and ahead else _whom(names, compared, controls, models)}"
+        for verdict, names in found.items()
+        if names
+    }
+    if not ahead:
+        return f"{' and '.join(told.values())} in {score}"
+    chance = f"largest corrected p {chance_text(max(one.chance for one in compared.values()))}"
+    whom = _whom(ahead, compared, controls, models)
+    return f"ahead of {whom} in {score} beyond chance ({', '.join(told.values()) or chance})"
+
+
+def _whom(names: Sequence[str], compared: Iterable[str], controls: Set[str], models: Nouns) -> str:
+    """How many of the models and of the controls that a model is compared with have these names."""
+    parts = []
+    for (one, many), group in ((CONTROLS, controls.intersection(compared)), (models, set(compared) - controls)):
+        if held := group.intersection(names):
+            few = f"all {len(group)} {many}" if held == group else f"{len(held)} of {len(group)} {many}"
+            parts.append(one if len(group) == 1 else few)
+    return " and ".join(parts)

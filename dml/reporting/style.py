@@ -1,5 +1,6 @@
 """The look of all figures: theme, colours, panels, and files that are the same bytes for the same drawing."""
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,14 @@ from PIL import Image
 from dml.common.files import atomic
 from dml.config.run import Figures
 from dml.reporting.spelling import CONTROL, model_text, order, spell
+from dml.reporting.variants import OWN
 
 WIDTH = 9.0  # inches: a page on GitHub shows about 100 pixels per inch of it
-# Okabe and Ito's colours, which readers with any colour vision can tell apart; a defence takes one by its place.
+# Okabe and Ito's colours, which readers with any colour vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPp"
-OTHER = "#8aa0b4"  # of defences without a colour of their own among many
+OWN_COLOR = COLORS[4]  # of this project's defences
+OTHER, LEADING = "#8aa0b4", "#333333"  # of defences without a colour of their own among many, and of the best of them
 GREYS = ("#4d4d4d", "#8c8c8c", "#b0b0b0")  # of controls
 GREY_MARKERS = "xXd*"
 DASHES = ("--", ":", "-.", (0, (1, 3)))
@@ -41,9 +44,11 @@ class Look(NamedTuple):
 class Palette:
     """The looks of all models of a dataset: a colour and a marker per defence, greys for controls.
 
+    The baseline, the paper's defence, its peer and the project's own defences have the same colours in every dataset.
+
     Args:
         models: loss and defence of each.
-        figures: gives the order of the defences, so that the first colours always go to the same ones.
+        figures: gives the order of the defences.
     """
 
     def __init__(self, models: Iterable[tuple[str, str]], figures: Figures) -> None:
@@ -51,6 +56,13 @@ class Palette:
         self.defenses = order((defense for loss, defense in models if loss != CONTROL), figures)
         self.controls = sorted(defense for loss, defense in models if loss == CONTROL)
         self.losses = sorted({loss for loss, _ in models if loss != CONTROL})
+        first = (figures.baseline, figures.paper, figures.peer)
+        fixed = dict(zip(first, COLORS, strict=False)) | dict.fromkeys(OWN, OWN_COLOR)
+        self.colors = {name: fixed[name] for name in self.defenses if name in fixed}
+        free = [color for color in COLORS if color not in fixed.values()]
+        free += [color for color in COLORS if color not in free and color not in self.colors.values()]
+        others = [name for name in self.defenses if name not in fixed]
+        self.colors |= {name: free[place % len(free)] for place, name in enumerate(others)}
 
     @property
     def models(self) -> list[tuple[str, str]]:
@@ -64,9 +76,15 @@ class Palette:
             place = self.controls.index(defense)
             grey, mark, line = (values[place % len(values)] for values in (GREYS, GREY_MARKERS, DASHES))
             return Look(grey, mark, line, HATCHES[place % len(HATCHES)], model_text(loss, defense))
-        place = self.defenses.index(defense)
-        hatch = HATCHES[place // len(COLORS) % len(HATCHES)]
-        return Look(COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)], "-", hatch, spell(defense))
+        place, color = self.defenses.index(defense), self.colors[defense]
+        alike = sum(self.colors[name] == color for name in self.defenses[:place])
+        return Look(color, MARKERS[place % len(MARKERS)], "-", HATCHES[alike % len(HATCHES)], spell(defense))
+
+    def recolored(self, defenses: Iterable[str], color: str) -> "Palette":
+        """Return a copy in which some defences have another colour."""
+        other = copy.copy(self)
+        other.colors = self.colors | dict.fromkeys(defenses, color)
+        return other
 
 
 def theme() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,9 +115,9 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     Returns:
         ``loss, defense, trainings, queries, claims, gates, images, natural, natural_low, natural_high, map_r, r1,
         r1_low, r1_high, adversarial_map_r, factor, factor_low, factor_high``. Natural scores are over ``images``.
-        Adversarial MAP@R is what an attack on MAP@R leaves, NaN in a suite without one. The factor of the baseline and
-        of a control is NaN; where none of the baseline's queries survived, it and the upper end of its 95% interval
-        are infinite.
+        Adversarial MAP@R is what an attack on MAP@R leaves, NaN in a suite without one. The factor is over the seeds
+        that a model and the baseline share. That of the baseline and of a control is NaN; where none of the
+        baseline's queries survived, it and the upper end of its 95% interval are infinite.
 
     Raises:
         ValueError: see :func:`check_alike`.
@@ -128,9 +127,9 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     lowered = found.loc[found["attack"].eq(LOWERED), [*MODEL, "map_r"]].rename(columns={"map_r": "adversarial_map_r"})
     found = found[found["attack"].eq("worst")].drop(columns="map_r")
     found = found.merge(lowered, on=MODEL, how="left").merge(_natural(records), on=MODEL)
-    base = found.loc[found["defense"] == figures.baseline, ["loss", "r1", "queries"]]
-    found = found.merge(base, on="loss", how="left", suffixes=("", "_base"))
-    factors = [_factor(row, figures.baseline) for row in found.itertuples()]
+    runs = metrics(records)
+    runs = runs[runs["norm"].eq("linf") & np.isclose(runs["eps"], eps) & runs["attack"].eq("worst")]
+    factors = [_factor(runs, row.loss, row.defense, figures.baseline) for row in found.itertuples()]
     found[["factor", "factor_low", "factor_high"]] = np.reshape(factors, (-1, 3)).astype(float)
     places = {name: place for place, name in enumerate(order(found["defense"], figures))}
     found = found.assign(control=found["loss"] == CONTROL, place=found["defense"].map(places))
@@ -157,19 +156,30 @@ def _natural(records: Sequence[Record]) -> pd.DataFrame:
     return table.assign(claims=table["claims"] > 0, images=table["images"].astype(int))
 
 
-def _factor(row: Any, baseline: str) -> tuple[float, float, float]:
-    """A model's fold increase over the baseline, and its 95% interval."""
-    if row.defense == baseline or np.isnan(row.r1_base):
+def _factor(runs: pd.DataFrame, loss: str, defense: str, baseline: str) -> tuple[float, float, float]:
+    """A model's fold increase over the baseline on the seeds of both, and its 95% interval."""
+    own, base = (runs[runs["loss"].eq(loss) & runs["defense"].eq(name)] for name in (defense, baseline))
+    seeds = set(own["seed"]) & set(base["seed"])
+    if defense == baseline or not seeds:
         return np.nan, np.nan, np.nan
-    survive, survive_base = round(row.r1 * row.queries), round(row.r1_base * row.queries_base)
-    interval = ratio_interval(survive, row.queries, survive_base, int(row.queries_base))
-    return row.r1 / row.r1_base if survive_base else np.inf, *interval
+    counts = []
+    for side in (own, base):
+        shared = side[side["seed"].isin(seeds)]
+        counts += [round((shared["r1"] * shared["queries"]).sum()), int(shared["queries"].sum())]
+    survive, queries, survive_base, queries_base = counts
+    factor = (survive / queries) / (survive_base / queries_base) if survive_base else np.inf
+    return factor, *ratio_interval(*counts)
+
+
+def ranked(found: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows of :func:`comparison` by adversarial R@1, equals by natural R@1; best first."""
+    return found.sort_values(["r1", "natural"], ascending=False, kind="stable", ignore_index=True)
 
 
 def best_control(found: pd.DataFrame) -> pd.Series | None:
     """Return the row of :func:`comparison` of the control with the highest adversarial R@1, if any."""
-    controls = found[found["loss"] == CONTROL]
-    return None if controls.empty else controls.loc[controls["r1"].idxmax()]
+    controls = ranked(found[found["loss"] == CONTROL])
+    return None if controls.empty else controls.iloc[0]
 
 
 def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
@@ -194,9 +204,9 @@ def leaderboard(records: Sequence[Record], figures: Figures) -> pd.DataFrame:
         embedded[loss, defense] / embedded.get((loss, figures.baseline), np.nan)
         for loss, defense in zip(found["loss"], found["defense"], strict=True)
     ]
-    ranked = found.sort_values(["r1", "r1_paper", "natural"], ascending=False, kind="stable", ignore_index=True)
-    trained = ranked[ranked["loss"] != CONTROL].drop_duplicates("defense")
-    controls = ranked[ranked["loss"] == CONTROL]
+    found = ranked(found)
+    trained = found[found["loss"] != CONTROL].drop_duplicates("defense")
+    controls = found[found["loss"] == CONTROL]
     second = controls.sort_values("r1_paper", ascending=False, kind="stable").dropna(subset="r1_paper").head(1)
     kept = [*trained.index, *controls.head(1).index, *second.index]
-    return ranked.loc[sorted(set(kept))].reset_index(drop=True)
+    return found.loc[sorted(set(kept))].reset_index(drop=True)

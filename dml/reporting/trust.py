@@ -26,7 +26,7 @@ from dml.reporting.spelling import (
     table,
     wide_table,
 )
-from dml.reporting.tables import check_alike, collapsed, gates_of, of_suite
+from dml.reporting.tables import check_alike, collapsed, comparison, gates_of, of_suite, ranked
 
 COLLAPSE = ("model", "effective rank", "share of first direction", "within classes", "between", "ratio")
 
@@ -158,7 +158,9 @@ def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> l
     own = [r for r in sort_records(records, figures) if r["claims"] and r["loss"] != CONTROL and key in r["survival"]]
     check_alike(own)
     defenses = {record["defense"] for record in own}
-    compared = defenses if len(defenses) <= 6 else {figures.paper, _leader(own, key)}
+    compared = defenses
+    if len(defenses) > 6:
+        compared = {figures.paper, ranked(comparison(own, eps, figures))["defense"].iloc[0]}
     rows = []
     for loss, (first, second) in itertools.product(
         sorted({record["loss"] for record in own}),
@@ -184,16 +186,6 @@ def paired_section(records: Sequence[Record], eps: float, figures: Figures) -> l
         "of so uneven a split if both were equally good (McNemar's exact test, two-sided).",
         *table(["loss", "A", "B", "queries", "A only", "B only", "p"], rows),
     ]
-
-
-def _leader(records: Sequence[Record], key: str) -> str:
-    """The defence under which the largest share of queries survives, with some loss and seed."""
-
-    def share(record: Record) -> float:
-        marks = record["survival"][key]
-        return marks.count("1") / len(marks)
-
-    return max(sorted(records, key=lambda record: record["defense"]), key=share)["defense"]
 
 
 def seeds_section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:

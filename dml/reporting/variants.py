@@ -2,8 +2,10 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from dml.common.table import find
 from dml.defenses import DEFENSES
@@ -38,6 +40,24 @@ def leaves(record: Record) -> Leaves:
     defaults = {item.name: item.default for item in arguments if item.default is not item.empty}
     settings = record["settings"] | {"defense": {"class": kind, **defaults, **given}}
     return dict(_flat(json.loads(json.dumps(settings)), ""))  # tuples become lists, as in records
+
+
+def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Return loss and defence of the best model of each class of defence, and of each named defence.
+
+    Args:
+        found: models with ``loss`` and ``defense``, best first; controls are left out.
+        records: of these models.
+        named: defences that are kept beside the best of their class.
+    """
+    kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}
+    kept: dict[str, tuple[str, str]] = {}
+    for model in zip(found["loss"], found["defense"], strict=True):
+        if model in kinds:
+            kept.setdefault(f"class {kinds[model]}", model)
+            if model[1] in named:
+                kept.setdefault(model[1], model)
+    return list(dict.fromkeys(kept.values()))
 
 
 def one_difference(first: Leaves, second: Leaves) -> str | None:

@@ -12,7 +12,7 @@ from dml.api.result import MODEL
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.evaluation.gates import WHOLE_RANGE
-from dml.reporting.spelling import FITTED
+from dml.reporting.spelling import control_kind
 
 CONTROL = {
     "authors": "The dml contributors",
@@ -65,7 +65,9 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
     found = []
     for row in report["summary"]:
-        if row["model"] in FITTED or row["eps"] == 0:  # at eps 0 stand the natural scores, which every entry has
+        if (
+            control_kind(row["model"]) == "fitted" or row["eps"] == 0
+        ):  # at eps 0 stand the natural scores, which every entry has
             continue
         of = outcomes[(outcomes["model"] == row["model"]) & np.isclose(outcomes["eps"], row["eps"], atol=1e-6)]
         worst = of[of["attack"] == "worst"].sort_values("query")["r1"]
