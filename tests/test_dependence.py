@@ -308,6 +308,14 @@ def test_the_table_shows_what_each_setting_achieves() -> None:
     assert "†" in cells["joint each"][4]
 
 
+def test_what_else_differs_stands_behind_the_name() -> None:
+    wide = {"name": "joint_20", "defense": "joint", "eps": 20 / 255}
+    runs = [run("robust", 200), run("joint_20", 40)]
+    runs[1]["settings"]["defense"] = wide
+    rows = draw.settings_table(runs, EPS, FIGURES)[3:]
+    assert [row.split(" | ")[0] for row in rows] == ["| robust", "| joint 20 `{eps: 20/255}`"]
+
+
 def test_what_is_missing_is_named() -> None:
     wanted = [(name, seed) for name in ("standard", "robust", "joint_each") for seed in (0, 1)]
     held = [run("standard"), run("standard", seed=1), run("robust")]
@@ -394,6 +402,9 @@ def test_batches_say_which_model_is_missing(toy_split: Split, monkeypatch: pytes
     assert set(found.means["model"]) == {"untrained"}
     assert found.counts.shape == (2 * 6 * 4, 3), "the six classes that there are"
     assert found.counts.sum() == 3 * len(found.counts), "every image is an anchor once"
+    assert found.about == (
+        "2 batches of 24 training images of glyphs, triplet loss. All adversaries take 2 steps within eps 8/255."
+    )
 
 
 def test_the_page_shows_figures_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,9 +414,12 @@ def test_the_page_shows_figures_and_tables(tmp_path: Path, monkeypatch: pytest.M
         file = chapter.save(figure, name, ".")
         assert file == tmp_path / "results" / "dependence" / f"{name}.png"
         assert style.caption_of(file) == chapter.CAPTIONS[name]
-    page = chapter.write_page(".", draw.plane_table([trained("a")]), draw.batch_table(measured()), ["", "the study"])
+    page = chapter.write_page(
+        ".", draw.plane_table([trained("a")]), "Two batches.", draw.batch_table(measured()), ["", "the study"]
+    )
     text = page.read_text()
     assert page.parent == file.parent
     assert all(f"({name}.png)" in text for name in chapter.CAPTIONS)
     assert "| robust | z | 0.250 ± 0.250 |" in text
+    assert text.index(chapter.CAPTIONS["batches"]) < text.index("Two batches.") < text.index("Means over batches")
     assert text.endswith("the study\n")

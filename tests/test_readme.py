@@ -16,7 +16,7 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.defenses import DEFENSES
 from dml.reporting import records, sections
-from dml.reporting.spelling import table
+from dml.reporting.spelling import number, table
 from dml.reporting.tables import comparison, leaderboard
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,6 +71,18 @@ def test_the_defence_of_the_readme_trains(tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("trained"), done.stderr
 
 
+def test_the_recipe_for_your_own_images_is_one(tmp_path: Path) -> None:
+    ((line, name),) = re.findall(r"`((\w+): \{<<: \*\w+, data: .*\})`", README)
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("\nrecipes:", f"\nrecipes:\n  {line}\n", 1)
+    text = re.sub(r"(?m)^  datasets: \[glyphs\]", f"  datasets: [{name}]", text, count=1)
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    params = load(file=file)
+    assert params.run.datasets == [name]
+    assert params.recipes[name].data.path == f"data/{name}"
+    assert {"standard", "robust", "single_step"} <= set(params.recipes[name].defenses)
+
+
 def environment(extra: Path) -> dict[str, str]:
     """Of this process, with the project and a folder of further packages on the path."""
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(extra)]), "OMP_NUM_THREADS": "1"}
@@ -123,20 +135,27 @@ def photographs_table(runs: Path, suites: Sequence[str]) -> str:
     """
     params, rows = load(), []
     figures = params.figures
+    names = ["start", figures.baseline, figures.paper, "best"]
     everything = [record for record in records.read(runs) if "digests" in record]
     datasets = {record["dataset"] for record in everything}
     for dataset in sorted(name for name in datasets if not params.recipes[name].data.show_images):
         own = [record for record in everything if record["dataset"] == dataset]
         suite = min((record["suite"] for record in own), key=suites.index)
         found = leaderboard([record for record in own if record["suite"] == suite], figures)
-        shown = [found[found["defense"] == name] for name in (figures.baseline, figures.paper, "best")]
-        values = [tuple(part.iloc[0][["natural", "r1_paper", "r1"]]) if len(part) else () for part in shown]
+        shown = [found[found["defense"] == name] for name in names]
         controls = [comparison(own, eps, figures).query("loss == 'none'") for eps in (figures.paper_eps, figures.eps)]
         best = (controls[0]["natural"].max(), *(part["r1"].max() for part in controls))
-        cells = [", ".join(f"{value:.3f}" for value in three) or "–" for three in (best, *values)]
+        cells = [", ".join(map(number, best))]
+        for part in shown:
+            scores = [
+                score
+                for row in part.itertuples()
+                for score in ((row.natural, ""), (row.r1_paper, row.gates), (row.r1, row.gates))
+            ]
+            cells.append(", ".join(sections.flagged(*score) for score in scores) or "–")
         rows.append([f"[{dataset}](results/pages/{dataset}.md)", *cells])
     radii = ", ".join(["natural", *(radius_text(eps) for eps in (figures.paper_eps, figures.eps))])
-    return "\n".join(table([f"R@1: {radii}", "best control", "standard", "robust", "best"], rows)).strip()
+    return "\n".join(table([f"R@1: {radii}", "best control", *names], rows)).strip()
 
 
 def test_the_table_is_the_measured_one(committed: Path) -> None:

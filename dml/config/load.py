@@ -37,7 +37,8 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ParamsError(f"{file} cannot be read: {error.strerror}") from error
+        remedy = "; install this project from its folder, with `pip install -e .`" if file == PARAMS else ""
+        raise ParamsError(f"{file} cannot be read: {error.strerror}{remedy}") from error
     except UNREADABLE as error:
         raise ParamsError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:

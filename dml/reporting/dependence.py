@@ -17,10 +17,12 @@ from dml.config.run import Figures
 from dml.evaluation.plane import EPS, MARGIN, PAIR, Trained, TwoWays
 from dml.reporting.records import Record
 from dml.reporting.sections import marked
-from dml.reporting.spelling import MISSING, interval, number, spell, table
+from dml.reporting.spelling import MISSING, interval, number, settings_text, spell, table
 from dml.reporting.style import COLORS, HATCHES, MARKERS, WIDTH
 from dml.reporting.tables import collapsed, comparison
+from dml.reporting.variants import KIND, differences, leaves
 
+PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in columns of their own
 TUPLES = COLORS[:2]  # colours of the two tuples of a drawing
 
 
@@ -232,19 +234,23 @@ def described(settings: Mapping[str, Any]) -> tuple[str, str, str]:
 def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
     """Show target, scope and re-mining of every training beside what it achieves, one row per defence.
 
+    What else differs from the training of the paper's defence stands behind the name.
+
     Args:
         records: of one dataset, suite and loss.
         eps: radius of the attack.
         figures: gives the order of the defences.
     """
     rows = []
+    paper = next((leaves(record) for record in records if record["defense"] == figures.paper), {})
     for row in comparison(records, eps, figures).itertuples():
         own = [record for record in records if record["defense"] == row.defense]
+        other = differences(leaves(own[0]), paper, PERTURBED)
         held = [record for record in own if record["embedding"]]
         ranks = [record["embedding"]["effective_rank"] for record in held]
         rows.append(
             [
-                spell(row.defense),
+                " ".join([spell(row.defense), *([f"`{settings_text(other)}`"] if other else [])]),
                 *described(own[0]["settings"]["defense"]),
                 f"{row.natural:.3f} {interval(row.natural_low, row.natural_high)}",
                 marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),

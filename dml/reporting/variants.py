@@ -66,6 +66,12 @@ def one_difference(first: Leaves, second: Leaves) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
+def differences(run: Leaves, reference: Leaves, but: Collection[str]) -> dict[str, Any]:
+    """Return the settings that a run and a reference both have with other values, some left out, by their last name."""
+    names = [name for name in reference if name in run and name not in but and run[name] != reference[name]]
+    return {name.split(".")[-1]: run[name] for name in names}
+
+
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):

@@ -28,7 +28,7 @@ from dml.pipeline.digest import expected
 from dml.pipeline.stored import open_data, open_model
 from dml.reporting import dependence as shown
 from dml.reporting import records, style
-from dml.reporting.spelling import spell, table
+from dml.reporting.spelling import count, spell, table
 
 FOLDER = Path("results", "dependence")
 COMPARED = ("standard", "robust", "joint")  # defences that differ in what is perturbed, relative to what
@@ -43,6 +43,9 @@ CAPTIONS = {
     "of the perturbed images that lower another tuple. Bars are 95% intervals over batches. Right: how many tuples "
     "hold an image, and in how many roles, under the last of the models.",
 }
+WRITTEN = (
+    "Written by [chapter 6](../../notebooks/06_dependence.ipynb), which says what the figures show and do not show."
+)
 PLANE_TABLE = ("", "R@1 is the mean over seeds, in brackets the lowest and the highest.")
 BATCH_TABLE = (
     "",
@@ -61,11 +64,13 @@ class Batches:
         counts: (N, 3), tuples in which each image occurs, by role, under the last model.
         means: see :func:`dml.evaluation.dependence.means`, by ``model`` and ``adversary``.
         missing: one sentence per model that is not there.
+        about: one sentence on what was measured.
     """
 
     counts: np.ndarray
     means: pd.DataFrame
     missing: list[str]
+    about: str
 
 
 def in_the_plane(seeds: Sequence[int], miners: Sequence[str]) -> list[plane.Trained]:
@@ -115,7 +120,11 @@ def in_batches(dataset: str, batches: int, *, workspace: str, changes: Mapping[s
         model.to(best_device()).eval()
         tables.append(dependence.batch_changes(model, drawn, loss, compared, seed).assign(model=name))
     means = dependence.means(pd.concat(tables), ["model", "adversary"])
-    return Batches(dependence.occurrences(model, drawn, loss, seed), means, missing)
+    about = (
+        f"{len(drawn)} batches of {len(drawn[0][1])} training images of {dataset}, {spell(figures.loss)} loss. All "
+        f"adversaries take {count(paper.steps, 'step')} within eps {radius_text(paper.eps)}."
+    )
+    return Batches(dependence.occurrences(model, drawn, loss, seed), means, missing, about)
 
 
 def _draw(split: Split, batches: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -183,21 +192,24 @@ def save(figure: Figure, name: str, workspace: str) -> Path:
     return style.save(figure, paths.output(workspace, FOLDER), name, CAPTIONS[name])
 
 
-def write_page(workspace: str, plane_runs: pd.DataFrame, batches: pd.DataFrame, study: Sequence[str]) -> Path:
+def write_page(
+    workspace: str, plane_runs: pd.DataFrame, about: str, batches: pd.DataFrame, study: Sequence[str]
+) -> Path:
     """Write results/dependence/README.md: every figure with its table, then the study.
 
     Args:
         workspace: below the project root, where results go.
         plane_runs: see :func:`dml.reporting.dependence.plane_table`.
+        about: what was measured in batches, see :class:`Batches`.
         batches: see :func:`dml.reporting.dependence.batch_table`.
         study: see :func:`study_table`.
     """
     titles = {
         "two_ways": ("One image in two tuples", []),
         "plane": ("Training in a plane", [*PLANE_TABLE, *_lines(plane_runs)]),
-        "batches": ("Inside batches", [*BATCH_TABLE, *_lines(batches)]),
+        "batches": ("Inside batches", ["", about, *BATCH_TABLE, *_lines(batches)]),
     }
-    lines = ["# Dependence between the tuples of a batch", "", "Written by notebook 06_dependence."]
+    lines = ["# Dependence between the tuples of a batch", "", WRITTEN]
     for name, (title, below) in titles.items():
         lines += ["", f"## {title}", "", f"![{title}]({name}.png)", "", CAPTIONS[name], *below]
     lines += ["", "## What is perturbed, and against what", *study]
