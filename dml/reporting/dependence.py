@@ -18,11 +18,12 @@ from dml.evaluation.plane import EPS, MARGIN, PAIR, Trained, TwoWays
 from dml.reporting.records import Record
 from dml.reporting.sections import marked
 from dml.reporting.spelling import MISSING, interval, number, settings_text, spell, table
-from dml.reporting.style import COLORS, HATCHES, MARKERS, WIDTH
+from dml.reporting.style import COLORS, GREYS, HATCHES, MARKERS, WIDTH
 from dml.reporting.tables import collapsed, comparison
 from dml.reporting.variants import KIND, differences, leaves
 
 PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in columns of their own
+MODELS = (GREYS[1], *COLORS)  # colours of the models whose batches are looked into, the first untrained
 TUPLES = COLORS[:2]  # colours of the two tuples of a drawing
 
 
@@ -158,8 +159,8 @@ def batches(counts: np.ndarray, found: pd.DataFrame) -> Figure:
     for place, model in enumerate(models):
         rows = found[found["model"] == model].set_index("adversary").loc[names]
         y = -np.arange(len(names)) - 0.24 * (place - (len(models) - 1) / 2)
-        look = {"color": COLORS[place], "fmt": MARKERS[place], "markersize": 5.5, "elinewidth": 1}
-        left.hlines(y, rows["shared"], rows["own"], color=COLORS[place], linewidth=1, alpha=0.5)
+        look = {"color": MODELS[place], "fmt": MARKERS[place], "markersize": 5.5, "elinewidth": 1}
+        left.hlines(y, rows["shared"], rows["own"], color=MODELS[place], linewidth=1, alpha=0.5)
         left.errorbar(rows["own"], y, xerr=rows["own_half"], **look)
         left.errorbar(rows["shared"], y, xerr=rows["shared_half"], markerfacecolor="white", **look)
         middle.errorbar(rows["lowers"], y, xerr=rows["lowers_half"], **look)
@@ -173,7 +174,7 @@ def batches(counts: np.ndarray, found: pd.DataFrame) -> Figure:
     left.set(xlabel="change of d(a, p) − d(a, n)", title="own tuple (full), others (hollow)")
     middle.set(xlabel="share of perturbed images", title="helps another tuple", xlim=(0, 1))
     _roles(right, counts)
-    keys = [Line2D([], [], color=COLORS[p], marker=MARKERS[p], linestyle="") for p in range(len(models))]
+    keys = [Line2D([], [], color=MODELS[p], marker=MARKERS[p], linestyle="") for p in range(len(models))]
     figure.legend(keys, [f"{name} model" for name in models], loc="outside upper center", ncols=3, fontsize=10)
     return figure
 

@@ -23,6 +23,7 @@ from dml.reporting.tables import pool
 from dml.reporting.variants import RADIUS, leaves, trained
 
 RADII = 4  # that a suite must have attacked
+LIGHT = 0.55  # R@1 above which a cell is so light that its value is black
 TRAINED = 3  # training radii that make a family
 COLUMNS = 2  # panels side by side
 
@@ -152,6 +153,8 @@ def _heat(panel: Axes, table: pd.DataFrame) -> None:
     }
     look: dict[str, Any] = {"fmt": ".2f", "annot_kws": {"fontsize": 9}, "linewidths": 0.5}
     sns.heatmap(table, ax=panel, vmin=0, vmax=1, cmap="cividis", annot=True, cbar=False, **look, **ticks)
+    for text, value in zip(panel.texts, table.to_numpy().flat, strict=True):
+        text.set_color("black" if value > LIGHT else "white")
     panel.tick_params(length=0)
     panel.set_yticklabels(panel.get_yticklabels(), rotation=0)
     for tested, radii in best(table).items():
