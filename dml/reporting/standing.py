@@ -194,23 +194,23 @@ def _ahead(score: str, compared: Mapping[str, Difference], controls: Set[str], m
     found = {verdict: [name for name, one in compared.items() if one.verdict == verdict] for verdict in WORDS}
     ahead = found.pop("holds")
     named = sum(map(len, found.values())) <= NAMED
-    told = {
-        verdict: f"{WORDS[verdict]} {'; '.join(names) if named and ahead else _whom(names, compared, controls, models)}"
-        for verdict, names in found.items()
-        if names
-    }
+    told = []
+    for verdict, names in found.items():
+        every = "any of the" if verdict == "not separated" else "all"
+        whom = "; ".join(names) if named and ahead else _whom(names, compared, controls, models, every)
+        told += [f"{WORDS[verdict]} {whom}"] if names else []
     if not ahead:
-        return f"{' and '.join(told.values())} in {score}"
+        return f"{' and '.join(told)} in {score}"
     chance = f"largest corrected p {chance_text(max(one.chance for one in compared.values()))}"
     whom = _whom(ahead, compared, controls, models)
-    return f"ahead of {whom} in {score} beyond chance ({', '.join(told.values()) or chance})"
+    return f"ahead of {whom} in {score} beyond chance ({', '.join(told) or chance})"
 
 
-def _whom(names: Sequence[str], compared: Iterable[str], controls: Set[str], models: Nouns) -> str:
+def _whom(names: Sequence[str], compared: Iterable[str], controls: Set[str], models: Nouns, every: str = "all") -> str:
     """How many of the models and of the controls that a model is compared with have these names."""
     parts = []
     for (one, many), group in ((CONTROLS, controls.intersection(compared)), (models, set(compared) - controls)):
         if held := group.intersection(names):
-            few = f"all {len(group)} {many}" if held == group else f"{len(held)} of {len(group)} {many}"
+            few = f"{every} {len(group)} {many}" if held == group else f"{len(held)} of {len(group)} {many}"
             parts.append(one if len(group) == 1 else few)
     return " and ".join(parts)
