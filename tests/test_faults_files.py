@@ -165,6 +165,11 @@ def test_damaged_images_are_one_sentence(
             stored.open_data("toy", recipe, ".")
         assert "\n" not in str(caught.value)
         (place / name).write_bytes(kept)
+    write_json(place / "settings.json", {"settings": data_settings(recipe.data) | {"code": "older"}})
+    with pytest.raises(
+        FileNotFoundError, match=r"toy was made with other settings: code is older, not \w+\): run noteb"
+    ):
+        stored.open_data("toy", recipe, ".")
     half(place / "settings.json")
     with pytest.raises(FileNotFoundError, match=r"artifacts/data/toy/settings.json is damaged\): run notebook 01_data"):
         stored.open_data("toy", recipe, ".")

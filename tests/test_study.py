@@ -80,6 +80,9 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     damaged.write_text("{")
     images, first, attacks, *_ = map(names, study.phases(params, params.block("main")))
     assert images == []
+    older = data_settings(recipe.data) | {"code": "of an older version"}
+    keep(tmp_path / "artifacts/data/glyphs/settings.json", {"settings": older})
+    assert names(next(iter(study.phases(params, params.block("main"))))) == ["01 glyphs"], "prepared by other code"
     assert "03 glyphs-triplet-robust-0" not in first
     assert "02 glyphs-triplet-standard-0" in first
     assert "04 glyphs-triplet-robust-0-quick" not in attacks

@@ -28,7 +28,7 @@ from dml.evaluation import gates
 from dml.evaluation.outcomes import map_r_left, survival
 from dml.models import weights
 from dml.pipeline import paths
-from dml.pipeline.digest import data_settings, expected, training_settings
+from dml.pipeline.digest import decisive, expected, training_settings
 from dml.pipeline.stages import attack
 from dml.pipeline.stages.train import train
 from dml.pipeline.stored import SETTINGS, differences, open_folder
@@ -137,7 +137,7 @@ def today(params: Params, record: Record) -> Settings:
     """Return the settings that params.yaml has now for a record's run."""
     recipe = params.recipe(record["dataset"])
     if record["loss"] == CONTROL:
-        made: Settings = {"data": data_settings(recipe.data)}
+        made: Settings = {"data": decisive(recipe.data)}
     else:
         made = training_settings(recipe, record["loss"], record["defense"])
     return json.loads(json.dumps(made | {"suite": params.suites[record["suite"]]}))

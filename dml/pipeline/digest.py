@@ -71,16 +71,21 @@ def training_digest(recipe: Recipe, loss: str, defense: str) -> str:
 def control_digest(recipe: Recipe, control: str) -> str:
     """Digest what decides a control: its code and the prepared images."""
     code = module_digests(entry(CONTROLS, control))
-    return digest(code | prepare_code(recipe.data), data_settings(recipe.data))
+    return digest(code | prepare_code(recipe.data), decisive(recipe.data))
 
 
 def evaluation_digest(recipe: Recipe, suite: Settings) -> str:
     """Digest the code and settings that decide what a suite finds of any model on a dataset."""
     code = {module: value for module, value in evaluation_code(recipe, suite).items() if ".backbones." not in module}
-    return digest(code, {"data": data_settings(recipe.data), "suite": suite})
+    return digest(code, {"data": decisive(recipe.data), "suite": suite})
 
 
 def data_settings(data: Data) -> Settings:
+    """Return what lies beside prepared images: the settings that decide them, and the digest of the code that does."""
+    return decisive(data) | {"code": digest(prepare_code(data))}
+
+
+def decisive(data: Data) -> Settings:
     """Return the settings that decide the prepared images."""
     return {name: value for name, value in asdict(data).items() if name not in ("origin", "show_images")}
 
@@ -88,7 +93,7 @@ def data_settings(data: Data) -> Settings:
 def training_settings(recipe: Recipe, loss: str, defense: str) -> Settings:
     """Return all settings that decide a trained model, defaults included where the recipe has records."""
     return {
-        "data": data_settings(recipe.data),
+        "data": decisive(recipe.data),
         "model": asdict(recipe.model),
         "schedule": asdict(recipe.schedules[defense]),
         "validation": asdict(recipe.validation),
@@ -247,11 +252,8 @@ def write(params: Params, folder: Path) -> None:
     current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
     put("figures", figures_code() | current, "05_figures.ipynb")
     study = {" ".join(key) for key in study_keys(params)}
-    put(
-        "dependence",
-        dependence_code(params) | {key: value for key, value in current.items() if key in study},
-        "06_dependence.ipynb",
-    )
+    shown = dependence_code(params) | {key: value for key, value in current.items() if key in study}
+    put("dependence", shown, "06_dependence.ipynb")
 
 
 def figures_code() -> Code:

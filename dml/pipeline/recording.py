@@ -13,7 +13,7 @@ from dml.evaluation.examples import Examples
 from dml.evaluation.outcomes import map_r_left, survival
 from dml.models import weights
 from dml.pipeline import paths
-from dml.pipeline.digest import data_settings
+from dml.pipeline.digest import decisive
 from dml.pipeline.stages.attack import Found, Target
 from dml.reporting import records
 from dml.reporting.provenance import versions
@@ -43,7 +43,7 @@ def keep(target: Target, found: Found, checked: pd.DataFrame, shown: Examples | 
 
 
 def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, Any]:
-    settings = target.stored.settings if target.stored else {"data": data_settings(target.recipe.data)}
+    settings = target.stored.settings if target.stored else {"data": decisive(target.recipe.data)}
     outcomes = found.evaluation.outcomes
     lowered = map_r_left(outcomes, records.LOWERED)
     return {
