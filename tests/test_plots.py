@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dml.data.base import Split
 from dml.evaluation.examples import Examples
-from dml.reporting import charts, draw, plots, scatter, style, tables
+from dml.reporting import charts, draw, plots, scatter, style, tables, variants
 from dml.reporting.kinds import alone_table
 
 
@@ -304,3 +304,60 @@ def test_a_suite_of_one_radius_ranks_many_defences() -> None:
     assert labels(figure) == ["natural", "attacked, eps 8/255"]
     colors = {to_hex(line.get_color()) for line in figure.axes[0].lines}
     assert colors == {style.OTHER, palette(runs).look("triplet", "defence_3").color.lower()}
+
+
+def trained_with(name: str, kind: str, survive: int, loss: str = "triplet") -> dict[str, Any]:
+    made = record(loss, name, 0.9, survive)
+    return made | {"settings": made["settings"] | {"defense": {"name": name, "defense": kind}}}
+
+
+def test_of_many_variants_the_headline_shows_each_class_of_defence_at_its_best() -> None:
+    runs = [trained_with("standard", "standard", 4), trained_with("standard", "standard", 8, "contrastive")]
+    runs += [trained_with("robust", "robust", 100), trained_with("robust_20", "robust", 200)]
+    runs += [trained_with("best", "nearest", 240), trained_with("best_8", "nearest", 150), control()]
+    found = tables.ranked(tables.comparison(runs, EPS, FIGURES))
+    kept = variants.at_their_best(found, runs)
+    assert kept == [("triplet", "best"), ("triplet", "robust_20"), ("contrastive", "standard")]
+    named = variants.at_their_best(found, runs, {"robust", "best", "standard"})
+    assert named == [*kept[:2], ("triplet", "robust"), *kept[2:]]
+    figure = charts.ranked({EPS: draw._only(found, named)}, palette(runs), {"robust", "best", "standard"})
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == [
+        "contrastive, standard",
+        "pixels 8, untrained",
+        "triplet, robust",
+        "triplet, robust 20",
+        "triplet, best",
+    ]
+
+
+def test_of_many_defences_only_named_ones_have_a_colour_in_the_scatter() -> None:
+    runs = [trained_with(f"defence_{place}", "robust", 100 + 20 * place) for place in range(6)]
+    runs += [trained_with("standard", "standard", 4), trained_with("best", "nearest", 250)]
+    figure = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs), {"standard", "best"})
+    colors = {
+        line.get_ydata()[0]: to_hex(line.get_color()) for line in figure.axes[0].lines if line.get_marker() == "o"
+    }
+    assert colors[0.01] == style.COLORS[0].lower()
+    assert colors[0.625] == style.OWN_COLOR.lower()
+    assert colors[0.5] == style.LEADING, "among the leading ones"
+    assert colors[0.25] == style.OTHER
+
+
+def test_models_that_were_not_measured_leave_no_gap_between_bars() -> None:
+    runs = [record("triplet", "standard", 0.9, 20), record("triplet", "robust", 0.9, 200)]
+    runs += [record("contrastive", "robust", 0.9, 100)]
+    figure = charts.headline({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs))
+    middles = sorted(bar.get_x() + bar.get_width() / 2 for bar in figure.axes[0].patches)
+    np.testing.assert_allclose(middles, [0, 2, 3], err_msg="contrastive, a gap, triplet")
+
+
+def test_natural_scores_close_to_one_are_drawn_apart_beside_few_defences_too() -> None:
+    runs = [record("triplet", "standard", 0.97, 20), record("triplet", "robust", 0.98, 200), control()]
+    (panel,) = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs)).axes
+    assert panel.get_xscale() == "function"
+    assert all(tick >= 0 for tick in panel.get_yticks())
+    low = [record("triplet", "standard", 0.5, 0), record("triplet", "robust", 0.4, 2)]
+    (panel,) = scatter.scatter({EPS: tables.comparison(low, EPS, FIGURES)}, palette(low)).axes
+    assert panel.get_xscale() == "linear"
+    assert all(tick >= 0 for tick in panel.get_yticks()), "no share is below 0"

@@ -11,7 +11,7 @@ from made_records import EPS, FIGURES, GATE, record, row, six
 
 from dml.common.files import ROOT
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import kinds, made, records, sections, spelling, tables, trust
+from dml.reporting import claims, kinds, made, records, sections, spelling, tables, trust
 
 
 def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) -> None:
@@ -158,6 +158,19 @@ def test_the_leaderboard_ranks_each_defence_by_its_best_loss_beside_the_best_con
     assert "| pixels 16 | untrained | 0.400 | 0.250 | **0.225** (" in lines[5]
 
 
+def test_a_failed_gate_is_marked_at_every_radius_and_trainings_are_told_where_they_differ() -> None:
+    both = [row("none", 0.0, 360), row("worst", 0.01, 240), row("worst", EPS, 200)]
+    failed = {"rows": both, "gates": [GATE | {"passed": False}]}
+    runs = [record("triplet", "robust", 0.9, 200) | failed, record("triplet", "standard", 0.9, 20)]
+    assert "| 0.600† | **0.500**† (" in sections.leaderboard_table(tables.leaderboard(runs, FIGURES), FIGURES)[3]
+    found = claims.finding(tables.comparison(runs, EPS, FIGURES), EPS, FIGURES)
+    assert found.startswith("At eps 8/255, R@1 is 0.500† (0.451 to 0.549) for `robust`, triplet loss; 0.050 for ")
+    runs.append(record("triplet", "standard", 0.9, 30, seed=1))
+    lines = sections.leaderboard_table(tables.leaderboard(runs, FIGURES), FIGURES)
+    assert lines[1].startswith("| defence | loss (trainings) | natural R@1 |")
+    assert [line.split(" | ")[1] for line in lines[3:]] == ["triplet (1)", "triplet (2)"]
+
+
 def test_adversarial_map_is_what_an_attack_on_it_leaves() -> None:
     runs = six()
     for run in runs:
@@ -301,6 +314,8 @@ def test_a_suite_of_many_radii_gets_one_more_table() -> None:
     assert lines[-1] == "| triplet, robust | 0.900 | 0.800 | 0.200 |"
     assert "| model | 1/255 | 2/255 | 8/255 |" in lines
     assert not any("| model |" in line for line in sections.suite_section(six(), FIGURES))
+    failed = record("triplet", "robust", 0.9, 0, "radii", rows=rows, gates=[GATE | {"passed": False}])
+    assert sections.suite_section([failed], FIGURES)[-1] == "| triplet, robust | 0.900† | 0.800† | 0.200† |"
 
 
 def test_cost_is_in_images_relative_to_the_baseline_and_in_time_on_each_device() -> None:

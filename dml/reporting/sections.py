@@ -103,11 +103,9 @@ def radii_section(records: Sequence[Record], figures: Figures) -> list[str]:
         return []
     rows = []
     for loss, defense in models_of(found, figures):
-        own = found[found["loss"].eq(loss) & found["defense"].eq(defense)].set_index("eps")["r1"]
-        gates = (
-            "fail" if found.loc[found["loss"].eq(loss) & found["defense"].eq(defense), "gates"].eq("fail").any() else ""
-        )
-        rows.append(([model_text(loss, defense)], [flagged(own.get(eps), gates) for eps in radii]))
+        own = found[found["loss"].eq(loss) & found["defense"].eq(defense)].set_index("eps")
+        gates = "fail" if own["gates"].eq("fail").any() else "hold"
+        rows.append(([model_text(loss, defense)], [flagged(own["r1"].get(eps), gates) for eps in radii]))
     text = f"Adversarial R@1 by radius, suite `{records[0]['suite']}`:"
     return ["", text, *wide_table(["model"], [radius_text(eps) for eps in radii], rows)]
 
