@@ -227,7 +227,7 @@ def test_images_are_decoded_once_where_they_fit(
             return images[row], int(labels[row])
 
     evaluate(linear(), Dataset(), eps=0.1)
-    assert len(read) == 12 + 2, "and the first one twice more, to see whether it stays the same"
+    assert len(read) == 1 + 12 + 8 + 2 * 8, "eight for their labels, and twice to see whether they stay the same"
     monkeypatch.setattr("dml.api.images.KEPT", 0)
     late = evaluate(linear(), Dataset(), eps=0.1)
     assert len(read) > 3 * 12

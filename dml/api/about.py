@@ -19,6 +19,7 @@ from dml.data.sampling import evenly
 from dml.evaluation.suites.base import Suite
 
 CODE = ("api", "attacks", "evaluation", "retrieval")  # packages that decide what an attack finds
+OWN = "own settings"  # name of a suite that is none of params.yaml
 AT_ONCE = 100  # images digested at a time
 
 
@@ -44,7 +45,7 @@ def about(
     settings = {"kind": type(suite).__name__, **vars(suite)}
     settings.pop("named", None)
     found = {
-        "suite": name if isinstance(name, str) else "own settings",
+        "suite": name if isinstance(name, str) else OWN,
         "settings": settings,
         "similarity": similarity,
         "seed": seed,

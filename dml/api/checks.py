@@ -58,8 +58,7 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     """
     images = to_float(split.images[evenly(LOOKED_AT, len(split))], embedding.place.device)
     first = _called(embedding, images)
-    if first.ndim != 2 or len(first) != len(images):
-        raise ValueError(f"embed gives shape {tuple(first.shape)} for {len(images)} images; it must be (B, D)")
+    _check_shape(first, len(images))
     check_finite(first, "embeddings")
     half = len(images) // 2  # another batch as well as another call: batch statistics show, too
     again = torch.cat([_called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
@@ -70,6 +69,7 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
             f"embeddings of the same images change between two calls, by {change:.1%}; switch off dropout, batch "
             "statistics and random changes inside embed (module.eval())"
         )
+    _check_shape(_called(embedding, images[:1]), 1)  # the last images may come alone
     if not precise:
         notes.append(
             f"the model computes in {embedding.half}; its gradients are coarse, so evaluate it in full precision"
@@ -79,15 +79,24 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     return _has_gradient(embedding, images, notes)
 
 
+def _check_shape(embeddings: Tensor, count: int) -> None:
+    if embeddings.ndim != 2 or len(embeddings) != count:
+        raise ValueError(f"embed gives shape {tuple(embeddings.shape)} for {count} images; it must be (B, D)")
+
+
 @torch.no_grad()
 def _called(embedding: Embedding, images: Tensor) -> Tensor:
     try:
         return embedding(images)
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except Exception as error:  # whatever the model does
         raise ValueError(
             f"embed fails on {len(images)} images {tuple(images.shape[1:])} in [0, 1] on {images.device}: "
-            f"{str(error).splitlines()[0]}"
+            f"{_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_finite(embeddings: Tensor, what: str) -> None:
@@ -103,14 +112,15 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
     try:
         with torch.enable_grad():
             found = embedding(images)
-    except RuntimeError as error:
-        notes.append(f"embed fails where gradients are wanted ({str(error).splitlines()[0]}); it {black_box}")
+            gradient = None
+            if found.requires_grad:
+                (gradient,) = torch.autograd.grad(along(found).sum(), images, allow_unused=True)
+    except Exception as error:  # whatever the model does
+        notes.append(f"embed fails where gradients are wanted ({_first_line(error)}); it {black_box}")
         return False
     if not found.requires_grad:
         notes.append(f"embed gives no gradients; it {black_box}")
         return False
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(along(found).sum(), images, allow_unused=True)
     if gradient is None:
         notes.append(f"the model's gradient does not reach the images; it {black_box}")
         return False

@@ -101,7 +101,7 @@ def lent(given: Any, device: torch.device | str | None) -> Iterator[torch.device
         ValueError: there is no such device, or the module cannot be moved there.
     """
     try:
-        wanted = torch.device(device) if device else None
+        wanted = None if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is none that torch knows; give cpu, cuda or cuda:1") from error
     if not isinstance(given, nn.Module):

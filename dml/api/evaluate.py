@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -69,7 +70,8 @@ def evaluate(
             array (N, H, W, 3), a dataset, a folder with one sub-folder per class, or a dataset that this repository
             prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
-        groups: (N,) track, burst or camera of each image, which a query never finds; for two sets a pair.
+        groups: (N,) track, burst or camera of each image: a query never finds images of its class and group, as
+            re-identification has it; for two sets a pair.
         training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
             ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
@@ -106,6 +108,7 @@ def evaluate(
             warnings.warn(note, UserWarning, stacklevel=2)
         search = search_over(embedding, split, asked, similarity)
         check_finite(search.gallery.embeddings, "gallery embeddings")
+        check_finite(search.query_embeddings[torch.from_numpy(rows)], "embeddings of queries")
         if found := copies(search, rows):
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
@@ -113,9 +116,11 @@ def evaluate(
         about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about["weights_sha256"] = weights_sha256(embed)
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
+        continued = run.folder is not None and run.folder.exists()
         outcomes, scores, changed, fooled = run.model()
         checked = run.gates(outcomes)
         cost = {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
+        cost["continued"] = continued
         tables = [outcomes.assign(model=MODEL)]
         for name, control in beside.items():
             tables.append(run.control(name, control, place).assign(model=name))
@@ -139,11 +144,13 @@ def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite
         kind = suite.get("kind", "attacks")
         known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
-        built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | fractions(dict(suite)))
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        given = fractions(dict(suite))
+        given |= {"eps": list(_radii(given["eps"]))} if "eps" in given else {}
+        built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | given)
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
         raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
     radii = built.eps if eps is None else _radii(eps)
-    return replace(built, eps=radii, queries=built.queries if limit is None else limit)
+    return replace(built, eps=radii, queries=built.queries if limit is None else int(limit))
 
 
 def _radii(eps: Any) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dml.api.pixels import Lazy, check_side, stored, to_pixels
 from dml.data import base
 from dml.data.base import Dataset, Source, Split
+from dml.data.sampling import evenly
 from dml.data.sources.folder import read_folder
 
 Prepare = Callable[[Any], Any]
@@ -20,6 +21,7 @@ Prepare = Callable[[Any], Any]
 
 HELD_OUT = 0.2  # of training classes, to choose by, as the recipes of params.yaml hold out
 KEPT = 2**30  # bytes of decoded images that are held in memory; more are decoded whenever they are asked for
+LOOKED_AT = 8  # images of a dataset read twice, to see whether its transform is random
 LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
 
 
@@ -75,7 +77,7 @@ def splits(
         own = loaded.groups if groups is None else _checked_groups(groups, len(loaded.labels))
         if loaded.queries is None:
             values, names = _numbered([loaded.labels])
-            return Split(loaded.pixels, values[0], names, _grouped([own])[0]), None
+            return Split(loaded.pixels, values[0], names, _grouped([own], values)[0]), None
         asked = np.flatnonzero(loaded.queries), np.flatnonzero(~loaded.queries)
         parts = [Loaded(_taken(loaded.pixels, rows), loaded.labels[rows]) for rows in asked]
         given = [None if own is None else own[rows] for rows in asked]
@@ -94,7 +96,7 @@ def splits(
     if shapes[0] != shapes[1]:
         raise ValueError(f"queries have {shapes[0]} pixels and the gallery {shapes[1]}; bring them to one size")
     values, names = _numbered([part.labels for part in parts])
-    numbers = _grouped(given)
+    numbers = _grouped(given, values)
     query, items = (
         Split(part.pixels, value, names, number) for part, value, number in zip(parts, values, numbers, strict=True)
     )
@@ -128,7 +130,7 @@ def training_data(
     held_out = max(2, round(len(names) * HELD_OUT))
     if len(names) < held_out + 2:
         raise ValueError(f"training has {len(names)} classes; a control takes two to fit and two to choose by")
-    (groups,) = _grouped([found.groups])
+    (groups,) = _grouped([found.groups], [labels])
     is_held_out = labels >= len(names) - held_out
     train, validation = (
         Split(_taken(found.pixels, rows), labels[rows], names, None if groups is None else groups[rows])
@@ -166,13 +168,16 @@ def _numbered(labels: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     return np.split(numbers.astype(np.int64), ends), [str(name) for name in names]
 
 
-def _grouped(groups: list[np.ndarray | None]) -> list[np.ndarray | None]:
+def _grouped(groups: list[np.ndarray | None], labels: list[np.ndarray]) -> list[np.ndarray | None]:
+    """Groups counted from 0 over all sets. Images of several classes are in several groups: a camera sees many."""
     if groups[0] is None:
         return groups
     numbers = pd.factorize(np.concatenate(groups))[0].astype(np.int64)
     if (numbers < 0).any():
         raise ValueError("groups has a missing value; give an image without a group a value of its own")
-    return list(np.split(numbers, np.cumsum([len(part) for part in groups])[:-1]))
+    pairs = np.stack([np.concatenate(labels), numbers], axis=1)
+    joined = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return list(np.split(joined, np.cumsum([len(part) for part in groups])[:-1]))
 
 
 def _checked_groups(groups: Any, count: int) -> np.ndarray:
@@ -257,7 +262,7 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
 
     pixels = _lazy(read, len(images))
     if labels is None:
-        labels = getattr(images, "targets", None)
+        labels = _targets(images)
     if labels is None:
         if not isinstance(images[0], tuple | list):
             raise ValueError("the dataset gives images without labels; give labels, one per image")
@@ -265,9 +270,20 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
     return Loaded(pixels, _flat(labels, "labels"))
 
 
+def _targets(images: Any) -> Any:
+    """Labels that a dataset holds beside its images, if its items have the same; None otherwise."""
+    held = getattr(images, "targets", None)
+    if held is None or len(held) != len(images):
+        return None
+    rows = evenly(LOOKED_AT, len(images)).tolist()
+    items = [images[row] for row in rows]
+    same = all(isinstance(item, tuple | list) and item[1] == held[row] for row, item in zip(rows, items, strict=True))
+    return held if same else None
+
+
 def _lazy(read: Callable[[int], np.ndarray], count: int, threads: bool = False) -> np.ndarray | Lazy:
     first = read(0)
-    if not np.array_equal(first, read(0)):
+    if not all(np.array_equal(read(row), read(row)) for row in evenly(LOOKED_AT, count).tolist()):
         raise ValueError("the transform gives another image each time; use the one for evaluation, without randomness")
     images = Lazy(read, (count, *first.shape), threads)
     return images[:] if count * first.nbytes <= KEPT else images

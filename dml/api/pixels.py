@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+OVERSHOT = 0.5  # least distance from [0, 1] of images that cannot come from resizing alone
 EIGHT_BITS = 1e-6  # images that are this close to multiples of 1/255 are kept as uint8, which is exact
 
 
@@ -111,7 +113,7 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
 
 def check_side(size: int | None) -> None:
     """Raise ValueError if a size is given that is no number of pixels."""
-    if size is not None and not (isinstance(size, int) and size >= 1):
+    if size is not None and not (isinstance(size, Integral) and size >= 1):
         raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
 
 
@@ -119,7 +121,9 @@ def check_range(values: Tensor) -> None:
     """Raise ValueError if float images are not in [0, 1]; the sentence says what they seem to be."""
     low, high = float(values.min()), float(values.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):
-        if low < 0:
+        if low > -OVERSHOT and high < 1 + OVERSHOT:
+            what = "resized with overshoot; clip them to [0, 1]"
+        elif low < 0:
             what = (
                 "normalised; pass them in [0, 1] and put the normalisation into the model: dml.wrap(model, mean, std)"
             )

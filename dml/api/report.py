@@ -205,7 +205,8 @@ def _settings(result: Result) -> str:
     cost, about = result.cost, result.about
     lines = {
         "cost": f"{cost['forward']:,} images forward, {cost['backward']:,} backward, {cost['seconds']:.0f} s "
-        f"({cost['seconds with controls']:.0f} s with controls) on {about['device']}",
+        f"({cost['seconds with controls']:.0f} s with controls) on {about['device']}"
+        + (", in the last call, which continued" if cost["continued"] else ""),
         "suite": settings_text(about["settings"]),
         "seed": str(about["seed"]),
         "queries": "apart from the gallery" if about["apart"] else "each image is a query to all others",

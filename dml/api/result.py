@@ -14,10 +14,10 @@ import torch
 
 from dml.api.attack import RANKS
 from dml.api.similarity import SimilaritySearch
+from dml.api.summary import summarise
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
-from dml.evaluation.statistics import over_seeds, wilson
 from dml.reporting.spelling import control_kind, interval
 from dml.retrieval.metrics import ranking
 
@@ -132,13 +132,7 @@ class Result:
         images that lower R@1 most: upper bounds. ``_low`` and ``_high`` after a score's name are the ends of its 95%
         interval over queries: Wilson's for R@1 to R@8, Student's for MAP@R.
         """
-        return pd.DataFrame(
-            [
-                _row(str(model), float(eps), rows)
-                for model, rows in self.outcomes.groupby("model", sort=False)
-                for eps in sorted(rows.loc[rows["attack"] != "none", "eps"].unique())
-            ]
-        )
+        return summarise(self.outcomes)
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -191,8 +185,9 @@ class Result:
             lines.append("scores: " + ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items()))
         lines += [part for sentence in self.sentences() for part in textwrap.wrap(sentence.text, WIDTH)]
         cost = self.cost
+        whose = "Cost of the last call, which continued" if cost["continued"] else "Cost"
         lines.append(
-            f"Cost: {cost['forward']:,} images forward, {cost['backward']:,} backward, {cost['seconds']:.0f} s on "
+            f"{whose}: {cost['forward']:,} images forward, {cost['backward']:,} backward, {cost['seconds']:.0f} s on "
             f"{about['device']}"
         )
         return "\n".join(lines)
@@ -231,36 +226,6 @@ class Result:
 def name_text(model: str) -> str:
     """Return the name of the model, or of a control with a word on its training."""
     return model if model == MODEL else f"{model}, {control_kind(model)}"
-
-
-def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
-    none = pd.Series(dtype=float)  # of suites that do not look beyond the nearest item
-    natural = rows[rows["attack"] == "none"]
-    attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
-    worst = attacked[attacked["attack"] == "worst"]
-    r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
-    shares = {"natural_r1": natural["r1"], "r1": r1}
-    means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
-    ranks = {f"{name}r{k}": of.get(f"r{k}", none) for k in RANKS for name, of in (("natural_", natural), ("", worst))}
-    found = {"model": model, "eps": eps, "queries": len(r1)}
-    for name, values in (shares | means | ranks).items():
-        low, high = _mean_interval(values) if name in means else _share_interval(values)
-        found |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-    return found
-
-
-def _share_interval(values: pd.Series) -> tuple[float, float]:
-    """Wilson's 95% interval of a share; of values that were not measured there is none."""
-    known = values.notna().all() and len(values) > 0
-    return wilson(int(values.sum()), len(values)) if known else (math.nan, math.nan)
-
-
-def _mean_interval(values: pd.Series) -> tuple[float, float]:
-    """The 95% t-interval of a mean of values in [0, 1]; queries are independent draws as trainings are."""
-    if len(values) < 2:
-        return 0.0, 1.0
-    _, low, high = over_seeds(values.tolist())
-    return max(low, 0.0), min(high, 1.0)
 
 
 def _table(summary: pd.DataFrame) -> list[str]:

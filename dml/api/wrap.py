@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MethodType
@@ -212,10 +213,13 @@ def _read(network: nn.Module, file: Path, name: str) -> None:
 
 
 def _function(file: Path, name: str) -> Callable[[Tensor], Any]:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"dml_model_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"{file} does not exist; write file.py:function")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    if (beside := str(file.parent.resolve())) not in sys.path:
+        sys.path.append(beside)  # files that it imports
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the file does

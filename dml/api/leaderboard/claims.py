@@ -16,6 +16,7 @@ from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.evaluate import attacked
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
 from dml.api.similarity import SimilaritySearch, search_over
+from dml.api.wrap import as_module
 from dml.attacks.balls import Linf
 from dml.common.files import DAMAGED
 from dml.data.base import Split
@@ -107,7 +108,7 @@ def check(
         ValueError: images or model are not those of the entry.
     """
     queries = split if asked is None else asked
-    rows = _rows(entry, split, asked)
+    rows, embed = _rows(entry, split, asked), as_module(embed)
     if entry.weights_sha256 is not None and weights_sha256(embed) != entry.weights_sha256:
         raise ValueError(f"the model has other weights than {entry.name!r} (SHA-256 {entry.weights_sha256[:12]}...)")
     survived = {int(row): digit == "1" for row, digit in zip(np.sort(rows), entry.survived, strict=True)}

@@ -98,6 +98,7 @@ class Entry(_Record):
         dataset: that it is attacked on. All entries of a dataset have the same queries and gallery.
         eps: radius of the l-inf ball, in pixels of [0, 1].
         suite, similarity, seed, queries, gallery, classes, shape: see :attr:`dml.api.result.Result.about`.
+        settings: of a suite that is none of params.yaml; older entries have none.
         natural, worst_case: scores before and after the attack.
         survived: one digit per attacked query, by ascending row number: 1 if its worst image still finds its class.
         gates: signs of a failed attack at this radius.
@@ -120,6 +121,7 @@ class Entry(_Record):
     norm: Literal["linf"]
     eps: Annotated[float, Field(gt=0, le=1)]
     suite: Line
+    settings: dict[str, Any] | None = None
     similarity: Similarity
     seed: int
     queries: Annotated[int, Field(ge=2)]

@@ -52,12 +52,12 @@ def write(entries: Sequence[Entry], folder: Path) -> Path:
 
 
 def _ranks(entries: Sequence[Entry]) -> dict[str, int]:
-    """File name -> place among the entries of its dataset and radius."""
-    return {
-        entry.file_name: place
-        for _, group in groupby(entries, lambda entry: (entry.dataset, entry.eps))
-        for place, entry in enumerate(group, start=1)
-    }
+    """File name -> place among the entries of its dataset and radius; equals share one."""
+    ranks = {}
+    for _, group in groupby(entries, lambda entry: (entry.dataset, entry.eps)):
+        values = [(entry.file_name, entry.worst_case.r1.value) for entry in group]
+        ranks |= {name: 1 + sum(other > value for _, other in values) for name, value in values}
+    return ranks
 
 
 def markdown(entries: Sequence[Entry]) -> str:

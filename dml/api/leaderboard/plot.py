@@ -8,7 +8,7 @@ from dml.api.leaderboard.entry import Entry, Share
 
 WIDTH, HEIGHT = 640, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 16, 14, 68  # margins, wide enough for the larger letters of a narrow screen
-APART = 21  # least distance of two numbers
+APART, NEAR = 21, 40  # least distance of two numbers that stand one above the other, and how far aside they may be
 COLOURS = 6
 SHAPES = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",
@@ -69,16 +69,10 @@ def _axes() -> str:
 
 def _group(entries: list[Entry], ranks: Mapping[str, int], datasets: list[str]) -> list[str]:
     """The marks of entries that stand beside each other: their numbers do not overlap."""
-    found, placed = [], []
-    for entry in entries:  # the highest comes first, so that numbers are pushed down
+    found, heights = [], _heights(entries)
+    for entry, y in zip(entries, heights, strict=True):
         natural, left = entry.natural.r1, entry.worst_case.r1
-        is_right = natural.low < 0.1  # on the other side, a number would cover the axis
-        beside, y = _x(natural.high) + 6 if is_right else _x(natural.low) - 6, _y(left.value)
-        anchor = "start" if is_right else "end"
-        for other, taken in placed:
-            if abs(other - beside) < 40 and y < taken + APART:
-                y = taken + APART
-        placed.append((beside, y))
+        beside, anchor = _beside(entry)
         rank = ranks[entry.file_name]
         words = (
             f"{rank}. {entry.name}, {entry.dataset} at {entry.radius}: natural R@1 {_text(natural)}, left {_text(left)}"
@@ -95,6 +89,32 @@ def _group(entries: list[Entry], ranks: Mapping[str, int], datasets: list[str]) 
             "</a></g>"
         )
     return found
+
+
+def _beside(entry: Entry) -> tuple[float, str]:
+    """Where the number of an entry stands, and whether that is its start or its end."""
+    natural = entry.natural.r1
+    if natural.low < 0.1:  # on the other side, a number would cover the axis
+        return _x(natural.high) + 6, "start"
+    return _x(natural.low) - 6, "end"
+
+
+def _heights(entries: Sequence[Entry]) -> list[float]:
+    """Heights of numbers: pushed down from the highest entry on, and up again where they would leave the plot."""
+    places: list[tuple[float, float]] = []
+    for entry in entries:
+        (beside, _), y = _beside(entry), _y(entry.worst_case.r1.value)
+        for other, taken in places:
+            if abs(other - beside) < NEAR and y < taken + APART:
+                y = taken + APART
+        places.append((beside, y))
+    heights = [y for _, y in places]
+    for last in reversed(range(len(places))):
+        heights[last] = min(heights[last], _y(0))
+        for earlier in range(last):
+            if abs(places[earlier][0] - places[last][0]) < NEAR and heights[earlier] > heights[last] - APART:
+                heights[earlier] = heights[last] - APART
+    return heights
 
 
 def _text(share: Share) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dml.api.about import OWN
 from dml.api.leaderboard.entry import Entry, validated
 from dml.api.result import MODEL
 from dml.attacks.balls import radius_text
@@ -61,6 +62,7 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
         raise ValueError(f"link is {told.link!r}; it must begin with https://, or name a file of this repository")
     common = {key: about[key] for key in ("suite", "seed", "queries", "gallery", "classes", "shape", "images_sha256")}
     common["gallery_sha256"] = about.get("gallery_sha256")
+    common["settings"] = about["settings"] if about["suite"] == OWN else None
     common |= {"norm": "linf", "versions": about["versions"], "dataset": told.dataset, "images": told.images}
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
     found = []
@@ -97,6 +99,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise ValueError(f"{folder} holds no report; give the folder that result.save wrote ({error})") from error
     if not {"weights_sha256", "settings"} <= set(about) or "map_r_low" not in rows[0]:
         raise ValueError(f"{folder} holds a report of an older version; evaluate the model again")
+    missing = {"gates", "summary"} - set(report) | {"model", "eps", "attack", "query", "r1"} - set(outcomes.columns)
+    if missing:
+        raise ValueError(f"{folder} holds a damaged report: it lacks {', '.join(sorted(missing))}; evaluate again")
     return report, outcomes
 
 

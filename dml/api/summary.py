@@ -1,0 +1,55 @@
+"""From the outcome of each query to one row per model and radius, with intervals over queries."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from dml.api.attack import RANKS
+from dml.evaluation.statistics import over_seeds, wilson
+
+
+def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per model and radius; see :attr:`dml.api.result.Result.summary`."""
+    return pd.DataFrame(
+        [
+            _row(str(model), float(eps), rows)
+            for model, rows in outcomes.groupby("model", sort=False)
+            for eps in sorted(rows.loc[rows["attack"] != "none", "eps"].unique())
+        ]
+    )
+
+
+def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
+    none = pd.Series(dtype=float)  # of suites that do not look beyond the nearest item
+    natural = rows[rows["attack"] == "none"]
+    attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
+    worst = attacked[attacked["attack"] == "worst"]
+    r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
+    shares = {"natural_r1": natural["r1"], "r1": r1}
+    means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
+    ranks = {f"{name}r{k}": of.get(f"r{k}", none) for k in RANKS for name, of in (("natural_", natural), ("", worst))}
+    found = {"model": model, "eps": eps, "queries": len(r1)}
+    for name, values in (shares | means | ranks).items():
+        low, high = _mean_interval(values) if name in means else _share_interval(values)
+        found |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def _share_interval(values: pd.Series) -> tuple[float, float]:
+    """Wilson's 95% interval of a share; of values that were not measured there is none."""
+    known = values.notna().all() and len(values) > 0
+    return wilson(int(values.sum()), len(values)) if known else (math.nan, math.nan)
+
+
+def _mean_interval(values: pd.Series) -> tuple[float, float]:
+    """The 95% t-interval of a mean of values in [0, 1]; queries are independent draws as trainings are.
+
+    Equal values have no variance to build it from: then it is Wilson's, of as many zeros and ones.
+    """
+    if len(values) < 2:
+        return 0.0, 1.0
+    if values.nunique() == 1:
+        return wilson(round(values.sum()), len(values))
+    _, low, high = over_seeds(values.tolist())
+    return max(low, 0.0), min(high, 1.0)
