@@ -11,7 +11,8 @@ from dml.config.run import Figures
 from dml.evaluation.statistics import ratio_interval
 from dml.reporting.paired import Model, in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
-from dml.reporting.spelling import CONTROL, MARK, MISSING, UNTESTED, chance_text, factor_text, interval, spell
+from dml.reporting.sections import flagged, marked
+from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, factor_text, interval, spell
 from dml.reporting.tables import best_control, comparison, ranked
 
 FACTOR = 5  # the least fold increase that the paper reports
@@ -259,12 +260,12 @@ def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
         return ""
     best = trained.iloc[0]
     values = [
-        f"{best['r1']:.3f}{MARK if best['gates'] == 'fail' else ''} {interval(best['r1_low'], best['r1_high'])} for "
-        f"`{best['defense']}`, {spell(best['loss'])} loss"
+        f"{marked(best['r1'], best['r1_low'], best['r1_high'], best['gates'])} for `{best['defense']}`, "
+        f"{spell(best['loss'])} loss"
     ]
     base = trained[trained["defense"].eq(figures.baseline) & trained["loss"].eq(best["loss"])]
     if best["defense"] != figures.baseline and not base.empty:
-        values.append(f"{base['r1'].iloc[0]:.3f} for `{figures.baseline}`")
+        values.append(f"{flagged(base['r1'].iloc[0], base['gates'].iloc[0])} for `{figures.baseline}`")
     control = best_control(found)
     if control is not None:
         values.append(f"{control['r1']:.3f} for the best control ({spell(control['defense'])})")

@@ -67,9 +67,8 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     own = told._asdict() | {"control": False} | {key: about[key] for key in ("similarity", "weights_sha256")}
     found = []
     for row in report["summary"]:
-        if (
-            control_kind(row["model"]) == "fitted" or row["eps"] == 0
-        ):  # at eps 0 stand the natural scores, which every entry has
+        # At eps 0 stand the natural scores, which every entry has.
+        if control_kind(row["model"]) == "fitted" or row["eps"] == 0:
             continue
         of = outcomes[(outcomes["model"] == row["model"]) & np.isclose(outcomes["eps"], row["eps"], atol=1e-6)]
         worst = of[of["attack"] == "worst"].sort_values("query")["r1"]
