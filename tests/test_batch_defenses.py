@@ -15,6 +15,7 @@ from dml.attacks.optimisers.pgd import pgd
 from dml.common.randomness import seeded_global
 from dml.data.base import Split
 from dml.defenses.base import Defense
+from dml.defenses.est import EST
 from dml.defenses.fare import FARE
 from dml.defenses.joint import Joint
 from dml.defenses.robust import Robust
@@ -277,6 +278,64 @@ def test_settings_that_a_loss_on_the_batch_does_not_have(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         defense(model, images, LABELS, Furthest(), seeded())
+
+
+# --- EST --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimension", [1, 8])
+def test_est_raises_the_shift_of_each_embedding_step_by_step(dimension: int, images: Tensor) -> None:
+    """With a one-dimensional embedding w.x the largest shift in the ball is eps * |w|_1, at a corner."""
+    model = Recorder(dimension).train()
+
+    def shifts(steps: int) -> Tensor:
+        EST(EPS, steps, step_size=0.02)(model, images, LABELS, FixedTuples(), seeded())
+        return (embed(model, model.seen[-1]) - embed(model, images)).detach().norm(dim=1)
+
+    rising = torch.stack([shifts(steps) for steps in (1, 2, 3, 4)])
+    assert (rising.diff(dim=0) > 0).all()
+    assert len(model.seen) == 4, "no pass on clean images in training mode"
+    if dimension == 1:
+        torch.testing.assert_close(shifts(11), (EPS * model.weight.detach().abs().sum()).expand(6))
+
+
+def test_est_mines_and_costs_the_shifted_batch_alone(model: Recorder, images: Tensor) -> None:
+    loss = FixedTuples().train()
+    values = EST(EPS, 3)(model, images, LABELS, loss, seeded())
+    (perturbed,) = model.seen
+    assert perturbed.shape == images.shape, "an image moves once, for all its tuples"
+    assert ((perturbed - images).abs().amax((1, 2, 3)) > 0).all()
+    assert (perturbed - images).abs().max() <= EPS
+    (mined,) = loss.mined
+    torch.testing.assert_close(mined, embed(model, perturbed).detach())
+    expected = loss(*FIXED.pick(embed(model, perturbed)))
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(weight_gradient(values, model), weight_gradient(expected, model))
+
+
+@pytest.mark.parametrize("loss", [FixedTuples(), Furthest()])
+def test_est_at_radius_zero_is_standard_training(loss: Loss, model: Recorder, images: Tensor) -> None:
+    values = EST(0.0, 2)(model, images, LABELS, loss.train(), seeded())
+    assert torch.equal(values, Standard()(model, images, LABELS, loss, seeded()))
+
+
+def test_est_measures_the_shift_in_evaluation_mode() -> None:
+    """BatchNorm normalises by other numbers in training; that difference is no shift."""
+    model = build("conv4", 8, seed=0).train()
+    images = torch.rand(6, 3, 32, 32, generator=seeded(1))
+    attacked, seen = copy.deepcopy(model).eval(), watch(model)
+    EST(EPS, 4)(model, images, LABELS, FixedTuples().train(), seeded())
+    expected = pgd(
+        images,
+        lambda changed: (attacked(changed) - attacked(images).detach()).norm(dim=1),
+        Linf(EPS),
+        steps=4,
+        step_size=EPS / 2,
+        best=False,
+        generator=seeded(),
+    )
+    torch.testing.assert_close(seen[-1], expected)
+    assert all(module.training for module in model.modules())
 
 
 # --- TRADES -----------------------------------------------------------------------------------------------------------

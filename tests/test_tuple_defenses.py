@@ -14,7 +14,6 @@ from dml.data.base import Split
 from dml.defenses.act import ACT
 from dml.defenses.base import Defense
 from dml.defenses.ca_tride import CATRIDE, anchor_cost, candidates_cost, peak
-from dml.defenses.est import EST
 from dml.defenses.hardness import Hardness, hardness
 from dml.defenses.standard import Standard
 from dml.losses.base import BatchLoss, distance
@@ -86,14 +85,13 @@ def anchors_turn(defense: CATRIDE) -> CATRIDE:
 
 
 CASES: list[tuple[Callable[..., Defense], tuple[str, ...]]] = [
-    (EST, ALL),
     (ACT, CANDIDATES),
     (Hardness, ALL),
     (partial(Hardness, destination="semi_hard"), ALL),
     (CATRIDE, CANDIDATES),
     (lambda *given: anchors_turn(CATRIDE(*given)), ANCHOR),
 ]
-NAMES = ["est", "act", "hardness lga", "hardness semi-hard", "ca-tride candidates", "ca-tride anchor"]
+NAMES = ["act", "hardness lga", "hardness semi-hard", "ca-tride candidates", "ca-tride anchor"]
 every = pytest.mark.parametrize(("make", "roles"), CASES, ids=NAMES)
 
 
@@ -231,41 +229,10 @@ def points(model: Recorder, roles: tuple[str, ...], images: Tensor) -> list[tupl
     return found
 
 
-@pytest.mark.parametrize("normalized", [True, False])
-def test_est_raises_the_shift_of_each_embedding_step_by_step(
-    normalized: bool, model: Recorder, images: Tensor, generator: torch.Generator
-) -> None:
-    model.normalized = normalized
-    EST(EPS, 12, step_size=0.004)(model, images, LABELS, FixedTuples(), generator)
-    found = points(model, ALL, images)
-    home = model(stacked(images, ALL)).detach()
-    shifts = torch.stack([distance(torch.cat(point), home) for point in found])
-    assert len(shifts) == 13
-    assert (shifts.diff(dim=0) > 0).all(), "of each image, so their sum rises too"
-
-
 @pytest.fixture
 def near_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """PGD starts near the image, at a known point, so that no step meets the edge of the ball."""
     monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images + 0.002)
-
-
-@pytest.mark.usefixtures("near_start")
-def test_est_on_a_line_moves_by_the_gradient_of_the_line(generator: torch.Generator) -> None:
-    """The shift is |w . delta|, so each step adds step * |w|_1 to it. The start has w . delta = -0.001."""
-    model, images = Line().train(), torch.full((6, 3, 1, 1), 0.5, dtype=torch.float64)
-    EST(0.2, 4, step_size=0.01)(model, images, LABELS, FixedTuples(), generator)
-    found = points(model, ALL, images)
-    shifts = torch.stack([distance(torch.cat(point), model(images[:1]).detach()) for point in found])
-    by_hand = 0.001 + 0.01 * 3.5 * torch.arange(5, dtype=torch.float64)
-    torch.testing.assert_close(shifts, by_hand[:, None].expand(5, 9))
-
-
-def test_est_measures_the_shift_in_evaluation_mode(model: Recorder, images: Tensor, generator: torch.Generator) -> None:
-    """BatchNorm normalises by other numbers in training; that difference is no shift."""
-    EST(EPS, 2)(model, images, LABELS, FixedTuples(), generator)
-    (home,) = model.evaluated
-    assert torch.equal(home, images)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -500,8 +467,8 @@ def test_the_step_of_ca_tride_grows_with_progress(model: Recorder, images: Tenso
     assert not torch.equal(last_batch(0.25, 0.02), last_batch(0.5, 0.02))
 
 
-@pytest.mark.parametrize("make", [EST, ACT, Hardness])
-def test_the_radius_grows_over_the_ramp(make: type[EST | ACT | Hardness], model: Recorder, images: Tensor) -> None:
+@pytest.mark.parametrize("make", [ACT, Hardness])
+def test_the_radius_grows_over_the_ramp(make: type[ACT | Hardness], model: Recorder, images: Tensor) -> None:
     def last_batch(defense: Defense, progress: float) -> Tensor:
         defense(model, images, LABELS, FixedTuples(), torch.Generator().manual_seed(0), progress)
         return model.trained[-1]
@@ -543,9 +510,9 @@ def test_a_killed_training_resumes_with_the_same_weights(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: EST(8), "eps is 8; .*perhaps 8/255"),
+        (lambda: ACT(8), "eps is 8; .*perhaps 8/255"),
         (lambda: ACT(EPS, 0), "steps is 0; it must be at least 1"),
-        (lambda: EST(EPS, 2, step_size=-1), "step_size is -1; it must be above 0"),
+        (lambda: Hardness(EPS, 2, step_size=-1), "step_size is -1; it must be above 0"),
         (lambda: CATRIDE(EPS, 2, step_size=0), "step_size is 0; it must be above 0"),
         (lambda: ACT(EPS, 2, ramp=2), "ramp is 2; it must lie between 0 and 1"),
         (lambda: Hardness(destination="semihard"), "destination 'semihard' is unknown; did you mean 'semi_hard'"),

@@ -3,20 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from dml.defenses.roles import ROLES, RolesDefense
+from dml.defenses.adversarial import Adversarial
 from dml.losses.base import Loss, distance
 from dml.models.embedder import evaluating
 
 
-class EST(RolesDefense):
-    """Trains on tuples whose three embeddings are shifted as far as possible, each in any direction.
+class EST(Adversarial):
+    """Trains on a batch whose embeddings are shifted as far as possible, each in any direction.
 
-    Every image x of a tuple is perturbed so that d(x~, x) becomes as large as possible, and the loss costs
-    (a~, p~, n~). No clean embedding enters the loss.
+    Every image x of the batch is perturbed once so that d(x~, x) becomes as large as possible. Tuples are mined on the
+    shifted embeddings and cost (a~, p~, n~), as in the authors' code; no clean embedding enters the loss. PGD runs with
+    BatchNorm in evaluation mode, as an attacker would. It needs no tuples: any loss can follow.
 
     Args:
         eps: radius of the l-inf ball, of pixels in [0, 1].
-        steps: PGD steps, from a uniform random start.
+        steps: PGD steps, from a uniform random start: the distance has no gradient at x itself.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
         noise: see :class:`dml.defenses.adversarial.Adversarial`.
@@ -44,15 +45,9 @@ class EST(RolesDefense):
         generator: torch.Generator,
         progress: float = 1.0,
     ) -> Tensor:
-        """Return the losses of shifted tuples (T,); see :meth:`dml.defenses.base.Defense.forward`."""
-        # Detached, not under no_grad: autocast of older versions of torch keeps weights cast there without gradient.
-        embeddings = model(images).detach()
-        tuples = self.mine(embeddings, labels, loss, generator)
-        # The shift is that of the perturbation alone, so both ends are embedded in evaluation mode.
+        """Return the losses of the shifted batch; see :meth:`dml.defenses.base.Defense.forward`."""
         with evaluating(model):
-            home = tuples.pick(model(images).detach())
-
-        def shift(*changed: Tensor) -> Tensor:
-            return torch.stack([distance(*ends) for ends in zip(changed, home, strict=True)]).sum(0)
-
-        return loss(**self.embed(model, images, tuples, embeddings, ROLES, shift, generator, progress))
+            # Not under no_grad: older versions of autocast keep the weights that they cast there, without gradient.
+            home = model(images).detach()
+            perturbed = self.perturb(images, lambda changed: distance(model(changed), home), generator, progress)
+        return loss.natural(model(perturbed), labels, generator)
