@@ -20,6 +20,7 @@ from dml.evaluation.suites import SUITES
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.evaluation.suites.poisoning import Poisoning, nearest_items
+from dml.evaluation.suites.with_groups import WithGroupsSuite
 from dml.models.autocast import Autocast
 from dml.models.embedder import build
 from dml.retrieval.gallery import Gallery, Queries
@@ -43,6 +44,8 @@ SINGLE = {
     "margin": {"steps": 10, "first": 0},
 }
 
+LISTS = ("attacks", "with_groups")  # kinds that are lists of attacks
+
 
 @pytest.fixture
 def search(toy_split: Split) -> Search:
@@ -54,7 +57,7 @@ def silent(line: str) -> None:
 
 
 def suite_of(kind: str, **settings: object) -> Suite:
-    return find(SUITES, kind, "suite")(**settings, **({"attacks": {"fgsm": {}}} if kind == "attacks" else {}))
+    return find(SUITES, kind, "suite")(**settings, **({"attacks": {"fgsm": {}}} if kind in LISTS else {}))
 
 
 @pytest.mark.parametrize("kind", sorted(SUITES))
@@ -67,7 +70,7 @@ def test_every_kind_refuses_settings_that_make_no_sense(kind: str) -> None:
         suite_of(kind, queries=1, eps=())
     suite = suite_of(kind, queries=1, eps=(0.1,))
     assert not suite.claims
-    assert (suite.doubled() is None) or kind == "attacks"
+    assert (suite.doubled() is None) or kind in LISTS
 
 
 @pytest.mark.parametrize(
@@ -271,3 +274,26 @@ def test_a_few_large_classes_are_told_apart() -> None:
     gallery = Gallery(torch.eye(3)[torch.arange(9000) // 4500], torch.arange(9000) // 4500)
     assert diagnostics(gallery)["inter"] == pytest.approx(2**0.5)
     assert diagnostics(gallery)["ratio"] == 0
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_with_groups_is_the_same_suite_on_images_without_groups(toy_split: Split, apart: bool) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics())
+    grouped = replace(toy_split, groups=np.arange(len(toy_split)) // 2)
+    searches = [Search.over(model, split, replace(split) if apart else None) for split in (toy_split, grouped)]
+    given, rows = {"queries": 6, "eps": (0.0, 0.02), "attacks": {"fgsm": {}, "map": {"steps": 2}}}, np.arange(6)
+    plain, twins = AttackSuite(**given), WithGroupsSuite(**given)
+    expected, found = (
+        suite.evaluate(search, rows, seed=0, report=silent).outcomes
+        for suite, search in zip((plain, twins), searches, strict=True)
+    )
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["r1"].sum() > 0
+    left_out = plain.evaluate(searches[1], rows, seed=0, report=silent).outcomes
+    assert not left_out["margin"].equals(expected["margin"]), "groups decide something here"
+    assert [group.name for group in twins.runs(searches[1])] == ["fgsm", "map"]
+
+
+def test_no_claim_rests_on_a_suite_with_groups() -> None:
+    with pytest.raises(ValueError, match="claims is true; it must be false, since gates leave"):
+        WithGroupsSuite(1, (0.1,), {"fgsm": {}}, claims=True)

@@ -11,7 +11,7 @@ from made_records import EPS, FIGURES, GATE, record, row, six
 
 from dml.common.files import ROOT
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import claims, kinds, made, records, sections, spelling, tables, trust
+from dml.reporting import claims, kinds, made, pages, records, sections, spelling, tables, trust
 
 
 def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) -> None:
@@ -279,6 +279,19 @@ def test_controls_with_a_certificate_are_given_as_a_range() -> None:
     lines = sections.controls_section(runs, FIGURES)
     assert lines[-2:] == ["| histogram | 0.100 | 0.550 | 0.010 |", "| pixels 8 | 0.400 | 0.550 | 0.100 to 0.120 |"]
     assert sections.controls_section(six(), FIGURES) == []
+
+
+def test_near_duplicates_that_count_stand_beside_those_left_out() -> None:
+    settings = {"suite": {"kind": "with_groups"}}
+    counted = record("triplet", "robust", 0.95, 240, "with_groups", claims=False, gates=[], settings=settings)
+    fewer = record("triplet", "single_step", 0.9, 50, "with_groups", 100, claims=False, gates=[], settings=settings)
+    lines = kinds.groups_section([*six(), fewer, counted], FIGURES)
+    assert lines[-3] == "| model | queries | natural | eps 0.01 | eps 8/255 |"
+    assert lines[-1] == "| triplet, robust | 400 | 0.880 → 0.950 | – → – | 0.500 → 0.600 |", "of the same queries only"
+    assert kinds.groups_section(six(), FIGURES) == []
+    page = pages.dataset_page("toys", [*six(), counted], [], FIGURES, "", [])
+    assert "Where near duplicates count" in page
+    assert "Suite <code>with_groups</code>" not in page, "its table would show natural scores of other searches"
 
 
 def test_ranking_scores_are_rows() -> None:

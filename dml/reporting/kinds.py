@@ -1,4 +1,4 @@
-"""Sections of a page on suites of other kinds: one attack at a time, ranking scores, certificates."""
+"""Sections of a page on suites of other kinds: one attack at a time, near duplicates, ranking scores, certificates."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ from dml.reporting.spelling import (
     model_text,
     number,
     spell,
+    table,
     wide_table,
 )
 from dml.reporting.tables import MODEL, main_suite, of_suite, pool
@@ -89,6 +90,43 @@ def _same_prefix(main: Sequence[Record], alone: Sequence[Record], model: Pair, e
         if (record["loss"], record["defense"]) == model and len(own) >= size:
             marks += own[:size]
     return f"{marks.count('1') / len(marks):.3f}" if marks else MISSING
+
+
+def counts_groups(record: Record) -> bool:
+    """Whether near duplicates count in a record: items of a query's own group may answer it."""
+    return record["settings"].get("suite", {}).get("kind") == "with_groups"
+
+
+def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show R@1 where near duplicates count, beside that of the same queries where they are left out.
+
+    Args:
+        records: of one dataset.
+        figures: gives the two radii and the order of the models.
+    """
+    rows, radii = [], (0.0, figures.paper_eps, figures.eps)
+    for record in sort_records([record for record in records if counts_groups(record)], figures):
+        model, size = (record["loss"], record["defense"], record["seed"]), record["rows"][0]["queries"]
+        for other in records:
+            held = (other["loss"], other["defense"], other["seed"])
+            if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
+                cells = [f"{_left(other, eps)} → {_left(record, eps)}" for eps in radii]
+                rows.append([model_text(*model[:2]), f"{size:,}", *cells])
+                break
+    if not rows:
+        return []
+    text = (
+        "R@1 of the same queries where images of a query's group are left out → where they count. Whoever evaluates "
+        "without groups measures in part how many queries find their twin: another frame, or the next photograph."
+    )
+    return ["", text, *table(["model", "queries", "natural", *(f"eps {radius_text(eps)}" for eps in radii[1:])], rows)]
+
+
+def _left(record: Record, eps: float) -> str:
+    """Natural R@1 of a record's queries at radius 0, else what its attacks leave."""
+    attack = "worst" if eps else "none"
+    found = [row["r1"] for row in record["rows"] if row["attack"] == attack and np.isclose(row["eps"], eps)]
+    return number(found[0] if found else None)
 
 
 def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:

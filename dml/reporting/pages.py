@@ -126,6 +126,8 @@ def dataset_page(
         origin: where its images come from.
         drawn: file relative to results/, and caption, of each figure.
     """
+    twins = kinds.groups_section(records, figures)
+    records = [record for record in records if not kinds.counts_groups(record)]
     main, families = main_suite(records, figures), grid.families(records, figures)
     grids = [item for item in drawn if families and Path(item[0]).stem == "grid"]
     drawn = [item for item in drawn if item not in grids]
@@ -148,7 +150,7 @@ def dataset_page(
         lines += ["", "## Training radius and test radius", *grid.section(families), *_figures(grids)]
     lines += _figures(drawn[1:], "## Figures")
     lines += _trust(records, figures)
-    lines += _suites(records, main, figures)
+    lines += _suites(records, main, twins, figures)
     lines += _made(records, figures)
     lines += made.stale_section(stale)
     return "\n".join(lines) + "\n"
@@ -186,9 +188,9 @@ def _trust(records: Sequence[Record], figures: Figures) -> list[str]:
     return ["", "## How far to trust these numbers", *lines] if lines else []
 
 
-def _suites(records: Sequence[Record], main: str | None, figures: Figures) -> list[str]:
+def _suites(records: Sequence[Record], main: str | None, twins: list[str], figures: Figures) -> list[str]:
     """The suites that the headline does not show."""
-    lines: list[str] = []
+    lines = details("Where near duplicates count", twins)
     for suite in trust.suites_of(records):
         if suite != main:
             own = of_suite(records, suite)

@@ -2,6 +2,7 @@
 
 SUITES: dict[str, str] = {
     "attacks": "dml.evaluation.suites.attacks:AttackSuite",
+    "with_groups": "dml.evaluation.suites.with_groups:WithGroupsSuite",
     "ranking": "dml.evaluation.suites.ranking:Ranking",
     "poisoning": "dml.evaluation.suites.poisoning:Poisoning",
     "certified": "dml.evaluation.suites.certified:Certified",
