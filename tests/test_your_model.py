@@ -64,3 +64,11 @@ def test_a_folder_and_a_model_from_a_file(picture_folder: Callable[..., Path], t
     told, figures = execute(tmp_path, model=model, folder=str(picture_folder()), size=16, limit=8, eps=["8/255"])
     assert "At 8/255 your model keeps R@1" in told
     assert figures
+
+
+def test_a_folder_and_a_model_of_timm(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Its weights are a package of the environment."""
+    model, folder = "timm:tf_efficientnet_lite0", str(picture_folder())
+    told, figures = execute(tmp_path, model=model, folder=folder, size=32, limit=4, eps=["8/255"])
+    assert "At 8/255 your model keeps R@1" in told
+    assert figures
