@@ -37,6 +37,9 @@ pretrain: env
 	python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
 
 bench: env
+	@# Peers to compare with; torchattacks wants old versions of packages that the pipeline needs newer.
+	@python -m pip install -q --no-deps torchattacks==3.5.1 faiss-cpu==1.15.1 \
+	  || echo "Without torchattacks and faiss their rows are left out" >&2
 	python -m benchmarks.report
 
 env: $(READY)

@@ -2,8 +2,8 @@
 
     python tests/faults/pipeline.py
 
-Each runs in a new project of two small stages. Prints one line per fault: the exit status, what was said, and whether
-the outputs are whole at the end.
+Each runs in a new project of two small stages, the first of which waits for a file, so that no fault comes too late.
+Prints one line per fault: the exit status, what was said, and whether the outputs are whole at the end.
 """
 
 import os
@@ -21,7 +21,9 @@ from dml.common.files import ROOT
 STAGES = """
 stages:
   first:
-    cmd: python -c "import time; time.sleep(5); open('first', 'w').write('1')"
+    cmd: >-
+      python -c "import os, time; [time.sleep(.1) for _ in range(1200) if not os.path.exists('go')];
+      open('first', 'w').write('1')"
     outs: [first]
   second:
     cmd: python -c "open('second', 'w').write(open('first').read() + '2')"
@@ -72,10 +74,13 @@ def finish(running: subprocess.Popen[str]) -> str:
 
 
 def two_at_once(project: Path, first: str, other: str) -> list[str]:
-    """A second run while the first is in its first stage."""
+    """A second run while the first is in its first stage, which does not end before the second run does."""
     running = start(project, first)
     wait_for_stage(running)
     second = finish(start(project, other))
+    (project / "go").touch()
+    if second.startswith("0:"):
+        raise RuntimeError(f"the second run was not refused: {second}")
     return [f"the second, {second}", f"the first, {finish(running)}"]
 
 
@@ -86,11 +91,15 @@ def killed(project: Path) -> list[str]:
     time.sleep(1)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
+    if (project / "first").exists():
+        raise RuntimeError("the first stage had ended before the kill")
+    (project / "go").touch()
     return [f"after the kill, {finish(start(project, OURS))}"]
 
 
 def missing(project: Path) -> list[str]:
     """An output that is gone from the project and from DVC's cache."""
+    (project / "go").touch()
     finish(start(project, OURS))
     (project / "first").unlink()
     shutil.rmtree(project / ".dvc" / "cache" / "files")
