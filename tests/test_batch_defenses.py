@@ -283,20 +283,74 @@ def test_settings_that_a_loss_on_the_batch_does_not_have(
 # --- EST --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dimension", [1, 8])
-def test_est_raises_the_shift_of_each_embedding_step_by_step(dimension: int, images: Tensor) -> None:
-    """With a one-dimensional embedding w.x the largest shift in the ball is eps * |w|_1, at a corner."""
-    model = Recorder(dimension).train()
+def est_batch(model: Recorder, images: Tensor, *given: object, progress: float = 1.0, seed: int = 0) -> Tensor:
+    """The batch that EST trains on."""
+    EST(*given)(model, images, LABELS, FixedTuples(), seeded(seed), progress)
+    return model.seen[-1]
 
-    def shifts(steps: int) -> Tensor:
-        EST(EPS, steps, step_size=0.02)(model, images, LABELS, FixedTuples(), seeded())
-        return (embed(model, model.seen[-1]) - embed(model, images)).detach().norm(dim=1)
 
-    rising = torch.stack([shifts(steps) for steps in (1, 2, 3, 4)])
-    assert (rising.diff(dim=0) > 0).all()
-    assert len(model.seen) == 4, "no pass on clean images in training mode"
-    if dimension == 1:
-        torch.testing.assert_close(shifts(11), (EPS * model.weight.detach().abs().sum()).expand(6))
+def test_est_raises_the_shift_of_each_embedding_step_by_step(model: Recorder, images: Tensor) -> None:
+    """The same start each time, so that more steps are further points of one path."""
+    home = embed(model, images)
+    path = [embed(model, est_batch(model, images, EPS, steps, 0.004)) - home for steps in range(1, 13)]
+    start = embed(model, Linf(EPS).start(images, seeded())) - home
+    shifts = torch.stack([start, *path]).detach().norm(dim=2)
+    assert shifts.shape == (13, 6)
+    assert (shifts.diff(dim=0) > 0).all(), "of each image, so their sum rises too"
+    assert len(model.seen) == 12, "no pass on clean images in training mode"
+
+
+def test_est_on_a_line_moves_by_the_gradient_of_the_line(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shift is |w . delta|, so each step adds step * |w|_1 to it."""
+    monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images + 0.002)
+    model = Recorder(dimension=1).train()
+    weight, home = model.weight.detach(), embed(model, images)
+    for steps in range(1, 13):
+        shift = (embed(model, est_batch(model, images, EPS, steps, 0.007)) - home).detach().norm(dim=1)
+        by_hand = 0.002 * weight.sum().abs() + 0.007 * steps * weight.abs().sum()
+        torch.testing.assert_close(shift, by_hand.expand(6))
+
+
+def test_est_reaches_the_corner_of_the_ball(images: Tensor) -> None:
+    """With a one-dimensional embedding w.x the largest shift in the ball is eps * |w|_1."""
+    model = Recorder(dimension=1).train()
+    shift = (embed(model, est_batch(model, images, EPS, 11, 0.02)) - embed(model, images)).detach().norm(dim=1)
+    torch.testing.assert_close(shift, (EPS * model.weight.detach().abs().sum()).expand(6))
+
+
+def test_est_stays_in_the_unit_box(model: Recorder, images: Tensor) -> None:
+    corners = images.round()
+    perturbed = est_batch(model, corners, EPS, 3)
+    assert perturbed.min() >= 0
+    assert perturbed.max() <= 1
+    assert (perturbed - corners).abs().max() <= EPS
+
+
+def test_the_radius_of_est_grows_over_the_ramp(model: Recorder, images: Tensor) -> None:
+    ramped = (EPS, 3, None, 0.8)
+    assert torch.equal(est_batch(model, images, *ramped, progress=0.0), images)
+    for progress, share in ((0.4, 0.5), (0.8, 1.0), (1.0, 1.0)):
+        expected = est_batch(model, images, share * EPS, 3)
+        assert torch.equal(est_batch(model, images, *ramped, progress=progress), expected)
+
+
+def test_a_seed_decides_the_start_of_est_and_nothing_else_is_drawn(model: Recorder, images: Tensor) -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(est_batch(model, images, EPS, 2), est_batch(model, images, EPS, 2))
+    assert not torch.equal(est_batch(model, images, EPS, 2), est_batch(model, images, EPS, 2, seed=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: EST(8), "eps is 8; .*perhaps 8/255"),
+        (lambda: EST(EPS, 2, step_size=-1), "step_size is -1; it must be above 0"),
+    ],
+)
+def test_settings_of_est_that_make_no_sense(make: Callable[[], EST], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 def test_est_mines_and_costs_the_shifted_batch_alone(model: Recorder, images: Tensor) -> None:
@@ -336,6 +390,7 @@ def test_est_measures_the_shift_in_evaluation_mode() -> None:
     )
     torch.testing.assert_close(seen[-1], expected)
     assert all(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # --- TRADES -----------------------------------------------------------------------------------------------------------

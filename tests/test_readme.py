@@ -151,7 +151,7 @@ def photographs_table(runs: Path, suites: Sequence[str]) -> str:
     params, rows = load(), []
     figures = params.figures
     names = ["start", figures.baseline, figures.paper, "best"]
-    everything = [record for record in records.read(runs) if "digests" in record]
+    everything = [record for record in records.read(runs) if "digests" in record and record["claims"]]
     datasets = {record["dataset"] for record in everything}
     for dataset in sorted(name for name in datasets if not params.recipes[name].data.show_images):
         own = [record for record in everything if record["dataset"] == dataset]

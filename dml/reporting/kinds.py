@@ -105,13 +105,16 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
         figures: gives the two radii and the order of the models.
     """
     rows, radii = [], (0.0, figures.paper_eps, figures.eps)
-    for record in sort_records([record for record in records if counts_groups(record)], figures):
+    counted = sort_records([record for record in records if counts_groups(record)], figures)
+    several = len({record["seed"] for record in counted}) > 1
+    for record in counted:
         model, size = (record["loss"], record["defense"], record["seed"]), record["rows"][0]["queries"]
         for other in records:
             held = (other["loss"], other["defense"], other["seed"])
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
                 cells = [f"{_left(other, eps)} → {_left(record, eps)}" for eps in radii]
-                rows.append([model_text(*model[:2]), f"{size:,}", *cells])
+                seed = f", seed {record['seed']}" if several else ""
+                rows.append([model_text(*model[:2]) + seed, f"{size:,}", *cells])
                 break
     if not rows:
         return []
