@@ -34,6 +34,7 @@ study: env
 	dvc repro
 
 pretrain: env
+	@test -e data/tiny_imagenet/labels.csv || python -m dml datasets fetch tiny_imagenet
 	python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
 
 bench: env

@@ -1,4 +1,4 @@
-"""Two gradient steps of the presets `paper` and `field` at their full batch: seconds per step and peak memory.
+"""Two gradient steps of three presets at their full batch: seconds per step and peak memory.
 
 A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
 Random weights stand in for those of ImageNet, and nothing is validated; all else is as in a real run. Each training has
@@ -27,7 +27,7 @@ from dml.data.sources.cub200 import CUB200, read_cub200
 from dml.models.embedder import best_device
 from dml.training.loop import fit
 
-PRESETS = ("field", "paper")
+SIZES = {"photos": (128, 0), "field": (256, 224), "paper": (256, 224)}  # preset -> size and crop of its images, pixels
 TRAININGS = (("contrastive", "standard"), ("triplet", "single_step"), ("triplet", "robust"))
 
 
@@ -56,12 +56,14 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     """Two steps, and a line of what they took."""
     changes = load_preset(preset, "cub200") | {
         "recipes.cub200.model.weights": "random",
+        "recipes.cub200.data.size": SIZES[preset][0],
+        "recipes.cub200.data.crop": SIZES[preset][1],
         "recipes.cub200.schedule.epochs": 1,
         "recipes.cub200.schedule.batches": 2,
     }
     recipe = params(changes).recipe("cub200")
     schedule = recipe.schedules[defense]
-    data, device = load(folder / "prepared"), best_device()
+    data, device = load(folder / _name(preset)), best_device()
     model = start(recipe.model, data.train, seed=0).to(device)
     metric = build.loss(loss, recipe.losses[loss], classes=len(data.train.classes), dimension=model.dimension)
     began = time.perf_counter()
@@ -79,17 +81,23 @@ def train(preset: str, loss: str, defense: str, folder: Path) -> None:
     seconds = (time.perf_counter() - began) / 2
     batch = schedule.classes * schedule.images_per_class
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    side = recipe.data.crop or recipe.data.size
     print(
-        f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {schedule.crop:4} px  {device}"
+        f"{preset:6} {recipe.model.backbone:9} {loss:12} {defense:12} {batch:4} {side:4} px  {device}"
         f"  loss {history.epochs[0]['loss']:.3f}  {seconds:6.1f} s per step  {memory:5.1f} GB",
         flush=True,
     )
 
 
+def _name(preset: str) -> str:
+    """Folder of the prepared images."""
+    return "x".join(map(str, SIZES[preset]))
+
+
 def main() -> None:
     """Print a line for each training."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--presets", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--one", nargs=4, metavar=("PRESET", "LOSS", "DEFENSE", "FOLDER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
@@ -99,16 +107,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw(folder)
-        prepare(
-            read_cub200(folder),
-            folder / "prepared",
-            name="cub200",
-            size=256,
-            crop=224,
-            train_fraction=0.5,
-            validation_fraction=0.2,
-        )
         for preset in chosen.presets:
+            size, crop = SIZES[preset]
+            if not (folder / _name(preset)).exists():
+                prepare(
+                    read_cub200(folder),
+                    folder / _name(preset),
+                    name="cub200",
+                    size=size,
+                    crop=crop,
+                    train_fraction=0.5,
+                    validation_fraction=0.2,
+                )
             for training in TRAININGS:
                 subprocess.run([sys.executable, __file__, "--one", preset, *training, temporary], check=True)
 

@@ -30,6 +30,7 @@ from dml.data.sources.benchmark import Benchmark, Remote
 from dml.data.sources.cars196 import CARS196, read_cars196
 from dml.data.sources.cub200 import CUB200, read_cub200
 from dml.data.sources.sop import SOP, read_sop
+from dml.data.sources.tiny_imagenet import read_tiny_imagenet
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.retrieval.index import Search
 from dml.training.loop import fit
@@ -496,10 +497,51 @@ def test_a_bad_archive_of_images_is_one_line(capsys: pytest.CaptureFixture) -> N
 
 def test_each_benchmark_is_a_source_of_the_same_name() -> None:
     assert set(BENCHMARKS) <= set(SOURCES)
-    assert list(BENCHMARKS) == ["cub200", "cars196", "sop"]
+    assert list(BENCHMARKS) == ["cub200", "cars196", "sop", "tiny_imagenet"]
 
 
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         commands.main(["fetch", "cub"])
-    assert "'cub' is no benchmark; known: cub200, cars196, sop" in capsys.readouterr().err
+    assert "'cub' is no benchmark; known: cub200, cars196, sop, tiny_imagenet" in capsys.readouterr().err
+
+
+def tiny_imagenet() -> Files:
+    numbers = ["n02", "n01", "n04", "n03"]
+    files = {
+        f"tiny-imagenet-200/train/{number}/images/{number}_{copy}.JPEG": jpeg(int(number[1:]), copy)
+        for number in numbers
+        for copy in range(3)
+    }
+    files["tiny-imagenet-200/val/images/val_0.JPEG"] = jpeg(1, 9)
+    files["tiny-imagenet-200/wnids.txt"] = "".join(f"{number}\n" for number in numbers).encode()
+    files["tiny-imagenet-200/words.txt"] = b"n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn03\ttoad\nn04\tnewt\n"
+    return files
+
+
+def test_tiny_imagenet_is_its_training_images_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    pack(tmp_path / "tiny-imagenet-200.zip", tiny_imagenet())
+    read = read_tiny_imagenet(tmp_path, counts=(2, 6, 2, 6), images=3)
+    assert read.class_names == ["goldfish, Carassius auratus", "bullfrog", "toad", "newt"]
+    assert read.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert read.train_classes == 2
+    for row, task in read.tasks(np.arange(12)):
+        red = np.asarray(task(16))[..., 0].mean()
+        assert red == pytest.approx(30 * (read.labels[row] + 1), abs=8)
+
+
+def test_tiny_imagenet_may_be_a_part_that_a_table_lists(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"holds no tiny-imagenet-200\.zip, .*datasets fetch tiny_imagenet"):
+        read_tiny_imagenet(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(jpeg(0, 0))
+    (tmp_path / "labels.csv").write_text("path,label\na.jpg,0\n")
+    assert read_tiny_imagenet(tmp_path).labels.tolist() == [0]
+
+
+def test_tiny_imagenet_that_lacks_images_is_refused(tmp_path: Path) -> None:
+    pack(tmp_path / "tiny-imagenet-200.zip", without(tiny_imagenet(), "n03_2.JPEG"))
+    read = read_tiny_imagenet(tmp_path, counts=(2, 6, 2, 6), images=3)
+    with pytest.raises(DatasetError, match=r"lacks tiny-imagenet-200/train/n03/images/n03_2\.JPEG"):
+        list(read.tasks(np.arange(12)))
+    with pytest.raises(DatasetError, match="should have 196 classes with 98,000 images"):
+        read_tiny_imagenet(tmp_path)

@@ -52,6 +52,16 @@ def test_every_preset_makes_a_recipe(name: str, dataset: str) -> None:
     assert set(recipe.defenses) == set(params.presets[name]["defenses"])
 
 
+def test_the_word_robust_stands_for_the_committed_weights() -> None:
+    changed = load({"recipes.grocery.model.weights": "robust"}).recipe("grocery").model
+    assert changed.weights == "pretrained/grid4.safetensors"
+    assert (PARAMS.parent / changed.weights).exists()
+    with pytest.raises(ParamsError, match=r"recipes\.glyphs\.model\.weights: weights is 'pretrained/.*from random"):
+        load({"recipes.glyphs.model.weights": "robust"})
+    with pytest.raises(ParamsError, match=r"recipes\.glyphs\.model\.weights"):
+        load({"recipes.glyphs.model.weights": ["robust"]})
+
+
 def test_a_change_leaves_what_shares_an_alias_with_it() -> None:
     before, changed = load(), load({"recipes.glyphs.defenses.trades.beta": 2.0})
     assert changed.recipe("glyphs").defenses["trades"]["beta"] == 2

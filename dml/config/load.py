@@ -19,6 +19,7 @@ from dml.config.schema import Data, Model, ParamsError, Recipe, Settings, Valida
 from dml.training.schedule import Schedule
 
 PARAMS = ROOT / "params.yaml"
+STARTS = {"robust": "pretrained/grid4.safetensors"}  # words for weights that are part of the repository
 # What PyYAML lets through beside its own errors: a date or number that is none, bytes that are no text, a tag that does
 # not fit its value, brackets nested too deeply.
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -95,7 +96,7 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
         schedules[name] = record(Schedule, common | own, f"{place}.schedule")
     recipe = Recipe(
         data=record(Data, raw["data"], f"{where}.data"),
-        model=record(Model, raw["model"], f"{where}.model"),
+        model=record(Model, _named_start(raw["model"]), f"{where}.model"),
         validation=record(Validation, raw["validation"], f"{where}.validation"),
         losses=_by_name(raw["losses"], f"{where}.losses"),
         defenses=defenses,
@@ -103,6 +104,12 @@ def _recipe(dataset: str, raw: Any) -> Recipe:
     )
     _check_recipe(dataset, recipe)
     return recipe
+
+
+def _named_start(model: Any) -> Any:
+    """Settings of a model in which the file stands in place of the word for it; what is wrong stays as it is."""
+    weights = model.get("weights") if isinstance(model, dict) else None
+    return {**model, "weights": STARTS.get(weights, weights)} if isinstance(weights, str) else model
 
 
 def _by_name(raw: Any, where: str) -> dict[str, Settings]:

@@ -57,7 +57,8 @@ class Model:
     Attributes:
         backbone: a key of ``BACKBONES``.
         dimension: length of an embedding; 0 for the backbone's features as they are, without a head.
-        weights: what training starts from: ``random``, ``imagenet``, or a file below the project root.
+        weights: what training starts from: ``random``, ``imagenet``, or a file below the project root. params.yaml may
+            also say ``robust``, for the file in ``pretrained/``.
         whiten: start with a head that whitens the backbone's features of the training images, not a random one.
         options: further arguments of the backbone.
     """

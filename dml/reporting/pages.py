@@ -6,7 +6,7 @@ from pathlib import Path
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
-from dml.reporting import ablation, grid, kinds, made, sections, standing, trust
+from dml.reporting import ablation, against_controls, grid, kinds, made, sections, standing, trust
 from dml.reporting.claims import finding, judged
 from dml.reporting.overview import FOLDER, overview
 from dml.reporting.paper import claims_page
@@ -143,7 +143,8 @@ def dataset_page(
         lines += standing.best_section(of_suite(records, main), figures)
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
-        lines += ["", "## Controls", *controls] if controls else []
+        beside = against_controls.section(of_suite(records, main), figures)
+        lines += ["", "## Controls", *controls, *beside] if controls else []
         parts = ablation.section(of_suite(records, main), figures.eps, figures)
         lines += ["", "## What each part is worth", *parts] if parts else []
     if families:

@@ -10,5 +10,6 @@ SOURCES: dict[str, str] = {
     "folder": "dml.data.sources.folder:read_folder",
     "glyphs": "dml.data.sources.glyphs:read_glyphs",
     "sop": "dml.data.sources.sop:read_sop",
+    "tiny_imagenet": "dml.data.sources.tiny_imagenet:read_tiny_imagenet",
     "torchvision": "dml.data.sources.torchvision:read_torchvision",
 }

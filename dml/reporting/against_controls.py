@@ -1,0 +1,103 @@
+"""The leading model against each control in every score: what a claim of robustness on photographs rests on."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from dml.attacks.balls import radius_text
+from dml.config.run import Figures
+from dml.reporting.paired import Difference, holm, in_map_r, in_r1, same_queries
+from dml.reporting.records import Record, eps_key
+from dml.reporting.spelling import CONTROL, MARK, interval, model_text, spell, table
+from dml.reporting.standing import WORDS
+from dml.reporting.tables import comparison, ranked
+from dml.reporting.variants import OWN
+
+UNSURE = "~"  # beside a difference that a test does not tell from chance
+NATURAL = ("natural R@1", "natural MAP@R")
+METHODS = (
+    "Natural scores are over the whole test half; no test was made of them. The others are on the queries that both "
+    "met, with a paired 95% interval; intervals and tests are those of the table above. "
+    f"{UNSURE}: not separated, as p is .05 or more after correction for all differences of this table (Holm 1979), or "
+    "as the mean and the number of queries point to different models."
+)
+Cells = dict[str, Difference | float]
+"""Score -> how far the model is ahead of a control; a plain number where nothing was tested."""
+
+
+def section(records: Sequence[Record], figures: Figures) -> list[str]:
+    """Show how far the project's own defence, or the best model where there is none, is ahead of each control.
+
+    Args:
+        records: of one dataset and suite.
+        figures: gives the two radii.
+    """
+    found = comparison(records, figures.eps, figures)
+    models = ranked(found[found["loss"] != CONTROL])
+    controls = found[found["loss"] == CONTROL]
+    if models.empty or controls.empty:
+        return []
+    own = models[models["defense"].isin(OWN)]
+    model = (models if own.empty else own).iloc[0]
+    ahead = _corrected({row["defense"]: _cells(records, model, row, figures) for _, row in controls.iterrows()})
+    scores = list(next(iter(ahead.values())))
+    rows = [[spell(name), *(_text(cells[score]) for score in scores)] for name, cells in ahead.items()]
+    name = model_text(model["loss"], model["defense"]) + (MARK if model["gates"] == "fail" else "")
+    told = f"{_summary(name, ahead)} {METHODS}"
+    return ["", told, *table(["ahead of", *scores], rows)]
+
+
+def _cells(records: Sequence[Record], model: pd.Series, control: pd.Series, figures: Figures) -> Cells:
+    """All scores that both have."""
+    cells: Cells = dict(zip(NATURAL, (float(model[key] - control[key]) for key in ("natural", "map_r")), strict=True))
+    pair = [(row["loss"], row["defense"]) for row in (model, control)]
+    for eps in dict.fromkeys((figures.paper_eps, figures.eps)):
+        both = same_queries(records, *pair, eps_key(eps))
+        for score, compare in (("R@1", in_r1), ("MAP@R", in_map_r)):
+            cells[f"{score} at {radius_text(eps)}"] = compare(both, eps_key(eps)) if both else None
+    return {score: value for score, value in cells.items() if value is not None}
+
+
+def _corrected(ahead: Mapping[str, Cells]) -> dict[str, Cells]:
+    """The same with p-values corrected for the number of tests; scores that some control lacks are left out."""
+    common = [score for score in next(iter(ahead.values())) if all(score in cells for cells in ahead.values())]
+    tested = [
+        (name, score) for name, cells in ahead.items() for score in common if isinstance(cells[score], Difference)
+    ]
+    chances = dict(zip(tested, holm([ahead[name][score].chance for name, score in tested]), strict=True))
+    return {
+        name: {
+            score: cells[score]._replace(chance=chances[name, score]) if (name, score) in chances else cells[score]
+            for score in common
+        }
+        for name, cells in ahead.items()
+    }
+
+
+def _text(value: Difference | float) -> str:
+    if isinstance(value, float):
+        return f"{value:+.3f}"
+    mark = UNSURE if value.verdict == "not separated" else ""
+    return f"{value.value:+.3f}{mark} {interval(value.low, value.high)}"
+
+
+def _verdict(value: Difference | float) -> str:
+    if isinstance(value, float):
+        return "ahead of" if value > 0 else "behind"
+    return WORDS[value.verdict]
+
+
+def _summary(model: str, ahead: Mapping[str, Cells]) -> str:
+    """One sentence: in which scores the model is ahead of all controls, and in which it is not, and of which."""
+    whole, parts = [], []
+    for score in next(iter(ahead.values())):
+        found: dict[str, list[str]] = {}
+        for name, cells in ahead.items():
+            found.setdefault(_verdict(cells[score]), []).append(spell(name))
+        if set(found) == {"ahead of"}:
+            whole.append(score)
+        else:
+            told = [f"{word} {', '.join(found[word])}" for word in ("behind", "not separated from") if word in found]
+            parts.append(f"{' and '.join(told)} in {score}")
+    held = [f"ahead of every control in {', '.join(whole)}"] if whole else []
+    return f"**{model}** is {'; '.join([*held, *parts])}."
