@@ -329,7 +329,8 @@ def test_what_is_missing_is_named() -> None:
 
 def test_the_study_lists_tables_and_gaps_by_loss() -> None:
     losses = {"triplet": ["standard", "robust", "trades"], "contrastive": ["standard", "joint"]}
-    params = load({"study.main.losses": losses, "study.main.seeds": [0]})
+    block = {"datasets": ["glyphs_long"], "losses": losses, "suite": "study", "seeds": [0]}
+    params = load({"study": {"main": block}})
     other = run("robust") | {"suite": "quick"}
     lines = chapter.study_lines(params, [run("standard"), run("trades"), other], [])
     text = "\n".join(lines)
@@ -340,6 +341,19 @@ def test_the_study_lists_tables_and_gaps_by_loss() -> None:
         "- no record of robust yet: run `make study`",
         "- no record of standard, joint yet: run `make study`",
     ]
+
+
+def test_blocks_of_the_same_suite_share_a_table() -> None:
+    several = {"study.main.losses": {"triplet": ["standard"]}, "study.main.seeds": [0, 1]}
+    single = {"study.variants.losses": {"triplet": ["robust", "joint"]}, "study.variants.seeds": [0]}
+    held = [run("standard"), run("standard", seed=1), run("robust")]
+    lines = chapter.study_lines(load(several | single), held, [])
+    assert sum(line.startswith("**glyphs_long, triplet loss") for line in lines) == 1
+    assert [line[: line.index(" |", 2)] for line in lines if line.startswith(("| standard", "| robust"))] == [
+        "| standard",
+        "| robust",
+    ]
+    assert [line for line in lines if line.startswith("- ")] == ["- no record of joint yet: run `make study`"]
 
 
 def trained(name: str, miner: str = "semi_hard", natural: float = 1.0, collapsed: str = "") -> plane.Trained:

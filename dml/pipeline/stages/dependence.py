@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dml.common.randomness import numpy_generator
 from dml.config.build import model as build_model
 from dml.config.build import training as build
 from dml.config.load import load
-from dml.config.run import Params, Study
+from dml.config.run import Params
 from dml.data.base import Split
 from dml.data.sampling import balanced_batches
 from dml.data.transforms import to_float
@@ -162,29 +163,30 @@ def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> 
 
 def study_lines(params: Params, current: Sequence[records.Record], stale: Sequence[records.Record]) -> list[str]:
     """Show the tables of all datasets and losses of the study that claims may rest on; see :func:`study_table`."""
-    lines: list[str] = []
-    for block in params.study.values():
-        if params.suite(block.suite).get("claims", False):
-            lines += _block_lines(params, block, current, stale)
-    return lines
-
-
-def _block_lines(
-    params: Params, block: Study, current: Sequence[records.Record], stale: Sequence[records.Record]
-) -> list[str]:
-    """One table and its gaps per dataset and loss of a block."""
     eps, lines = params.figures.eps, []
-    for dataset in block.datasets:
-        kinds = {name: given.get("defense", name) for name, given in params.recipe(dataset).defenses.items()}
-        for loss, listed in block.losses.items():
-            names = [name for name in listed if kinds[name] in COMPARED]
-            keys = {(dataset, loss, name, block.suite) for name in names}
-            here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
-            lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{block.suite}`, eps {radius_text(eps)}**"]
-            lines += shown.settings_table(here, eps, params.figures) if here else []
-            wanted = [(name, seed) for name in names for seed in block.seeds]
-            lines += ["", *(f"- {text}" for text in shown.missing(wanted, here, old))]
+    for (dataset, loss, suite), wanted in _trainings(params).items():
+        keys = {(dataset, loss, name, suite) for name, _ in wanted}
+        here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
+        lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{suite}`, eps {radius_text(eps)}**"]
+        lines += shown.settings_table(here, eps, params.figures) if here else []
+        gaps = shown.missing(wanted, here, old)
+        lines += ["", *(f"- {text}" for text in gaps)] if gaps else []
     return lines
+
+
+def _trainings(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
+    """Dataset, loss and suite -> defence and seed of each training that all blocks of the study compare here."""
+    found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    for block in params.study.values():
+        if not params.suite(block.suite).get("claims", False):
+            continue
+        for dataset, (loss, names) in product(block.datasets, block.losses.items()):
+            defenses = params.recipe(dataset).defenses
+            runs = [(name, seed) for name in names for seed in block.seeds]
+            kept = [run for run in runs if defenses[run[0]].get("defense", run[0]) in COMPARED]
+            if kept:
+                found.setdefault((dataset, loss, block.suite), []).extend(kept)
+    return found
 
 
 def save(figure: Figure, name: str, workspace: str) -> Path:
