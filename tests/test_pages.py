@@ -42,35 +42,58 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
     assert text.index("| [toys](pages") < text.index("| [others](pages"), "the most defences lead"
-    assert text.index("- [others](pages") < text.index("- [toys](pages"), "in the order of origins"
+    assert text.index("The pages: [others](pages") < text.index(", [toys](pages"), "in the order of origins"
     assert "| dataset: best model | natural R@1 | R@1 at 0.01 | R@1 at 8/255 | MAP@R at 8/255 | standard | robu" in text
     assert (
         "| [toys](pages/toys.md): robust (triplet) | 0.880 | – | **0.500** (0.451 to 0.549) | – | 0.050 | 0.500 | "
         "0.150 (pixels 8) |"
     ) in text
-    assert "Query by query on [toys](pages/toys.md). At eps 8/255, **triplet, robust** is ahead of" in text
-    assert "| `robust` models beat `single_step` ones at eps 8/255 | not tested here | **holds in part** |" in text
-    assert "- [toys](pages/toys.md) (16 runs; suite `quick`, 400 queries). Drawn here." in text
+    assert "Query by query: At eps 8/255, **triplet, robust** is ahead of" in text
+    assert "| `robust` models beat `single_step` ones | not tested here | **holds in part** |" in text
+    assert "[toys](pages/toys.md) (16 runs; suite `quick`, 400 queries)" in text
     assert "](figures/" not in text
-    assert "| defence | loss |" not in text, "leaderboards are on the pages"
+    board = text[text.index("| defence | loss |") : text.index("## Best models")]
+    assert re.findall(r"^\| (\w+)", board, re.MULTILINE) == ["defence", "robust", "single", "pixels", "standard"]
+    assert "[toys](pages/toys.md)" in text[: text.index("| defence | loss |")], "where most defences were measured"
 
 
-def test_the_overview_shows_the_scatter_of_the_first_dataset_and_the_grids(tmp_path: Path) -> None:
+def test_verdicts_at_two_radii_share_a_cell(tmp_path: Path) -> None:
+    both = {"survival": {"0.010000": "1" * 400, "0.031373": "1" * 20 + "0" * 380}}
+    rows = [row("none", 0.0, 360), row("worst", 0.01, 400), row("worst", EPS, 20)]
+    runs = [record("triplet", name, 0.9, 20, rows=rows, **both) for name in ("standard", "robust")]
+    text = write(tmp_path, runs)["README"]
+    assert "| `standard` models lose more than half of their natural R@1 | **holds** / **fails** |" in text
+    assert "| `robust` models beat `standard` ones | **not separated** |" in text
+    assert "Verdicts at eps 8/255 and at eps 0.01, one where they agree." in text
+
+
+def test_the_overview_shows_every_class_of_defence_at_its_best(tmp_path: Path) -> None:
+    def trained(name: str, kind: str, survive: int) -> dict[str, Any]:
+        return record("triplet", name, 0.9, survive) | {"settings": {"defense": {"name": name, "defense": kind}}}
+
+    runs = [trained("standard", "standard", 4), trained("robust", "robust", 200), trained("robust_20", "robust", 280)]
+    runs += [trained("robust_4", "robust", 240), trained("joint", "joint", 260), trained("best", "nearest", 300)]
+    text = write(tmp_path, runs)["README"]
+    board = text[text.index("| defence | loss |") : text.index("## Best models")]
+    names = re.findall(r"^\| ([\w ]+) \| triplet", board, re.MULTILINE)
+    assert names == ["best", "robust 20", "joint", "robust", "standard"], "robust 4 is on the page"
+
+
+def test_the_overview_shows_the_scatter_of_the_first_dataset(tmp_path: Path) -> None:
     runs = [*six(), record("triplet", "robust", 0.7, 10, dataset="others")]
     for dataset, name in (("toys", "scatter"), ("others", "scatter"), ("others", "grid"), ("toys", "headline")):
         figure, _ = plt.subplots()
         style.save(figure, tmp_path / "figures" / dataset, name, f"The {name} of {dataset}.")
     text = write(tmp_path, runs)["README"]
-    assert re.findall(r"!\[(.+)\]", text) == ["The scatter of toys.", "The grid of others."]
-    assert text.index("## Best models") < text.index("The scatter of toys.") < text.index("## Claims")
-    assert text.index("## Pages") < text.index("## Training radius and test radius") < text.index("The grid of others.")
+    assert re.findall(r"!\[(.+)\]", text) == ["The scatter of toys."]
+    assert text.index("## Every defence") < text.index("The scatter of toys.") < text.index("## Best models")
 
 
 def test_the_committed_overview_is_one_screen() -> None:
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 60
     first, *_ = re.findall(r"^(?:\||!\[).*", text, re.MULTILINE)
-    assert first.startswith("| dataset: best model |"), "one table leads"
+    assert first.startswith("| defence |"), "one table leads"
     assert re.findall(r"!\[.*\]\((.+)\)", text)[0].endswith("/scatter.png"), "one scatter follows"
 
 

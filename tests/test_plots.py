@@ -107,7 +107,7 @@ def test_a_crowded_scatter_names_the_front_and_what_claims_are_about() -> None:
     runs = [record("triplet", name, 0.9 - 0.01 * place, 20 * place) for place, name in enumerate(names)]
     runs += [record("triplet", "behind", 0.83, 96, gates=[GATE | {"passed": False}])]
     runs += [record("triplet", "tied", 0.82, 30), control(), record("none", "pixels_16", 0.4, 20)]
-    figure = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs), {"tied"})
+    figure = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs), (), [("triplet", "tied")])
     (panel,) = figure.axes
     assert {text.get_text() for text in panel.texts} == {*(name.replace("_", " ") for name in names), "tied"}
     (small,) = [line for line in panel.lines if to_hex(line.get_color()) == scatter.OTHER]
@@ -334,7 +334,12 @@ def test_of_many_variants_the_headline_shows_each_class_of_defence_at_its_best()
 def test_of_many_defences_only_named_ones_have_a_colour_in_the_scatter() -> None:
     runs = [trained_with(f"defence_{place}", "robust", 100 + 20 * place) for place in range(6)]
     runs += [trained_with("standard", "standard", 4), trained_with("best", "nearest", 250)]
-    figure = scatter.scatter({EPS: tables.comparison(runs, EPS, FIGURES)}, palette(runs), {"standard", "best"})
+    figure = scatter.scatter(
+        {EPS: tables.comparison(runs, EPS, FIGURES)},
+        palette(runs),
+        {"standard", "best"},
+        [("triplet", "standard"), ("triplet", "best")],
+    )
     colors = {
         line.get_ydata()[0]: to_hex(line.get_color()) for line in figure.axes[0].lines if line.get_marker() == "o"
     }

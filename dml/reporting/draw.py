@@ -99,13 +99,14 @@ def _headline(
         return {}
     queries = queries_text(next(iter(tables.values())))
     named = {figures.baseline, figures.paper, figures.peer, *OWN}
+    best: list[tuple[str, str]] = []
     few = each = ""
     if scatter.crowded(palette):  # bars would be too thin to read, and their colours repeat
         best = at_their_best(ranked(tables[max(tables)]), own, named)
         bars = charts.ranked({eps: _only(found, best) for eps, found in tables.items()}, palette, named)
         colored = ", ".join(name for name in palette.defenses if name in named)
         each = f" Each class of defence is shown with its best settings and loss; in colour: {colored}."
-        few = " Small marks: the other models of the leaderboard."
+        few = " Named: each class of defence at its best, and the leading models. Small marks: others."
     else:
         bars = charts.headline(tables, palette)
     few += " The natural axis is stretched towards 1." if scatter.stretched(tables[max(tables)]) else ""
@@ -116,7 +117,7 @@ def _headline(
             f"{queries}, with 95% intervals.{each} {MARKED}",
         ),
         "scatter": (
-            scatter.scatter(tables, palette, named),
+            scatter.scatter(tables, palette, named, best),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. Better is up "
             "and to the right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
             f"has a gate that fails, or a collapsed embedding.{few}",

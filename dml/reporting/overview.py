@@ -1,4 +1,4 @@
-"""results/README.md: one screen with the best models, the verdicts, and links to the pages."""
+"""results/README.md: one screen with every defence, the best models, the verdicts, and links to the pages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.reporting.claims import judged
 from dml.reporting.records import Record, Stale
-from dml.reporting.sections import flagged, marked, queries_text
+from dml.reporting.sections import flagged, leaderboard_table, marked, queries_text
 from dml.reporting.spelling import (
     CONTROL,
     MARK,
@@ -25,6 +25,7 @@ from dml.reporting.spelling import (
 )
 from dml.reporting.standing import leader_text, own_text, standings
 from dml.reporting.tables import leaderboard, main_records, main_suite
+from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
@@ -44,7 +45,7 @@ def overview(
     origins: Mapping[str, str],
     drawings: Mapping[str, Sequence[tuple[str, str]]],
 ) -> str:
-    """Return results/README.md: the best model of each dataset, verdicts, and links.
+    """Return results/README.md: every defence where most were measured, the best model of each dataset, and verdicts.
 
     Args:
         by_dataset: dataset -> its current records, in the order of the pages.
@@ -60,26 +61,43 @@ def overview(
     lead = next(iter(boards), "")
     lines = ["# Results"]
     if lead:
-        lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
+        lines += [*_defenses(lead, main[lead], boards[lead], figures), *_figure(drawings[lead], "scatter")]
         told = standings(main[lead], figures)
         sentences = [leader_text(told[0], figures)] if told else []
         sentences += [own_text(own, told[0], figures) for own in told[1:]]
-        lines += ["", f"Query by query on [{lead}]({FOLDER}/{lead}.md). {' '.join(sentences)}"] if told else []
-        lines += _figure(drawings[lead], "scatter")
+        lines += ["", f"Query by query: {' '.join(sentences)}"] if told else []
+        lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
     lines += _claims(main, figures)
-    lines += ["", "## Pages", ""]
-    for name, own in by_dataset.items():
-        old = sum(found.record["dataset"] == name for found in stale)
-        runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
-        if name in boards:
-            runs += f"; suite `{main_suite(own, figures)}`, {queries_text(boards[name])}"
-        lines.append(f"- [{name}]({FOLDER}/{name}.md) ({runs}). {origins.get(name, '')}".rstrip())
-    grids = [line for name in by_dataset for line in _figure(drawings[name], "grid")]
-    lines += ["", "## Training radius and test radius", *grids] if grids else []
-    lines += ["", "## How it was measured", "", MEASURED]
+    listed = ", ".join(_page(name, own, boards, stale, figures) for name, own in by_dataset.items())
+    lines += ["", "## How it was measured", "", f"{MEASURED} The pages: {listed}."]
     if stale:
         lines[-1] += " Stale runs are listed on their pages and count nowhere else."
     return "\n".join(lines) + "\n"
+
+
+def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures: Figures) -> list[str]:
+    """The leaderboard of a dataset with the best of each class of defence, and the controls."""
+    best = at_their_best(board, records, {figures.baseline, figures.paper, figures.peer, *OWN})
+    models = zip(board["loss"], board["defense"], strict=True)
+    board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
+    text = (
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with its best settings and loss, beside this project's "
+        f"and the one that the paper proposes: {queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the "
+        "worst of all attacks leaves (95% interval). The factor, and the cost in images embedded, are relative to "
+        "undefended training with the same loss. "
+        f"{MARK}: a gate fails, or the embedding collapsed."
+    )
+    return ["", "## Every defence", "", text, *leaderboard_table(board, figures)]
+
+
+def _page(
+    name: str, own: Sequence[Record], boards: Mapping[str, pd.DataFrame], stale: Sequence[Stale], figures: Figures
+) -> str:
+    """Link to a dataset's page, and how many runs it shows."""
+    old = sum(found.record["dataset"] == name for found in stale)
+    runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
+    suite = f"; suite `{main_suite(own, figures)}`, {queries_text(boards[name])}" if name in boards else ""
+    return f"[{name}]({FOLDER}/{name}.md) ({runs}{suite})"
 
 
 def _introduction(figures: Figures) -> str:
@@ -138,17 +156,26 @@ def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
 
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
-    """One row per claim, one column per dataset."""
-    found: dict[str, dict[str, str]] = {}
+    """One row per claim, one column per dataset; verdicts on the same claim at two radii share a cell."""
+    verdicts: dict[str, dict[str, list[str]]] = {}
+    radii = [f" at eps {radius_text(eps)}" for eps in (figures.eps, figures.paper_eps)]
     for name, own in main.items():
         for row in judged(own, figures):
-            found.setdefault(row.claim, {})[name] = verdict_text(row.verdict)
-    if not found:
+            claim = row.claim
+            for radius in radii:
+                claim = claim.removesuffix(radius)
+            verdicts.setdefault(claim, {}).setdefault(name, []).append(verdict_text(row.verdict))
+    if not verdicts:
         return []
+    found = {
+        claim: {name: " / ".join(dict.fromkeys(several)) for name, several in cells.items()}
+        for claim, cells in verdicts.items()
+    }
     datasets = [name for name in main if any(name in verdicts for verdicts in found.values())]
     rows = [([claim], [cells.get(name, UNTESTED) for name in datasets]) for claim, cells in found.items()]
     links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
     text = (
+        f"Verdicts{radii[0]} and{radii[1]}, one where they agree. "
         "A claim holds if it does for every loss that was measured, and in part if it does for some. *Not shown*: a "
         "95% interval reaches across the limit. *Not separated*: McNemar's exact test on the same queries finds p of "
         "0.05 or more, not corrected for the number of claims. The pages give the numbers. One by one, as the paper "

@@ -27,22 +27,28 @@ def crowded(palette: Palette) -> bool:
     return len(palette.defenses) > len(COLORS)
 
 
-def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Collection[str] = ()) -> Figure:
+def scatter(
+    tables: Mapping[float, pd.DataFrame],
+    palette: Palette,
+    colored: Collection[str] = (),
+    named: Collection[tuple[str, str]] = (),
+) -> Figure:
     """Natural against adversarial R@1: one colour per defence, one marker per loss.
 
     The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
     largest radius is drawn. Then only the models on the front, the leading ones and the named ones have intervals and a
-    name beside them, only the named ones have a colour, and the best control is a line at its adversarial R@1. Where
+    name beside them, only some defences have a colour, and the best control is a line at its adversarial R@1. Where
     most models are close to 1, the natural axis is stretched there.
 
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
         palette: of the dataset. Untrained controls are grey.
-        named: defences that have a name among many, whether or not they are on the front.
+        colored: defences that have a colour among many.
+        named: loss and defence of models that have a name among many, whether or not they are on the front.
     """
     if crowded(palette):
         eps = max(tables)
-        return _crowded_scatter(eps, tables[eps], palette, named)
+        return _crowded_scatter(eps, tables[eps], palette, colored, named)
     figure, axes = panels(len(tables), height=4.0, share=False)
     for panel, (eps, found) in zip(axes, tables.items(), strict=True):
         diagonal = np.linspace(0, 1, 200)  # a curve where the axis is stretched
@@ -61,14 +67,16 @@ def scatter(tables: Mapping[float, pd.DataFrame], palette: Palette, named: Colle
     return figure
 
 
-def _crowded_scatter(eps: float, found: pd.DataFrame, palette: Palette, named: Collection[str]) -> Figure:
+def _crowded_scatter(
+    eps: float, found: pd.DataFrame, palette: Palette, colored: Collection[str], named: Collection[tuple[str, str]]
+) -> Figure:
     """One wide panel at one radius, over the range of the trained models, with names beside the marks that matter."""
     figure, panel = plt.subplots(figsize=(WIDTH, 5.4))
     trained = found[found["loss"] != CONTROL]
     leading = [*pareto_front(trained).index, *trained["r1"].nlargest(LEADERS).index]
-    shown = trained["defense"].isin(list(named)) | trained.index.isin(leading)
-    unnamed = set(trained.loc[shown, "defense"]) - set(named)
-    palette = palette.recolored(unnamed, LEADING)
+    models = pd.Series(list(zip(trained["loss"], trained["defense"], strict=True)), trained.index)
+    shown = models.isin(list(named)) | trained.index.isin(leading)
+    palette = palette.recolored(set(trained.loc[shown, "defense"]) - set(colored), LEADING)
     _marks(panel, trained[shown], palette)
     for row in trained[~shown].itertuples():
         hollow = "white" if row.gates == "fail" else OTHER

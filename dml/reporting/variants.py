@@ -10,6 +10,7 @@ import pandas as pd
 from dml.common.table import find
 from dml.defenses import DEFENSES
 from dml.reporting.records import Record
+from dml.reporting.spelling import CONTROL
 
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
 OWN = (BEST, "best_long")  # with the one that trains for longer on images that move, chosen so too
@@ -47,14 +48,14 @@ def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collect
 
     Args:
         found: models with ``loss`` and ``defense``, best first; controls are left out.
-        records: of these models.
+        records: of these models; a model whose record names no class is one of its own.
         named: defences that are kept beside the best of their class.
     """
     kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}
     kept: dict[str, tuple[str, str]] = {}
     for model in zip(found["loss"], found["defense"], strict=True):
-        if model in kinds:
-            kept.setdefault(f"class {kinds[model]}", model)
+        if model[0] != CONTROL:
+            kept.setdefault(f"class {kinds.get(model, model)}", model)
             if model[1] in named:
                 kept.setdefault(model[1], model)
     return list(dict.fromkeys(kept.values()))
