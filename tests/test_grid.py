@@ -197,6 +197,31 @@ def test_the_best_of_each_class_is_compared_with_those_that_differ_in_one_settin
     ]
 
 
+def test_the_objective_and_the_stepping_of_the_adversary_are_parts_too() -> None:
+    def one(name: str, settings: dict[str, Any], survive: int) -> dict[str, Any]:
+        made = record("triplet", name, 0.9, survive, "study")
+        return made | {"settings": {"schedule": SCHEDULE, "defense": {"name": name, **settings}}}
+
+    large = {"eps": 20 / 255, "steps": 3}
+    runs = [
+        one("best", BEST, 320),
+        one("best_fast", BEST | {"steps": 1, "step_size": 20 / 255, "noise": 2.0}, 300),
+        one("robust_20", large | {"defense": "robust"}, 280),
+        one("robust_short", large | {"defense": "robust", "steps": 2}, 240),
+        one("hardness_20", large | {"defense": "hardness"}, 290),
+        one("standard", {}, 4),
+    ]
+    stepping = {"steps": 1, "step_size": 20 / 255, "noise": 2.0}, {"steps": 3}
+    assert ablation.changes(runs, EPS, FIGURES)[:3] == [
+        Change("triplet", "best_fast", "best", "adversary", *stepping),
+        Change("triplet", "hardness_20", "best", "defense.class", "hardness", "nearest"),
+        Change("triplet", "robust_20", "best", "defense.class", "robust", "nearest"),
+    ], "two steps are not three"
+    rows = ablation.section(runs, EPS, FIGURES)[5:]
+    assert "| `adversary`: {steps: 1, step_size: 20/255, noise: 2} → {steps: 3} |" in rows[0]
+    assert "| hardness 20 | best | `class`: hardness → nearest |" in rows[1]
+
+
 def test_what_differs_from_best_in_one_setting_is_a_part_of_best_whichever_leads() -> None:
     runs = parts()
     ahead = record("triplet", "nearest_20", 0.96, 330, "study")

@@ -13,14 +13,17 @@ from dml.reporting.spelling import MARK, interval, settings_text, spell, table
 from dml.reporting.tables import comparison, gates_of
 from dml.reporting.variants import BEST, KIND, OWN, RADIUS, Leaves, leaves, one_difference, trained
 
+STEPPING = ("defense.steps", "defense.step_size", "defense.noise")  # of an adversary, which go together
+ADVERSARY = "adversary"  # the name that these have here, as one setting
+
 
 class Change(NamedTuple):
-    """Two models that differ in one setting.
+    """Two models that differ in one setting, in the stepping of the adversary, or in the class of the defence.
 
     Attributes:
         loss: of both.
         other, best: names of their defences.
-        setting: dotted name of what differs.
+        setting: dotted name of what differs; ``KIND`` for the class, :data:`ADVERSARY` for the stepping.
         before, after: its values.
     """
 
@@ -61,13 +64,33 @@ def _of_class(leading: Sequence[Model], models: Sequence[Model], settings: Mappi
     for place, best in enumerate(leading):
         near = []
         for other in (model for model in models if model not in leading[:place]):
-            name = one_difference(settings[other], settings[best])
-            if name and name.startswith(("defense.", "schedule.")) and name != KIND:
-                values = (settings[other].get(name), settings[best].get(name))
-                near.append(Change(best[0], other[1], best[1], name, *values))
+            if found := _difference(settings[other], settings[best], best[1] in OWN):
+                near.append(Change(best[0], other[1], best[1], *found))
         radii = sorted((change for change in near if change.setting == RADIUS), key=lambda c: abs(c.after - c.before))
-        listed += [change for change in near if change.setting != RADIUS] + radii[:1]
+        classes = [change for change in near if change.setting == KIND]
+        listed += [change for change in near if change.setting not in (RADIUS, KIND)] + radii[:1] + classes
     return listed
+
+
+def _difference(other: Leaves, best: Leaves, classes: bool) -> tuple[str, Any, Any] | None:
+    """Name of what differs, and its two values, if that is one thing.
+
+    Args:
+        other, best: settings of the two.
+        classes: whether the class of the defence may be what differs, with the settings that only one class has.
+    """
+    name = one_difference(other, best)
+    if name and name.startswith(("defense.", "schedule.")) and name != KIND:
+        return name, other.get(name), best.get(name)
+    names = {name for name in other.keys() | best.keys() if other.get(name) != best.get(name)}
+    if names and names <= set(STEPPING):
+        stepping = [
+            {name.split(".")[-1]: own[name] for name in STEPPING if name in names and own.get(name) is not None}
+            for own in (other, best)
+        ]
+        return ADVERSARY, *stepping
+    shared = names & other.keys() & best.keys()
+    return (KIND, other[KIND], best[KIND]) if classes and shared == {KIND} and RADIUS in other else None
 
 
 def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
@@ -93,7 +116,8 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
     text = (
         f"*To* is `{BEST}`, or the model of each loss and defence that keeps the most R@1 at eps {radius_text(eps)} "
         f"under suite `{own[0]['suite']}`; *from* are those that differ from it in one setting, of other training "
-        "radii only the closest. Intervals are 95%, paired over the same queries (Bonett and Price 2012). "
+        "radii only the closest. From another class of defence comes what has the same schedule, radius and steps as "
+        "this project's. Intervals are 95%, paired over the same queries (Bonett and Price 2012). "
         f"{_were_chosen(chosen)} was chosen by these queries, which favours it."
     )
     header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
