@@ -6,6 +6,7 @@ from made_records import EPS, FIGURES, GATE, record, row
 
 from dml.reporting import against_controls, pages
 
+QUICK = "Suite `quick`, 400 queries: "
 KEYS = {0.01: "0.010000", EPS: "0.031373"}
 
 
@@ -28,7 +29,8 @@ def runs() -> list[dict[str, Any]]:
 def test_each_score_says_which_controls_the_projects_own_model_is_ahead_of() -> None:
     lines = against_controls.section(runs(), FIGURES)
     assert lines[1].startswith(
-        "**triplet, best** is behind soft histogram in natural R@1; behind pixels 8, soft histogram in natural MAP@R; "
+        f"{QUICK}**triplet, best** is behind soft histogram in natural R@1; behind pixels 8, soft histogram in natural "
+        "MAP@R; "
         "not separated from soft histogram in R@1 at 0.01; behind soft histogram in R@1 at 8/255. Natural scores"
     ), "MAP@R is .55 of each: not ahead"
     assert lines[3] == "| ahead of | natural R@1 | natural MAP@R | R@1 at 0.01 | R@1 at 8/255 |"
@@ -44,7 +46,7 @@ def test_a_model_ahead_of_all_is_said_to_be_and_a_broken_gate_marked() -> None:
     few[0]["gates"] = [GATE | {"passed": False}]
     few[0]["settings"] |= {"defense": {"name": "best", "defense": "nearest"}}
     told = "**triplet, best†** is ahead of every control in natural R@1, natural MAP@R, R@1 at 0.01, R@1 at 8/255."
-    assert against_controls.section(few, FIGURES)[1].startswith(told)
+    assert against_controls.section(few, FIGURES)[1].startswith(QUICK + told)
     assert told in pages.dataset_page("toys", few, [], FIGURES, "", [])
 
 
@@ -56,6 +58,20 @@ def test_a_score_that_a_control_lacks_is_left_out() -> None:
 
 
 def test_without_a_model_of_the_project_the_best_is_compared_and_without_controls_nothing() -> None:
-    assert against_controls.section(runs()[1:], FIGURES)[1].startswith("**triplet, robust** is ")
+    assert against_controls.section(runs()[1:], FIGURES)[1].startswith(
+        "Suite `quick`, 400 queries: **triplet, robust** is "
+    )
     assert against_controls.section(runs()[:2], FIGURES) == []
     assert against_controls.section(runs()[2:], FIGURES) == []
+
+
+def test_the_suite_with_the_most_queries_counts_if_it_has_controls() -> None:
+    more = [
+        run(loss, name, 0.9, {EPS: 399}, suite="wide") for loss, name in (("triplet", "best"), ("none", "pixels_8"))
+    ]
+    for record_ in more:
+        record_["rows"] = [row("worst", EPS, 499, 500)]
+        record_["survival"] = {KEYS[EPS]: "1" * 499 + "0"}
+        record_["digests"] = record_["digests"] | {"evaluation": "wide"}
+    assert against_controls.section([*runs(), *more], FIGURES)[1].startswith("Suite `wide`, 500 queries: ")
+    assert against_controls.section([*runs(), more[0]], FIGURES)[1].startswith(QUICK)

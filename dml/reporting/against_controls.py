@@ -8,9 +8,10 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.reporting.paired import Difference, holm, in_map_r, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
+from dml.reporting.sections import queries_text
 from dml.reporting.spelling import CONTROL, MARK, interval, model_text, spell, table
 from dml.reporting.standing import WORDS
-from dml.reporting.tables import comparison, ranked
+from dml.reporting.tables import comparison, of_suite, ranked
 from dml.reporting.variants import OWN
 
 UNSURE = "~"  # beside a difference that a test does not tell from chance
@@ -28,10 +29,15 @@ Cells = dict[str, Difference | float]
 def section(records: Sequence[Record], figures: Figures) -> list[str]:
     """Show how far the project's own defence, or the best model where there is none, is ahead of each control.
 
+    Of the suites that claims rest on, and that attacked models and controls, the one with the most queries counts.
+
     Args:
-        records: of one dataset and suite.
-        figures: gives the two radii.
+        records: of one dataset.
+        figures: gives the two radii, and the suite that counts among equals.
     """
+    records = _of_largest_suite(records, figures)
+    if not records:
+        return []
     found = comparison(records, figures.eps, figures)
     models = ranked(found[found["loss"] != CONTROL])
     controls = found[found["loss"] == CONTROL]
@@ -43,8 +49,18 @@ def section(records: Sequence[Record], figures: Figures) -> list[str]:
     scores = list(next(iter(ahead.values())))
     rows = [[spell(name), *(_text(cells[score]) for score in scores)] for name, cells in ahead.items()]
     name = model_text(model["loss"], model["defense"]) + (MARK if model["gates"] == "fail" else "")
-    told = f"{_summary(name, ahead)} {METHODS}"
+    told = f"Suite `{records[0]['suite']}`, {queries_text(models)}: {_summary(name, ahead)} {METHODS}"
     return ["", told, *table(["ahead of", *scores], rows)]
+
+
+def _of_largest_suite(records: Sequence[Record], figures: Figures) -> list[Record]:
+    sizes: dict[str, int] = {}
+    for record in records:
+        if record["claims"] and record["rows"] and record["loss"] != CONTROL:
+            sizes[record["suite"]] = record["rows"][0]["queries"]
+    held = {record["suite"] for record in records if record["loss"] == CONTROL}
+    names = sorted(sizes.keys() & held, key=lambda name: (sizes[name], name == figures.suite), reverse=True)
+    return of_suite(records, names[0]) if names else []
 
 
 def _cells(records: Sequence[Record], model: pd.Series, control: pd.Series, figures: Figures) -> Cells:

@@ -143,7 +143,7 @@ def dataset_page(
         lines += standing.best_section(of_suite(records, main), figures)
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
-        beside = against_controls.section(of_suite(records, main), figures)
+        beside = against_controls.section(records, figures)
         lines += ["", "## Controls", *controls, *beside] if controls else []
         parts = ablation.section(of_suite(records, main), figures.eps, figures)
         lines += ["", "## What each part is worth", *parts] if parts else []
