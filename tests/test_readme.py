@@ -176,6 +176,16 @@ def photographs_table(runs: Path, suites: Sequence[str]) -> str:
     return "\n".join(table([f"R@1: {radii}", "best control", *names], rows)).strip()
 
 
+def test_the_costs_beside_the_defences_are_those_of_glyphs_long(committed: Path) -> None:
+    text = (ROOT / "dml" / "defenses" / "README.md").read_text(encoding="utf-8")
+    written = re.findall(r"^\| ([a-z_, ]+) \|.* \| ([\d., ]+) \|$", text, re.MULTILINE)
+    pairs = {n: float(c) for names, costs in written for n, c in zip(names.split(", "), costs.split(", "), strict=True)}
+    pairs["joint"] = float(re.findall(r"that of `joint` is ([\d.]+)\.", text)[0])
+    found = {r["defense"]: r["embedded"] for r in records.read(committed) if r["dataset"] == "glyphs_long"}
+    assert set(pairs) == set(DEFENSES) - {"standard"}
+    assert pairs == {name: round(found[name] / found["standard"], 1) for name in pairs}
+
+
 def test_the_table_is_the_measured_one(committed: Path) -> None:
     ((dataset, suite, eps, written),) = re.findall(
         r"<!-- table: (\w+), suite (\w+), eps (\S+) -->\n(.*?)\n<!-- end -->", README, re.DOTALL

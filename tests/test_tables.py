@@ -341,12 +341,14 @@ def test_cost_is_in_images_relative_to_the_baseline_and_in_time_on_each_device()
         return record(loss, defense, 0.9, 1, seed=seed, machine={"device": device, "seconds": {"training": seconds}})
 
     runs = [ran("standard", 60, "A"), ran("robust", 300, "A"), ran("robust", 420, "A", 1), ran("act", 90, "B")]
+    runs[1] |= {"epoch_kept": 12}
+    runs[2] |= {"epoch_kept": 1}
     runs += [ran("est", None, "A"), ran("pixels_8", 5, "A", loss="none"), record("triplet", "x", 0.9, 1, machine={})]
     rows = made.cost_section(runs, FIGURES)[3:]
     assert rows == [
-        "| triplet | standard | 1 | 1.0 | 60 s | A |",
-        "| triplet | robust | 2 | 5.0 | 6 min | A |",
-        "| triplet | act | 1 | 5.0 | 2 min | B |",
+        "| triplet | standard | 1 | 1.0 | – | 60 s | A |",
+        "| triplet | robust | 2 | 5.0 | 12, 1 | 6 min | A |",
+        "| triplet | act | 1 | 5.0 | – | 2 min | B |",
     ]
 
 

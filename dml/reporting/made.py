@@ -21,7 +21,8 @@ from dml.reporting.spelling import (
 from dml.reporting.trust import sort_records
 
 COST = (
-    "How many images the model embedded in training, those of the adversary included, relative to the baseline; and "
+    "How many images the model embedded in training, those of the adversary included, relative to the baseline; which "
+    "epoch was kept in each training (a model of the first hardly differs from what its training began with); and "
     "wall-clock time, as each training took it beside whatever else ran. Times of single trainings differ by a factor "
     "of several for that reason alone."
 )
@@ -31,6 +32,7 @@ def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
     """Show how many images each training embedded, relative to the baseline's of the same loss, and its time."""
     times: dict[tuple[str, str, str], dict[int, float]] = {}
     embedded = {(record["loss"], record["defense"]): record["embedded"] for record in records}
+    kept: dict[tuple[str, str, str], dict[int, str]] = {}
     counted: set[tuple[str, str, int]] = set()  # a model stands in the records of several suites
     for record in sort_records(records, figures):
         machine, model = record.get("machine", {}), (record["loss"], record["defense"], record["seed"])
@@ -39,15 +41,18 @@ def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
             counted.add(model)
             key = (record["loss"], record["defense"], machine.get("device", "unknown"))
             times.setdefault(key, {})[record["seed"]] = seconds
+            kept.setdefault(key, {})[record["seed"]] = str(record.get("epoch_kept", MISSING))
     rows = []
     for (loss, defense, device), seconds in times.items():
         mean = float(np.mean(list(seconds.values())))
         own, base = embedded[loss, defense], embedded.get((loss, figures.baseline))
         relative = f"{own / base:.1f}" if own and base else MISSING
-        rows.append([spell(loss), spell(defense), str(len(seconds)), relative, time_text(mean), device])
+        chosen = ", ".join(kept[loss, defense, device].values())
+        rows.append([spell(loss), spell(defense), str(len(seconds)), relative, chosen, time_text(mean), device])
     if not rows:
         return []
-    return table(["loss", "defence", "trainings", f"images / {figures.baseline}", "mean time", "device"], rows)
+    images = f"images / {figures.baseline}"
+    return table(["loss", "defence", "trainings", images, "epoch kept", "mean time", "device"], rows)
 
 
 def cost_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> str:

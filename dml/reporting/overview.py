@@ -81,11 +81,11 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with its best settings and loss, beside this project's "
-        f"and the one that the paper proposes: {queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the "
-        "worst of all attacks leaves (95% interval). The factor, and the cost in images embedded, are relative to "
-        "undefended training with the same loss. "
-        f"{MARK}: a gate fails, or the embedding collapsed."
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with those of its measured settings and losses that "
+        "keep the most (some were measured with one), beside this project's and the one that the paper proposes: "
+        f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
+        "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
+        f"loss. {MARK}: a gate fails, or the embedding collapsed."
     )
     return ["", "## Every defence", "", text, *leaderboard_table(board, figures)]
 
