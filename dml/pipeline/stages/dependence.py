@@ -121,11 +121,14 @@ def in_batches(dataset: str, batches: int, *, workspace: str, changes: Mapping[s
         model.to(best_device()).eval()
         tables.append(dependence.batch_changes(model, drawn, loss, compared, seed).assign(model=name))
     means = dependence.means(pd.concat(tables), ["model", "adversary"])
+    counts = dependence.occurrences(model, drawn, loss, seed)
+    held = counts.sum(1)
     about = (
         f"{len(drawn)} batches of {len(drawn[0][1])} training images of {dataset}, {spell(figures.loss)} loss. All "
-        f"adversaries take {count(paper.steps, 'step')} within eps {radius_text(paper.eps)}."
+        f"adversaries take {count(paper.steps, 'step')} within eps {radius_text(paper.eps)}. Under the last of the "
+        f"models an image stands in {held.mean():.1f} tuples on average, and in {held.max()} at most."
     )
-    return Batches(dependence.occurrences(model, drawn, loss, seed), means, missing, about)
+    return Batches(counts, means, missing, about)
 
 
 def _draw(split: Split, batches: int, seed: int) -> list[tuple[Tensor, Tensor]]:
