@@ -530,12 +530,15 @@ def test_tiny_imagenet_is_its_training_images_in_the_order_of_their_numbers(tmp_
         assert red == pytest.approx(30 * (read.labels[row] + 1), abs=8)
 
 
-def test_tiny_imagenet_may_be_a_part_that_a_table_lists(tmp_path: Path) -> None:
+def test_tiny_imagenet_may_be_a_part_that_a_table_lists(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(DatasetError, match=r"holds no tiny-imagenet-200\.zip, .*datasets fetch tiny_imagenet"):
         read_tiny_imagenet(tmp_path)
-    (tmp_path / "a.jpg").write_bytes(jpeg(0, 0))
-    (tmp_path / "labels.csv").write_text("path,label\na.jpg,0\n")
-    assert read_tiny_imagenet(tmp_path).labels.tolist() == [0]
+    for label in range(6):
+        (tmp_path / f"{label}.jpg").write_bytes(jpeg(label, 0))
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{label}.jpg,{label}\n" for label in range(6)))
+    assert read_tiny_imagenet(tmp_path).labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert commands.check("tiny_imagenet", tmp_path)
+    assert "tiny_imagenet: complete, 6 images of 6 classes (2 for training)" in capsys.readouterr().out
 
 
 def test_tiny_imagenet_that_lacks_images_is_refused(tmp_path: Path) -> None:

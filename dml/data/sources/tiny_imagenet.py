@@ -1,5 +1,6 @@
 """Tiny-ImageNet: 100,000 training images of 200 classes at 64 pixels, for robust starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,8 @@ def read_tiny_imagenet(
     tree = archives.find(folder, ROOT, ROOT)
     if tree is None:
         if (folder / "labels.csv").exists():
-            return read_folder(folder)
+            part = read_folder(folder)
+            return replace(part, train_classes=max(1, len(part.class_names) - TINY_IMAGENET.counts[2]))
         raise missing(TINY_IMAGENET, folder, f"{ROOT}.zip, no folder {ROOT} and no labels.csv")
     lists = {name: content.decode() for name, content in tree.stream(["wnids.txt", "words.txt"])}
     for name in ("wnids.txt", "words.txt"):
