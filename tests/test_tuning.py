@@ -66,6 +66,15 @@ def test_a_row_replaces_that_of_the_same_training_only(tmp_path: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["tuning.csv"]
 
 
+def test_a_row_without_a_count_leaves_those_of_the_others_whole(tmp_path: Path) -> None:
+    file = tmp_path / "tuning.csv"
+    row = {"dataset": "toys", "loss": "triplet", "defense": "robust", "settings": "{}", "seed": 0}
+    file.write_text(pd.DataFrame([row | {"embedded": None, "epoch_kept": 6, "score": 0.5}]).to_csv(index=False))
+    tuning.add(row | {"seed": 1, "embedded": 240_000, "epoch_kept": 3, "score": 0.4}, file)
+    lines = file.read_text().splitlines()
+    assert lines[1:] == ["toys,triplet,robust,{},0,,6,0.5000", "toys,triplet,robust,{},1,240000,3,0.4000"]
+
+
 def test_settings_are_one_text_in_any_order() -> None:
     assert tuning.as_text({"b.c": 0.5, "a": [1, 2]}) == tuning.as_text({"a": [1, 2], "b.c": 0.5})
     assert yaml.safe_load(tuning.as_text(TINY)) == TINY

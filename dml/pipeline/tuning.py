@@ -126,6 +126,8 @@ def add(row: dict[str, Any], file: Path) -> None:
         table = pd.DataFrame([row])
         if file.exists():
             table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")
+        counts = [name for name in ("embedded", "epoch_kept") if name in table]
+        table = table.astype(dict.fromkeys(counts, "Int64"))  # a row without one would turn the others into fractions
         table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
         with atomic(file) as partial:
             table.to_csv(partial, index=False, float_format="%.4f")
