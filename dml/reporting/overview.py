@@ -42,7 +42,6 @@ def overview(
     by_dataset: Mapping[str, Sequence[Record]],
     stale: Sequence[Stale],
     figures: Figures,
-    origins: Mapping[str, str],
     drawings: Mapping[str, Sequence[tuple[str, str]]],
 ) -> str:
     """Return results/README.md: every defence where most were measured, the best model of each dataset, and verdicts.
@@ -51,7 +50,6 @@ def overview(
         by_dataset: dataset -> its current records, in the order of the pages.
         stale: records that are counted only.
         figures: what results/ reports.
-        origins: where each dataset's images come from.
         drawings: file and caption of each dataset's figures.
     """
     main = main_records(by_dataset, figures)

@@ -74,7 +74,7 @@ def write(
     for name, own in by_dataset.items():
         old = [found for found in stale if found.record["dataset"] == name]
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name])
-    text = overview(by_dataset, stale, figures, origins, drawings)
+    text = overview(by_dataset, stale, figures, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
     write_text(results / "README.md", " ".join([text.removesuffix("\n"), *further]) + "\n")
     with atomic(results / FOLDER) as partial:
