@@ -49,7 +49,7 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
         "0.150 (pixels 8) |"
     ) in text
     assert "Query by query: At eps 8/255, **triplet, robust** is ahead of" in text
-    assert "| `robust` models beat `single_step` ones | not tested here | **holds in part** |" in text
+    assert "| `robust` models beat `single_step` ones | not tested here | **holds in part** at eps 8/255 |" in text
     assert "[toys](pages/toys.md) (16 runs; suite `quick`, 400 queries)" in text
     assert "](figures/" not in text
     board = text[text.index("| defence | loss |") : text.index("## Best models")]

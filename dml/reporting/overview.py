@@ -155,20 +155,16 @@ def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
     """One row per claim, one column per dataset; verdicts on the same claim at two radii share a cell."""
-    verdicts: dict[str, dict[str, list[str]]] = {}
+    verdicts: dict[str, dict[str, dict[str, str]]] = {}
     radii = [f" at eps {radius_text(eps)}" for eps in (figures.eps, figures.paper_eps)]
     for name, own in main.items():
         for row in judged(own, figures):
-            claim = row.claim
-            for radius in radii:
-                claim = claim.removesuffix(radius)
-            verdicts.setdefault(claim, {}).setdefault(name, []).append(verdict_text(row.verdict))
+            radius = next((radius for radius in radii if row.claim.endswith(radius)), "")
+            cells = verdicts.setdefault(row.claim.removesuffix(radius), {})
+            cells.setdefault(name, {})[radius] = verdict_text(row.verdict)
     if not verdicts:
         return []
-    found = {
-        claim: {name: " / ".join(dict.fromkeys(several)) for name, several in cells.items()}
-        for claim, cells in verdicts.items()
-    }
+    found = {claim: {name: _both(by_radius) for name, by_radius in cells.items()} for claim, cells in verdicts.items()}
     datasets = [name for name in main if any(name in verdicts for verdicts in found.values())]
     rows = [([claim], [cells.get(name, UNTESTED) for name in datasets]) for claim, cells in found.items()]
     links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
@@ -180,3 +176,10 @@ def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]
         "makes them: [claims.md](claims.md)."
     )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
+
+
+def _both(verdicts: Mapping[str, str]) -> str:
+    """Verdicts on a claim by radius, in one cell; a single one names its radius, if the claim has one."""
+    if len(verdicts) == 1 and UNTESTED not in verdicts.values():
+        return "".join(f"{verdict}{radius}" for radius, verdict in verdicts.items())
+    return " / ".join(dict.fromkeys(verdicts.values()))
