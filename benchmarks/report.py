@@ -1,10 +1,11 @@
-"""All benchmarks, one after the other: what they print, the machine they ran on, and a picture of their ratios.
+"""All benchmarks of speed, one after the other: what they print, the machine, and a picture of their ratios.
 
     python -m benchmarks.report                      all of them
     python -m benchmarks.report retrieval --quick    one of them, at a size that only shows that it runs
 
 Writes results/benchmarks.md, benchmarks.png and benchmarks.svg, anew after each benchmark. Each has a process of its
-own. `strength` and `precision` need the models of `make repro`. benchmarks/dry_run.py is left out: it takes 21 GB.
+own. `precision` needs the models of `make repro`. Left out are benchmarks/strength.py, which measures no time, and
+benchmarks/dry_run.py, which takes 21 GB.
 """
 
 import argparse
@@ -25,6 +26,8 @@ import torch
 from matplotlib.figure import Figure
 
 from dml.common.files import ROOT, write_text
+from dml.models.bfloat16 import computed
+from dml.models.embedder import best_device
 from dml.reporting import style
 
 # What each is told for a quick look.
@@ -33,15 +36,13 @@ QUICK: dict[str, str] = {
     "throughput": "--models conv4:16 --batch 8 --steps 1 --rounds 1 --product 64 --no-compile",
     "attacks": "--queries 4 --steps 2 --rounds 1 --galleries 2000",
     "evaluate": "--models conv4:16:4 --images 100 --galleries 200",
-    "strength": "--queries 4 --budgets 50",
     "precision": "--queries 4",
     "retrieval": "--sizes 300:30 --dimension 32 --rounds 1",
     "beside": "--models conv4:16 --batch 8 --rounds 1",
     "loading": "--classes 4 --crop 32 --steps 2",
     "prepare": "--images 60",
 }
-TRAINED = ("strength", "precision")  # need models and data of the pipeline
-NEEDED = Path("artifacts", "models", "glyphs")
+NEEDED = Path("artifacts", "models", "glyphs")  # by `precision`
 TICKS = [2.0**power for power in range(-10, 11)]  # of the picture
 
 
@@ -73,6 +74,15 @@ def run(name: str, words: Sequence[str]) -> Measured:
     return Measured(told.getvalue(), ratios)
 
 
+def missing(name: str) -> str | None:
+    """Return why a benchmark cannot run here, or None."""
+    if name == "precision" and not (ROOT / NEEDED).is_dir():
+        return f"{NEEDED} does not exist; `make repro` makes it"
+    if name == "precision" and not computed(best_device()):
+        return "this processor computes bfloat16 in software, which would take an hour; `throughput` tells how slowly"
+    return None
+
+
 def machine() -> str:
     """Return a list of what decides the numbers: processor, cores, load, versions, threads and date."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -83,6 +93,7 @@ def machine() -> str:
         "load before": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads of torch": torch.get_num_threads(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
@@ -141,8 +152,8 @@ def main(words: Sequence[str] | None = None) -> None:
     about, found = machine(), {}
     for name in chosen.names or QUICK:
         print(f"\n== {name}", flush=True)
-        if name in TRAINED and not (ROOT / NEEDED).is_dir():
-            found[name] = Measured(f"Not run: {NEEDED} does not exist; `make repro` makes it.", {})
+        if why := missing(name):
+            found[name] = Measured(f"Not run: {why}.", {})
             print(found[name].text)
         else:
             options = QUICK[name].split() if chosen.quick else []

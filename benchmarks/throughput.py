@@ -2,8 +2,8 @@
 
 A step of `robust` perturbs one image per tuple in k PGD steps and trains on the clean and the perturbed batch. Its
 floor is k (F + B_in) + 2 (F + B), of passes timed in the same run and format. Its share of the peak is its rate of
-arithmetic, where B_in counts as much as F and B twice that, over that of a large matrix product in bfloat16. Without a
-GPU: conv4 alone, and nothing compiled, unless it is asked for.
+arithmetic, where B_in counts as much as F and B twice that, over that of a large matrix product in bfloat16, or in
+float32 on a processor that has no bfloat16. Without a GPU: conv4 alone, and nothing compiled, unless it is asked for.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import in_turns, model_and_numbers
 from dml.defenses.robust import Robust
 from dml.losses.triplet import Triplet
+from dml.models.bfloat16 import computed
 from dml.models.embedder import best_device, build
 
 GPU = (("resnet18", 128), ("resnet50", 224))  # backbone, side of an image
@@ -68,9 +69,9 @@ class Format:
             torch.cuda.synchronize()
 
 
-def peak(device: torch.device, size: int) -> float:
-    """Return the operations a second of a matrix product of this size in bfloat16."""
-    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+def peak(device: torch.device, size: int, dtype: torch.dtype) -> float:
+    """Return the operations a second of a matrix product of this size and number format."""
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
 
     def product() -> None:
         matrix @ matrix
@@ -94,8 +95,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda, help="the model as well")
     chosen, ratios = parser.parse_args(words), {}
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-    fastest = peak(device, chosen.product)
-    print(f"{torch.cuda.get_device_name() if cuda else 'CPU'}: {fastest / 1e12:.2f} Tflop/s of a product in bfloat16")
+    dtype = torch.bfloat16 if computed(device) else torch.float32
+    fastest, told = peak(device, chosen.product, dtype), torch.cuda.get_device_name() if cuda else "CPU"
+    print(f"{told}: {fastest / 1e12:.2f} Tflop/s of a product in {str(dtype).removeprefix('torch.')}")
     print(f"{'':34}{'images/s':>10}{'/ float32':>11}{'time / floor':>14}{'of the peak':>13}")
     for backbone, side in chosen.models:
         images = torch.rand(chosen.batch, 3, side, side, device=device)

@@ -240,7 +240,8 @@ def test_ranks_and_map_are_those_of_the_images(toy_split: Split) -> None:
     told = f"{own['map_r']:.3f} ({own['map_r_low']:.3f} to {own['map_r_high']:.3f})"
     assert re.search(rf"^MAP@R .* {re.escape(told)}$", str(result), re.MULTILINE)
     assert re.search(rf"^R@8 .* {own['r8']:.3f} \({own['r8_low']:.3f} to ", str(result), re.MULTILINE)
-    assert set(result.summary["model"]) == {"your model", "pixels_8", "pixels_16", "soft_histogram"}
+    controls = {"pixels_8", "pixels_16", "colour_histogram", "soft_histogram"}
+    assert set(result.summary["model"]) == {"your model", *controls}
     queries = result.outcomes.groupby("model")["query"].unique().map(sorted)
     assert all(rows == queries.iloc[0] for rows in queries), "controls meet the same queries"
     assert all(len(line) <= 100 for line in str(result).splitlines())

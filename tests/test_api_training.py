@@ -131,7 +131,9 @@ def test_without_training_images_or_controls_nothing_is_fitted(
     narrow = dml.evaluate(
         lambda images: images.flatten(1), x[:, :12], y, training=(x[:, :12], y), eps=EPS, suite=SMALL, report=silent
     )
-    assert set(narrow.summary["model"]) == {"your model", "soft_histogram"}, "12 pixels are no multiple of 8"
+    assert set(narrow.summary["model"]) == {"your model", "colour_histogram", "soft_histogram"}, (
+        "12 pixels are no multiple of 8"
+    )
 
 
 def test_training_images_that_cannot_be_used_are_one_sentence(model: nn.Module) -> None:
@@ -169,4 +171,4 @@ def test_the_command_fits_it_and_the_leaderboard_takes_the_others(
     assert "pixels_linear, fitted " in capsys.readouterr().out
     told = reports.Told("mine", "A. Author", "https://example.org", "none", "linear", "pictures")
     names = {entry.name for entry in reports.entries(tmp_path / "out", told, show_failing=True)}
-    assert names == {"mine", "pixels_8", "pixels_16", "soft_histogram"}
+    assert names == {"mine", "pixels_8", "pixels_16", "colour_histogram", "soft_histogram"}

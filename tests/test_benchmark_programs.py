@@ -119,7 +119,7 @@ def test_the_report_holds_text_machine_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "NEEDED", Path("no models"))
-    report.main(["robust_step", "strength", "--quick", "--output", str(tmp_path)])
+    report.main(["robust_step", "precision", "--quick", "--output", str(tmp_path)])
     assert {file.name for file in tmp_path.iterdir()} == {"benchmarks.md", "benchmarks.png", "benchmarks.svg"}
     text = (tmp_path / "benchmarks.md").read_text()
     for words in (
@@ -140,4 +140,6 @@ def test_the_report_holds_text_machine_and_picture(
 
 def test_every_benchmark_is_in_the_report() -> None:
     folder = Path(report.__file__).parent
-    assert {file.stem for file in folder.glob("*.py")} - {"dry_run", "measure", "report"} == set(report.QUICK)
+    assert {file.stem for file in folder.glob("*.py")} - {"dry_run", "measure", "report", "strength"} == set(
+        report.QUICK
+    )

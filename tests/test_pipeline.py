@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from dml.common.files import ROOT
@@ -124,6 +125,7 @@ def test_a_record_says_what_was_attacked(project: Path) -> None:
     assert record["digests"]["training"] == stored["digest"]
     machine = json.loads((project / f"results/runs/glyphs/{RUN}/quick.machine.json").read_text())
     assert machine["seconds"]["training"] > 0
+    assert machine["device"].endswith(torch.backends.cpu.get_cpu_capability())
 
 
 def test_the_example_of_the_readme_runs(project: Path) -> None:

@@ -89,6 +89,26 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     assert "04 glyphs-triplet-standard-0-quick" in attacks
 
 
+def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path) -> None:
+    """A fresh clone has all records and no models: one more defence trains itself and what its gates need."""
+    block = params.block("main")
+    for model in study.models(params, block):
+        key = (*model[:3], "quick")
+        file = tmp_path / "results/runs" / model.dataset / "-".join(map(str, model[1:])) / "quick.json"
+        keep(file, {"digests": expected(params, [key])[key]})
+    assert not any(study.phases(params, block))
+    (tmp_path / "results/runs/glyphs/triplet-robust-1/quick.json").unlink()
+    images, *others = map(names, study.phases(params, block))
+    assert images == ["01 glyphs"]
+    assert others[:2] == [[], []], "nothing of the first seed"
+    assert set(others[2]) == {
+        "02 glyphs-triplet-standard-1",
+        "02 glyphs-contrastive-standard-100",
+        "03 glyphs-triplet-robust-1",
+    }
+    assert others[3] == ["04 glyphs-triplet-robust-1-quick"]
+
+
 def test_a_failed_job_is_told_and_the_others_go_on(
     params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) ->
     tables.write_metrics(table, tmp_path / "a.csv")
     tables.write_metrics(tables.metrics(six()[::-1]), tmp_path / "b.csv")
     text = (tmp_path / "a.csv").read_text()
-    expected = "dataset,loss,defense,seed,suite,attack,norm,eps,queries,r1,r1_low,r1_high,map_r,gates"
+    expected = "dataset,loss,defense,seed,suite,attack,norm,eps,queries,r1,r1_low,r1_high,map_r,gates,collapsed"
     assert text.splitlines()[0] == expected
     assert text == (tmp_path / "b.csv").read_text(), "the order of the records does not matter"
     assert len(table) == 12
@@ -374,6 +374,10 @@ def test_a_collapsed_embedding_does_not_pass_as_a_result() -> None:
     assert tables.gates_of(run) == "hold"
     assert tables.gates_of(run | {"embedding": flat}) == "fail"
     assert tables.gates_of(run | {"embedding": flat, "loss": "none"}) == "hold"
+    rows = tables.metrics([run | {"embedding": flat}])
+    assert set(rows["gates"]) == {"hold"}, "the table tells both"
+    assert rows["collapsed"].all()
+    assert set(tables.pool([run | {"embedding": flat}])["gates"]) == {"fail"}
     lines = trust.collapse_section([run, record("triplet", "joint", 0.9, 300) | {"embedding": flat}], FIGURES)
     assert lines[-2].endswith("| no |")
     assert lines[-1].endswith("| effective rank 1.2 of 99 |")

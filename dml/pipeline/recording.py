@@ -70,8 +70,10 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
 
 
 def _device(search: Search) -> str:
+    """The GPU's name; or threads, architecture and instructions, on which the last bits of a training depend."""
     device = search.gallery.embeddings.device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {platform.machine()} {instructions}"

@@ -4,8 +4,10 @@
     python -m dml study grid
 
 The first runs all blocks in order, the second one of them. Each job is a notebook of the pipeline in a process of its
-own. A killed study continues where it was: a model or record that today's settings and code would make again is
-not made twice, whichever block asks for it. The figures stage of `dvc repro` then puts the records into results/.
+own. A record that today's settings and code would make again is not made twice, whichever block asks for it, and only
+what a missing record needs is trained: a killed study continues where it was, and one whose records are all there ends
+at once. Remove records from results/runs to make them again. The figures stage of `dvc repro` then puts the records
+into results/.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params, Study
 from dml.pipeline import paths
+from dml.pipeline.checking import slow
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import BUSY, most, pipeline_lock
@@ -105,12 +108,14 @@ def trainings(params: Params, attacked: list[Model]) -> list[Model]:
 
 
 def phases(params: Params, block: Study) -> Iterator[list[Job]]:
-    """Yield jobs that may run side by side: whatever is not current of the images, then of each seed's models."""
-    yield [Job("01_data", dataset, {"dataset": dataset}) for dataset in block.datasets if not _has(params, dataset)]
+    """Yield jobs that may run side by side: whatever missing records want of images, then of each seed's models."""
+    missing = [model for model in models(params, block) if not evaluated(params, model, block.suite)]
+    wanted = dict.fromkeys(model.dataset for model in missing)
+    yield [Job("01_data", dataset, {"dataset": dataset}) for dataset in wanted if not _has(params, dataset)]
     for seed in block.seeds:
-        attacked = [model for model in models(params, block) if model.seed == seed]
-        yield [_training(model) for model in trainings(params, attacked) if not trained(params, model)]
-        yield [_attack(model, block.suite) for model in attacked if not evaluated(params, model, block.suite)]
+        own = [model for model in missing if model.seed == seed]
+        yield [_training(model) for model in trainings(params, own) if not trained(params, model)]
+        yield [_attack(model, block.suite) for model in own]
 
 
 def _training(model: Model) -> Job:
@@ -184,6 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = load()
         blocks = [params.block(name) for name in chosen.blocks or params.study]
+        datasets = dict.fromkeys(name for block in blocks for name in block.datasets)
+        for sentence in slow(params, datasets, dict.fromkeys(block.suite for block in blocks)):
+            print(sentence, file=sys.stderr)
         with pipeline_lock():
             return int(run(params, blocks, chosen.jobs) > 0)
     except (ValueError, OSError) as error:

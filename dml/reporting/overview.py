@@ -29,12 +29,13 @@ from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
-    "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, whose "
-    "classes no model was trained on. R@1 counts the worst of all attacks on each query. Claims rest only on suites "
-    "with gates, which look for signs that an attack failed. Each page has the leaderboard of all defences, settings, "
-    "gates and paired tests. The pipeline writes all of this from [runs/](runs), the records with the outcome of each "
-    "query; [metrics.csv](metrics.csv) has all rows as a table, [cost.md](cost.md) the cost of training, and "
-    "[provenance.json](provenance.json) device, versions and seconds of each run."
+    "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, "
+    "whose classes no model was trained on. Pretrained weights may have seen such images. R@1 counts the worst of "
+    "all attacks on each query. Claims rest only on suites with gates, which look for signs that an attack failed. "
+    "Each page has the leaderboard of all defences, settings, gates and paired tests. The pipeline writes all of "
+    "this from [runs/](runs), the records with the outcome of each query; [metrics.csv](metrics.csv) has all rows "
+    "as a table, [cost.md](cost.md) the cost of training, and [provenance.json](provenance.json) device, versions "
+    "and seconds of each run."
 )
 
 
@@ -79,8 +80,8 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with those of its measured settings and losses that "
-        "keep the most (some were measured with one), beside this project's and the one that the paper proposes: "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep the most among those "
+        "measured, of some classes one. Defences of this project and of the paper are shown beside their best: "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss. {MARK}: a gate fails, or the embedding collapsed."

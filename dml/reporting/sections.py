@@ -164,7 +164,7 @@ def best_text(record: Record) -> str:
     """Return one sentence: what this project's own defence is on a dataset."""
     given = {name: value for name, value in record["settings"]["defense"].items() if name not in ("name", "defense")}
     kind = record["settings"]["defense"].get("defense", BEST)
-    return f"`{BEST}`, chosen for this dataset, is `{kind}` with `{settings_text(given)}`."
+    return f"`{BEST}` is `{kind}` with `{settings_text(given)}`."
 
 
 def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:

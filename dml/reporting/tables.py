@@ -13,14 +13,29 @@ from dml.evaluation.statistics import pool_seeds, ratio_interval, wilson
 from dml.reporting.records import KEYS, LOWERED, Record
 from dml.reporting.spelling import CONTROL, order
 
-COLUMNS = [*KEYS, "attack", "norm", "eps", "queries", "r1", "r1_low", "r1_high", "map_r", "gates"]  # of metrics.csv
+COLUMNS = [
+    *KEYS,
+    "attack",
+    "norm",
+    "eps",
+    "queries",
+    "r1",
+    "r1_low",
+    "r1_high",
+    "map_r",
+    "gates",
+    "collapsed",
+]  # of metrics.csv
 MODEL = ["loss", "defense"]  # what the trainings of several seeds share
 
 
 def gates_of(record: Record) -> str:
     """Return ``hold`` or ``fail``, or ``not run``; a collapsed embedding fails, whatever its gates say."""
-    if collapsed(record):
-        return "fail"
+    return "fail" if collapsed(record) else gates_alone(record)
+
+
+def gates_alone(record: Record) -> str:
+    """Return ``hold`` or ``fail``, or ``not run``."""
     if not record["gates"]:
         return "not run"
     return "hold" if all(gate["passed"] for gate in record["gates"]) else "fail"
@@ -35,7 +50,12 @@ def collapsed(record: Record) -> str:
 def metrics(records: Sequence[Record]) -> pd.DataFrame:
     """Return the rows of metrics.csv: one per dataset, loss, defence, seed, suite, attack, norm and eps."""
     rows = [
-        {**{key: record[key] for key in KEYS}, **row, "gates": gates_of(record)}
+        {
+            **{key: record[key] for key in KEYS},
+            **row,
+            "gates": gates_alone(record),
+            "collapsed": bool(collapsed(record)),
+        }
         for record in records
         for row in record["rows"]
     ]
@@ -75,13 +95,14 @@ def check_alike(records: Sequence[Record]) -> None:
 
 
 def pool(records: Sequence[Record]) -> pd.DataFrame:
-    """Return the rows of one dataset and suite with the queries of all seeds counted together.
+    """Return the rows of one dataset and suite with the queries of all seeds counted together; see :func:`gates_of`.
 
     Raises:
         ValueError: see :func:`check_alike`.
     """
     check_alike(records)
-    return pool_seeds(metrics(records))
+    rows = metrics(records)
+    return pool_seeds(rows.assign(gates=rows["gates"].mask(rows["collapsed"], "fail")))
 
 
 def main_suite(records: Sequence[Record], figures: Figures) -> str | None:

@@ -1,0 +1,57 @@
+"""`python -m dml check`: what is missing, and what would be slow on this machine."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from dml.__main__ import main
+from dml.config.load import load
+from dml.models.bfloat16 import computed
+from dml.pipeline import checking, study
+
+CPU = torch.device("cpu")
+SLOW = "is bfloat16, which this processor computes in software, ten times slower than float32"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or platform.system() != "Linux", reason="other flags")
+def test_a_pc_with_avx_512_computes_in_bfloat16_and_an_older_one_does_not() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    if {"avx512bw", "avx512vl", "avx512dq"} <= flags:
+        assert computed(CPU)
+    elif not flags & {"avx_ne_convert", "avx_vnni_int8"}:
+        assert not computed(CPU)
+
+
+def test_slow_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load()
+    monkeypatch.setattr(checking, "computed", lambda device: False)
+    assert checking.slow(params, ["glyphs", "flowers"], ["quick", "wide"]) == [
+        f"recipes.flowers.schedule.precision {SLOW}",
+        f"suites.wide.precision {SLOW}",
+    ]
+    monkeypatch.setattr(checking, "computed", lambda device: True)
+    assert checking.slow(params, ["flowers"], ["wide"]) == []
+
+
+def test_check_and_study_tell_what_is_slow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(checking, "computed", lambda device: False)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().err == "", "the default pipeline is in float32"
+    monkeypatch.setattr(study, "run", lambda params, blocks, jobs: 0)
+    assert main(["study", "grid"]) == 0
+    assert capsys.readouterr().err == f"recipes.glyphs_long.schedule.precision {SLOW}\n"
+    slow = load({"run.datasets": ["glyphs"], "recipes.glyphs.schedule.precision": "bfloat16"})
+    monkeypatch.setattr(checking, "load", lambda: slow)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().err == f"recipes.glyphs.schedule.precision {SLOW}\n"
+
+
+def test_images_that_are_missing_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checking, "ROOT", tmp_path)
+    assert main(["check"]) == 1
+    sentence = "data/glyphs/glyphs.json does not exist; put the images of 'glyphs' there"
+    assert capsys.readouterr().err == f"ParamsError: {sentence}\n"
