@@ -60,7 +60,7 @@ class Embedding(nn.Module):
             raise ValueError(f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D)")
         found = torch.as_tensor(found)
         self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
-        return found if found.dtype == torch.float64 else found.float().to(images.device)
+        return (found if found.dtype == torch.float64 else found.float()).to(images.device)
 
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)

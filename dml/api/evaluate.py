@@ -19,6 +19,7 @@ from dml.api.checks import answerable, check_embedding, check_finite, check_modu
 from dml.api.controls import CONTROLS
 from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, weights_sha256
+from dml.api.full_precision import full_precision
 from dml.api.images import Prepare, splits, training_data
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
@@ -83,7 +84,7 @@ def evaluate(
         controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
             not divide the images are left out, and ``pixels_linear`` without training images.
         seed: of the choice of queries, of the attacks and of the fit.
-        device: None takes the GPU if there is one.
+        device: None takes the GPU if there is one. A GPU computes in full float32, without TF32.
         folder: keeps what is finished; the same call again continues there.
         report: receives one line per finished chunk of queries.
 
@@ -100,7 +101,7 @@ def evaluate(
     data = training_data(training, images, size=size, transform=transform) if controls else None
     beside = built(controls, split, data, seed, report)
     start = perf_counter()
-    with lent(embed, device) as place:
+    with full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)
         chosen = _possible(chosen, suite, similarity, has_gradient)

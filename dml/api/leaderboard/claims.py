@@ -13,6 +13,7 @@ from torch import Tensor
 from dml.api.about import gallery_sha256, images_sha256
 from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
+from dml.api.full_precision import full_precision
 from dml.api.evaluate import attacked
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
 from dml.api.similarity import SimilaritySearch, search_over
@@ -114,7 +115,7 @@ def check(
     survived = {int(row): digit == "1" for row, digit in zip(np.sort(rows), entry.survived, strict=True)}
     failed = _outside(claim, survived, queries, entry.eps)
     usable = np.array([place for place in range(len(claim.rows)) if place not in failed], np.int64)
-    with lent(embed, None) as device:
+    with full_precision(), lent(embed, None) as device:
         search = search_over(Embedding(embed, device), split, asked, entry.similarity)
         _same_model(search, entry, rows)
         fooled = _fooled(search, claim, usable, entry.eps)
