@@ -13,8 +13,8 @@ from torch import Tensor
 from dml.api.about import gallery_sha256, images_sha256
 from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
-from dml.api.full_precision import full_precision
 from dml.api.evaluate import attacked
+from dml.api.full_precision import full_precision
 from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
 from dml.api.similarity import SimilaritySearch, search_over
 from dml.api.wrap import as_module
