@@ -128,14 +128,14 @@ def test_the_outputs_shown_are_the_measured_ones(committed: Path) -> None:
     """What `make repro` prints after its first hundred queries, and what the example finds on the same hundred."""
     (robust,), (pixels,) = (
         [r for r in records.read(committed) if (r["dataset"], r["loss"], r["defense"], r["seed"]) == wanted]
-        for wanted in (("glyphs", "triplet", "robust", 0), ("glyphs", "none", "pixels_16", 0))
+        for wanted in (("glyphs", "triplet", "robust", 0), ("glyphs", "none", "pixels_linear", 0))
     )
     paper, left = (robust["survival"][key][:100].count("1") / 100 for key in ("0.010000", "0.031373"))
     low, high = wilson(round(100 * left), 100)
     control = pixels["survival"]["0.031373"][:100].count("1") / 100
     assert f"attacked 100/300 queries, R@1 left: {paper:.3f} at 0.01, {left:.3f} at 8/255" in README
     assert f"{left:.3f} ({low:.3f} to {high:.3f})" in README
-    assert f"At 8/255 your model keeps R@1 {left:.3f}, more than the {control:.3f} of untrained pixels_16." in README
+    assert f"At 8/255 your model keeps R@1 {left:.3f}, more than the {control:.3f} of fitted pixels_linear." in README
 
 
 def test_the_table_of_photographs_is_the_measured_one(committed: Path) -> None:
