@@ -1,5 +1,6 @@
 """`dml.evaluate`: attack a retrieval model of any kind and say what it keeps."""
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, searc
 from dml.api.wrap import as_module
 from dml.common.checks import known
 from dml.config.build import evaluation as build
-from dml.config.load import fractions, load
+from dml.config.load import PARAMS, fractions, load
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import gates
@@ -136,9 +137,9 @@ def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite
         ValueError: it is unknown, cannot be aimed at any model, or a setting is wrong.
     """
     if isinstance(suite, str):
-        params = load()
-        known("suite", suite, [name for name, item in params.suites.items() if item["kind"] in KINDS])
-        built = build.suite(params.suites[suite], suite)
+        suites = _suites(PARAMS.stat().st_mtime_ns if PARAMS.exists() else 0)
+        known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
+        built = build.suite(suites[suite], suite)
     elif not isinstance(suite, Mapping):
         raise ValueError(f"suite is {suite!r}; give the name of a suite of params.yaml, or settings by name")
     else:
@@ -152,6 +153,12 @@ def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite
         raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
     radii = built.eps if eps is None else _radii(eps)
     return replace(built, eps=radii, queries=built.queries if limit is None else int(limit))
+
+
+@functools.lru_cache(maxsize=1)
+def _suites(written: int) -> Mapping[str, Any]:
+    """The suites of params.yaml, which takes a second to check; ``written`` tells when the file last changed."""
+    return load().suites
 
 
 def _radii(eps: Any) -> tuple[float, ...]:
