@@ -80,8 +80,8 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most, among those "
-        "measured, of some classes one. Defences of this project and of the paper are shown beside their best: "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most; of some "
+        "classes one setting was measured. This project's and the paper's own settings are listed too: "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss. {MARK}: a gate fails, or the embedding collapsed."
