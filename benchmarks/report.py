@@ -76,11 +76,12 @@ def run(name: str, words: Sequence[str]) -> Measured:
 
 def missing(name: str) -> str | None:
     """Return why a benchmark cannot run here, or None."""
-    if name == "precision" and not (ROOT / NEEDED).is_dir():
+    if name != "precision":
+        return None
+    if not (ROOT / NEEDED).is_dir():
         return f"{NEEDED} does not exist; `make repro` makes it"
-    if name == "precision" and not computed(best_device()):
-        return "this processor computes bfloat16 in software, which would take an hour; `throughput` tells how slowly"
-    return None
+    slow = "this processor computes bfloat16 in software; `throughput` tells how slowly"
+    return None if computed(best_device()) else slow
 
 
 def machine() -> str:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from dml.common.files import remove
+from dml.evaluation import CONTROLS
 
 UNFINISHED = ".unfinished"  # in the output: what a stopped evaluation continues from
 
@@ -27,7 +28,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from dml.api.controls import CONTROLS
     from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
     from dml.api.wrap import load
 
@@ -43,7 +43,7 @@ def _run(chosen: argparse.Namespace) -> int:
             training=chosen.training,
             similarity=chosen.similarity,
             size=chosen.size,
-            controls=CONTROLS if chosen.controls else (),
+            controls=tuple(CONTROLS) if chosen.controls else (),
             seed=chosen.seed,
             device=chosen.device,
             folder=unfinished,

@@ -7,7 +7,6 @@ from torch import nn
 from dml.config.build import evaluation as build
 from dml.data.base import Dataset, Split
 
-CONTROLS = ("pixels_8", "pixels_16", "colour_histogram", "soft_histogram", "pixels_linear")
 SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least image that each averages boxes to
 
 

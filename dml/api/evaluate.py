@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dml.api import attack
 from dml.api.about import about as told
 from dml.api.checks import answerable, check_embedding, check_finite, check_module, copies
-from dml.api.controls import CONTROLS
 from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.full_precision import full_precision
@@ -30,7 +29,7 @@ from dml.config.build import evaluation as build
 from dml.config.load import PARAMS, fractions, load
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
-from dml.evaluation import gates
+from dml.evaluation import CONTROLS, gates
 from dml.evaluation.statistics import standard_error
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
@@ -53,7 +52,7 @@ def evaluate(
     similarity: Similarity = "cosine",
     size: int | None = None,
     transform: Prepare | None = None,
-    controls: Sequence[str] = CONTROLS,
+    controls: Sequence[str] = tuple(CONTROLS),
     seed: int = 0,
     device: torch.device | str | None = None,
     folder: str | Path | None = None,
