@@ -16,6 +16,7 @@ from dml.data.base import Split
 from dml.evaluation import CONTROLS, gates
 from dml.evaluation.controls import ColourHistogram, PooledPixels, SoftHistogram, certificate
 from dml.evaluation.suites.attacks import AttackSuite
+from dml.models.embedder import device_of
 from dml.retrieval.index import Search
 
 SUITE = {"margin": {"steps": 10}, "targeted": {"steps": 5, "classes": 3}}
@@ -47,6 +48,15 @@ def test_every_control_is_an_embedder_of_unit_vectors_in_float64(name: str) -> N
     assert value.dtype == torch.float64
     assert (gradient[1:] != 0).flatten(1).any(1).all(), "an attack sees where to go"
     assert (gradient.dtype, gradient.shape) == (images.dtype, images.shape)
+
+
+@pytest.mark.parametrize("name", sorted(CONTROLS))
+def test_every_control_says_where_it_is(name: str) -> None:
+    """Else it would stay on the CPU when the models beside it are on a GPU; what says so is no weight."""
+    model = find(CONTROLS, name, "control")()
+    assert device_of(model).type == "cpu"
+    assert device_of(model.to("meta")).type == "meta"
+    assert "place" not in model.state_dict()
 
 
 @pytest.mark.parametrize("name", sorted(CONTROLS))

@@ -16,7 +16,7 @@ from dml.common.table import find
 from dml.data.base import Split
 from dml.evaluation.collapse import diagnostics
 from dml.evaluation.controls import Pixels8
-from dml.evaluation.suites import SUITES
+from dml.evaluation.suites import SUITES, attacks
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.evaluation.suites.poisoning import Poisoning, nearest_items
@@ -126,7 +126,10 @@ def test_the_doubled_suite_has_twice_the_steps_and_no_black_box() -> None:
     assert AttackSuite(3, (0.1,), {"square": {}}).doubled() is None
 
 
-def test_layers_in_bfloat16_look_for_images_that_float32_judges(search: Search) -> None:
+def test_layers_in_bfloat16_look_for_images_that_float32_judges(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacks, "computed", lambda device: True)
     dtypes = set()
     search.model.backbone.register_forward_hook(lambda module, images, features: dtypes.add(features.dtype))
     suite = AttackSuite(36, (0.003,), {"margin": {"steps": 10}}, claims=True, precision="bfloat16")
@@ -141,6 +144,10 @@ def test_layers_in_bfloat16_look_for_images_that_float32_judges(search: Search) 
     dtypes.clear()
     suite.doubled().evaluate(search, np.arange(6), seed=0, report=silent)
     assert dtypes == {torch.float32}, "a gate does not trust in bfloat16"
+    monkeypatch.setattr(attacks, "computed", lambda device: False)
+    fallen_back = suite.evaluate(search, np.arange(36), seed=0, report=silent).outcomes
+    assert dtypes == {torch.float32}, "a device that does not compute in bfloat16 takes float32"
+    pd.testing.assert_frame_equal(fallen_back, exact)
 
 
 def test_bfloat16_leaves_float64_as_it_is(toy_split: Split) -> None:

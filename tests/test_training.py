@@ -19,6 +19,7 @@ from dml.defenses.standard import Standard
 from dml.losses.base import Loss
 from dml.losses.pml import PML
 from dml.losses.triplet import Triplet
+from dml.models import bfloat16
 from dml.models.embedder import Embedder, build
 from dml.models.weights import save
 from dml.training.checkpoint import Checkpoint
@@ -227,6 +228,51 @@ def test_parameters_of_the_loss_are_trained_and_averaged(toy_split: Split) -> No
         found[averaging] = (loss.loss.proxies.detach() - before).norm()
         assert found[averaging] > 0
     assert found[0.999] < 0.5 * found[0.0]
+
+
+def test_a_corrected_average_forgets_what_training_began_with(toy_split: Split) -> None:
+    """Its decay is .1 after the first step and grows; at .999 it is the plain average, which barely moves."""
+    schedule = replace(SCHEDULE, averaging=0.999, corrected=True)
+    assert [schedule.decay(steps) for steps in (0, 1, 8, 10**6)] == [0.1, 2 / 11, 0.5, 0.999]
+    assert replace(schedule, corrected=False).decay(0) == 0.999
+    found = {}
+    for name, averaging, corrected in (("last", 0.0, False), ("plain", 0.999, False), ("corrected", 0.999, True)):
+        loss = proxies()
+        changed = {"averaging": averaging, "corrected": corrected, "learning_rate": 0.1}
+        train(toy_split, loss=loss, schedule=replace(SCHEDULE, **changed))
+        found[name] = loss.loss.proxies.detach()
+    apart = {name: (found[name] - found["last"]).norm() for name in ("plain", "corrected")}
+    assert 0 < apart["corrected"] < 0.7 * apart["plain"]
+
+
+def test_a_corrected_average_is_the_recursion_that_defines_it(toy_split: Split) -> None:
+    weights = []
+
+    class Noted(Standard):
+        def forward(self, model: nn.Module, *given: Any) -> Tensor:
+            weights.append(model.head.bias.detach().clone())
+            return super().forward(model, *given)
+
+    schedule = replace(SCHEDULE, epochs=1, averaging=0.4, corrected=True)
+    last, _ = train(toy_split, schedule=replace(schedule, averaging=0.0))
+    model, _ = train(toy_split, schedule=schedule, defense=Noted())
+    after = [*weights[1:], last.head.bias.detach()]  # of each step
+    average = after[0]  # nothing was averaged before
+    for steps, current in enumerate(after[1:], start=1):
+        decay = min(0.4, (1 + steps) / (10 + steps))
+        average = decay * average + (1 - decay) * current
+    torch.testing.assert_close(model.head.bias.detach(), average)
+
+
+def test_a_device_that_does_not_compute_in_bfloat16_takes_float32(
+    toy_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(SCHEDULE, precision="bfloat16")
+    monkeypatch.setattr(bfloat16, "computed", lambda device: False)
+    exact, fallen_back = train(toy_split)[0], train(toy_split, schedule=short)[0]
+    monkeypatch.setattr(bfloat16, "computed", lambda device: True)
+    assert same_weights(exact, fallen_back)
+    assert not same_weights(exact, train(toy_split, schedule=short)[0])
 
 
 def test_labels_beyond_the_classes_of_the_loss(toy_split: Split) -> None:

@@ -214,7 +214,7 @@ def test_losses_on_whole_queries_are_refused(
     defense = make(EPS, 2)
     words = (
         f"{type(defense).__name__} perturbs the roles of tuples; Whole costs whole queries: "
-        "use robust with target 'query', single_step, trades or fare"
+        "use robust with target 'query', single_step, joint, est, nearest, trades or fare"
     )
     with pytest.raises(ValueError, match=words):
         defense(model, images, LABELS, Whole(3, 8), generator)

@@ -42,7 +42,8 @@ def spread(values: float | Tensor, images: Tensor | None = None) -> Tensor:
         images: whose dtype and device the result takes, if given.
     """
     if images is not None:
-        values = torch.as_tensor(values, dtype=images.dtype, device=images.device)
+        # A number is written on the device: copying one there would wait for a GPU, in every step of an attack.
+        values = values.to(images) if isinstance(values, Tensor) else images.new_full((), values)
     return values.view(-1, 1, 1, 1) if values.ndim else values
 
 

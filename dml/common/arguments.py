@@ -1,5 +1,6 @@
 """Settings checked against the signature of what they are for."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -50,9 +51,12 @@ def arguments(target: Callable[..., Any], settings: Any, where: str, given: int 
     }
 
 
+_adapter = functools.cache(pydantic.TypeAdapter)  # making one takes a hundred times as long as using it
+
+
 def _converted(hint: Any, value: Any, where: str) -> Any:
     try:
-        return pydantic.TypeAdapter(hint).validate_python(value)
+        return _adapter(hint).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         parts = [part for part in first["loc"] if "[" not in str(part)]  # the branch of a union is no place in settings

@@ -30,7 +30,8 @@ class Augmentation:
 
 def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 images (B, H, W, 3) -> float images (B, 3, H, W) in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    floats = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
+    return floats.div_(floats.new_full((1,), 255))  # by a number, a GPU would multiply by 1/255, which rounds otherwise
 
 
 def shifted(images: np.ndarray, augmentation: Augmentation, generator: np.random.Generator) -> np.ndarray:

@@ -34,7 +34,7 @@ class RolesDefense(Adversarial):
         if not isinstance(loss, TupleLoss):
             raise ValueError(
                 f"{type(self).__name__} perturbs the roles of tuples; {type(loss).__name__} costs whole queries: "
-                "use robust with target 'query', single_step, trades or fare"
+                "use robust with target 'query', single_step, joint, est, nearest, trades or fare"
             )
         return loss.mine(embeddings.detach(), labels, generator)
 

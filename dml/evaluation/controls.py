@@ -19,6 +19,11 @@ AT_ONCE = 8  # right items whose distances to all others are computed at a time
 SLACK = 1e-12  # similarity that a certificate gives up for rounding; near-ties of float64 are 1.8e-15
 
 
+def _on_a_device(control: nn.Module) -> None:
+    """Give a control without weights a buffer, so that it can be moved to a GPU and says where it is."""
+    control.register_buffer("place", torch.empty(0), persistent=False)
+
+
 class PooledPixels(nn.Module):
     """The pixels of an image, averaged in boxes: images (B, 3, H, W) -> unit vectors (B, 3 * side**2 + 1).
 
@@ -34,6 +39,7 @@ class PooledPixels(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
+        _on_a_device(self)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the averages of the boxes, less .5: (B, 3 * side**2) float64.
@@ -116,6 +122,10 @@ class ColourHistogram(nn.Module):
     """
 
     bins = 8  # per channel
+
+    def __init__(self) -> None:
+        super().__init__()
+        _on_a_device(self)
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.double()

@@ -1,4 +1,4 @@
-"""Where layers in bfloat16 are worth it."""
+"""Where layers run in bfloat16; elsewhere they run in float32."""
 
 import torch
 

@@ -9,52 +9,68 @@ recorded, but for gates that want the images of other models. If all are equal, 
 and suite get today's digests, and say which runs were checked; so do the models that they were made from, where these
 are on this machine. A record stays stale if a setting of it has changed. Name runs that reach all the code that was
 changed.
+
+Another kind of CPU trains other weights from the same seed. There, name a revision of git from before the change: each
+run is made twice, by that code and by today's, and these two are compared. Then it may also be made shorter:
+
+    python -m dml carry glyphs_long study triplet-best-0 none-pixels_16-0 --beside HEAD \\
+        --changes '{recipes.glyphs_long.schedule.epochs: 1, suites.study.queries: 40}'
 """
 
 import argparse
+import io
 import json
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.config.run import Params
 from dml.config.schema import Data, Model, Settings, Validation
-from dml.evaluation import gates
-from dml.evaluation.outcomes import map_r_left, survival
 from dml.models import weights
 from dml.pipeline import paths
+from dml.pipeline.again import again
 from dml.pipeline.digest import decisive, expected, training_settings
-from dml.pipeline.stages import attack
-from dml.pipeline.stages.train import train
 from dml.pipeline.stored import SETTINGS, differences, open_folder
-from dml.reporting.records import LOWERED, Record, read, run_key, split_stale
+from dml.pipeline.tuning import as_settings, as_text
+from dml.reporting.records import Record, read, run_key, split_stale
 from dml.reporting.spelling import CONTROL
 from dml.training.schedule import Schedule
 
-SCRATCH = "scratch/carry"
+RUN = ("dataset", "loss", "defense", "seed", "suite")
 COMPARED = ("weights", "natural", "embedding", "rows", "survival", "map_r", "scores", "gates")
 TRANSFER = "that fool"  # in the name of a gate that wants the images of other models, which need not be there
 
 
-def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
+def carry(
+    dataset: str, suite: str, runs: Sequence[str], beside: str | None = None, changes: Settings | None = None
+) -> list[str]:
     """Make some stale records again and, if they come out the same, give the stale ones today's digests.
 
     Args:
         dataset, suite: of the records.
         runs: names of those to make again, ``loss-defense-seed``.
+        beside: a revision of git whose code makes them too, for a comparison on this machine; None compares with what
+            is recorded.
+        changes: settings to replace in both of the two, by dotted key.
 
     Returns:
         One line for each stale record: carried, or why it was not.
 
     Raises:
         ParamsError, FileNotFoundError: see the stages.
-        ValueError: a run is not among the stale records, or came out differently; nothing is written.
+        ValueError: a run is not among the stale records, or came out differently, or the revision has other code than
+            the records, or there are changes without a revision; nothing is written.
     """
+    if changes and beside is None:
+        raise ValueError("changes need a revision to compare with: what is recorded was made without them")
     params = load()
     folder = ROOT / paths.RECORDS / dataset
     wanted = expected(params, keys := [run_key(record) for record in read(folder)])
@@ -67,9 +83,14 @@ def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
     for run in runs:
         if run not in stale:
             raise ValueError(f"{run!r} is no stale record of {dataset} under {suite!r}; these are: {', '.join(stale)}")
-        if differ := compare(stale[run], again(stale[run])):
+        asked = {name: stale[run][name] for name in RUN}
+        before, now = (stale[run], again(**asked)) if beside is None else by_both(asked, beside, changes)
+        if before["digests"] != stale[run]["digests"]:
+            raise ValueError(f"the code of {beside} is not what the record of {run} was made with")
+        if differ := compare(before, now):
             raise ValueError(f"{run} came out differently, so nothing is carried over: {differ}")
         print(f"{run}: the same weights, rows and outcomes", flush=True)
+    how = "" if beside is None else f" beside {beside}" + (f" with {as_text(changes)}" if changes else "")
     lines = []
     for run, record in stale.items():
         changed = changed_settings(params, record)
@@ -79,38 +100,54 @@ def carry(dataset: str, suite: str, runs: Sequence[str]) -> list[str]:
         settings = today(params, record)
         model = carry_model(record, wanted[run_key(record)]["training"], settings)
         record.pop("machine")
-        record |= {"digests": wanted[run_key(record)], "settings": settings, "carried": list(runs)}
+        checked = [f"{name}{how}" for name in runs]
+        record |= {"digests": wanted[run_key(record)], "settings": settings, "carried": checked}
         write_json(ROOT / paths.record_file(dataset, run, suite), record)
         lines.append(f"{run}: carried over{', with its model' if model else ''}")
     return lines
 
 
-def again(record: Record) -> dict[str, Any]:
-    """Train and attack the run of a record with today's code, and return what :data:`COMPARED` names."""
-    dataset, loss, defense, seed, suite = (record[name] for name in ("dataset", "loss", "defense", "seed", "suite"))
-    if loss != CONTROL:
-        train(dataset, loss, defense, seed, workspace=SCRATCH)
-    target = attack.open_target(dataset, loss, defense, seed, suite, workspace=SCRATCH)
-    found = attack.run_suite(target)
-    outcomes = found.evaluation.outcomes
-    checked = _gates(target, outcomes)
-    return {
-        "weights": weights.digest(target.search.model),
-        "natural": target.natural.to_dict(),
-        "embedding": target.embedding,
-        "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
-        "survival": survival(outcomes),
-        "map_r": map_r_left(outcomes, LOWERED),
-        "scores": found.evaluation.scores,
-        "gates": checked.to_dict("records"),
-    }
+def by_both(asked: Settings, revision: str, changes: Settings | None) -> list[dict[str, Any]]:
+    """Make a run by the code of a revision and by today's, and return what both found.
+
+    Args:
+        asked: dataset, loss, defense, seed and suite.
+        revision: of git.
+        changes: settings to replace in both, by dotted key.
+
+    Raises:
+        ValueError: git has no such revision, or one of the two failed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        earlier, found = Path(place, "earlier"), Path(place, "found.json")
+        unpack(revision, earlier)
+        return [_by(root, asked | {"changes": changes}, found) for root in (earlier, ROOT)]
 
 
-def _gates(target: attack.Target, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """All gates but :data:`TRANSFER`; an empty table for a suite that no claim rests on."""
-    if not target.suite.claims:
-        return pd.DataFrame()
-    return gates.check(target.search, target.suite, outcomes, seed=target.seed, surrogates={})
+def _by(root: Path, asked: Settings, found: Path) -> dict[str, Any]:
+    """Make a run in another process, by the code below ``root``."""
+    words = [sys.executable, "-P", str(ROOT / "dml" / "pipeline" / "again.py"), json.dumps(asked), str(found)]
+    found.unlink(missing_ok=True)
+    done = subprocess.run(words, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+    if done.returncode:
+        raise ValueError(f"the code in {root} ended with status {done.returncode}; see above")
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def unpack(revision: str, folder: Path) -> None:
+    """Put the files of a revision into a new folder, and links to images that git does not hold.
+
+    Raises:
+        ValueError: git has no such revision.
+    """
+    archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        raise ValueError(f"git has no revision {revision!r}: {archive.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    for images in (ROOT / "data").iterdir():
+        if not (folder / "data" / images.name).exists():
+            (folder / "data" / images.name).symlink_to(images)
 
 
 def carry_model(record: Record, digest: str, settings: Settings) -> bool:
@@ -126,8 +163,8 @@ def carry_model(record: Record, digest: str, settings: Settings) -> bool:
     return True
 
 
-def compare(record: Record, made: Mapping[str, Any]) -> str:
-    """Say which part of a record was made differently; empty if none was."""
+def compare(record: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+    """Say which part of a record, or of what was made by other code, was made differently; empty if none was."""
     made, held = json.loads(json.dumps(made)), {"map_r": {}} | record
     held |= {"gates": [gate for gate in record["gates"] if TRANSFER not in gate["gate"]]}
     return ", ".join(f"{name} differ" for name in COMPARED if held[name] != made[name])
@@ -170,9 +207,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("dataset")
     parser.add_argument("suite")
     parser.add_argument("runs", nargs="+", metavar="LOSS-DEFENSE-SEED", help="to make again")
+    parser.add_argument("--beside", metavar="REVISION", help="of git, to compare with instead of the records")
+    parser.add_argument("--changes", default="{}", help="YAML, settings of both: '{suites.study.queries: 40}'")
     chosen = parser.parse_args(arguments)
     try:
-        print("\n".join(carry(chosen.dataset, chosen.suite, chosen.runs)))
+        changes = as_settings(chosen.changes)
+        print("\n".join(carry(chosen.dataset, chosen.suite, chosen.runs, chosen.beside, changes)))
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -11,11 +11,11 @@ from dml.config.schema import ParamsError
 from dml.models.bfloat16 import computed
 from dml.models.embedder import best_device
 
-SLOW = "is bfloat16, which this processor computes in software, ten times slower than float32"
+FLOAT32 = "is bfloat16, in which this processor does not compute; it takes float32, which rounds otherwise"
 
 
-def slow(params: Params, datasets: Iterable[str], suites: Iterable[str]) -> list[str]:
-    """Return a sentence for each dataset and suite whose layers are in a precision that is slow on this machine."""
+def in_float32(params: Params, datasets: Iterable[str], suites: Iterable[str]) -> list[str]:
+    """Return a sentence for each dataset and suite whose layers take another precision on this machine."""
     if computed(best_device()):
         return []
     trained = [
@@ -24,7 +24,7 @@ def slow(params: Params, datasets: Iterable[str], suites: Iterable[str]) -> list
         if any(schedule.precision == "bfloat16" for schedule in params.recipe(name).schedules.values())
     ]
     attacking = [f"suites.{name}.precision" for name in suites if params.suite(name).get("precision") == "bfloat16"]
-    return [f"{setting} {SLOW}" for setting in trained + attacking]
+    return [f"{setting} {FLOAT32}" for setting in trained + attacking]
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +39,6 @@ def main(arguments: list[str]) -> int:
     except ParamsError as error:
         print(f"ParamsError: {error}", file=sys.stderr)
         return 1
-    for sentence in slow(params, params.run.datasets, params.run.suites):
+    for sentence in in_float32(params, params.run.datasets, params.run.suites):
         print(sentence, file=sys.stderr)
     return 0

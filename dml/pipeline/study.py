@@ -29,7 +29,7 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params, Study
 from dml.pipeline import paths
-from dml.pipeline.checking import slow
+from dml.pipeline.checking import in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import BUSY, most, pipeline_lock
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         params = load()
         blocks = [params.block(name) for name in chosen.blocks or params.study]
         datasets = dict.fromkeys(name for block in blocks for name in block.datasets)
-        for sentence in slow(params, datasets, dict.fromkeys(block.suite for block in blocks)):
+        for sentence in in_float32(params, datasets, dict.fromkeys(block.suite for block in blocks)):
             print(sentence, file=sys.stderr)
         with pipeline_lock():
             return int(run(params, blocks, chosen.jobs) > 0)

@@ -174,20 +174,20 @@ def _batch_norm(
 
 
 @torch.no_grad()
-def _statistics(values: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return mean (C,) and biased variance (C,) of the values (B, C, ...) of all processes, and their number."""
+def _statistics(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (C,) and biased variance (C,) of the values (B, C, ...) of all processes, and their number ()."""
     axes, count = [0, *range(2, values.ndim)], values[:, 0].numel()
     own = values.new_zeros(2, values.shape[1])  # a process without rows has neither
     if count:
         own = torch.stack(torch.var_mean(values, axes, correction=0))
-    sent = torch.cat([own.flatten(), own.new_tensor([count])]).double()
+    sent = torch.cat([own.flatten(), own.new_full((1,), count)]).double()
     parts = [torch.empty_like(sent) for _ in range(size())]
     dist.all_gather(parts, sent)
     found = torch.stack(parts)
     (variances, means), counts = found[:, :-1].view(size(), 2, -1).unbind(1), found[:, -1:]
     mean = (counts * means).sum(0) / counts.sum()
     variance = (counts * (variances + (means - mean).square())).sum(0) / counts.sum()
-    return mean.to(values.dtype), variance.to(values.dtype), int(counts.sum())
+    return mean.to(values.dtype), variance.to(values.dtype), counts.sum()
 
 
 class _Normalise(torch.autograd.Function):
@@ -195,7 +195,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, values: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, inverse: Tensor, count: int
+        ctx: FunctionCtx, values: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, inverse: Tensor, count: Tensor
     ) -> Tensor:
         ctx.save_for_backward(values, scale, mean, inverse)
         ctx.count = count

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dml.common.processes import Say, from_leader, leads, to_nobody
@@ -20,12 +20,14 @@ from dml.data.base import Split
 from dml.data.loading import training_batches
 from dml.defenses.base import Defense
 from dml.losses.base import Loss
+from dml.models import bfloat16
 from dml.models.embedder import device_of, freeze_batchnorm
 from dml.training import distributed
 from dml.training.checkpoint import Checkpoint
 from dml.training.schedule import Schedule
 
 Scores = dict[str, float]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass
@@ -138,16 +140,18 @@ class _Training:
         self.seed = seed
         self.modules = nn.ModuleDict({"model": model, "loss": loss})
         self.defense = defense
+        device, total = device_of(model), schedule.epochs * batches
+        self.short = schedule.precision == "bfloat16" and bfloat16.computed(device)
         method = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
-        parameters, total = self.modules.parameters(), schedule.epochs * batches
-        self.optimizer = method(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+        given = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+        # One kernel for all weights; on a CPU it would round otherwise than the plain optimiser, and gain nothing.
+        self.optimizer = method(self.modules.parameters(), **given, fused=device.type == "cuda")
         rates = torch.optim.lr_scheduler
         self.cycle = {
             "one_cycle": lambda: rates.OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=total),
             "constant": lambda: rates.ConstantLR(self.optimizer, factor=1.0),
         }[schedule.rate]()
-        average = get_ema_multi_avg_fn(schedule.averaging)
-        self.averaged = AveragedModel(self.modules, multi_avg_fn=average, use_buffers=True)
+        self.averaged = AveragedModel(self.modules, multi_avg_fn=self._average, use_buffers=True)
         self.history = History()
         self.best: dict[str, Any] = {}
         self.best_score = -math.inf
@@ -177,7 +181,7 @@ class _Training:
             generator=numpy_generator(self.seed, "batches", len(self.history.epochs)),
         )
 
-        def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.history.embedded += len(inputs[0])
 
         with distributed.sharing(model), closing(drawn), model.register_forward_pre_hook(count):
@@ -185,25 +189,30 @@ class _Training:
                 self._step(images, labels)
                 yield
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def _step(self, images: Tensor, labels: Tensor) -> None:
         """Take one gradient step."""
         model, loss = self.modules["model"], self.modules["loss"]
         epoch, device = len(self.history.epochs), images.device
         progress = (epoch + self.done / self.batches) / self.schedule.epochs
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.schedule.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.short):
             mean = self.defense(model, images, labels, loss, self.generator, progress).mean()
-        value = float(mean.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        value = float(mean.detach())  # waits for a GPU, so it comes after the backward pass was handed over
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss became {value} in epoch {epoch + 1}; lower the learning rate")
         distributed.check_same(value, device)
-        self.optimizer.zero_grad(set_to_none=True)
-        mean.backward()
         distributed.sum_gradients(model, loss)
         self.optimizer.step()
         self.cycle.step()
         self.averaged.update_parameters(self.modules)
         self.total += value
         self.done += 1
+
+    def _average(self, averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
+        """Move averaged weights towards the current ones, in place."""
+        steps = len(self.history.epochs) * self.batches + self.done
+        get_ema_multi_avg_fn(self.schedule.decay(steps))(averaged, current, updates)
 
     def judge(self, scores: Scores) -> None:
         """Record an epoch, and keep its averaged weights if none before scored higher."""

@@ -20,8 +20,10 @@ class Schedule:
         weight_decay: of the optimiser.
         optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
         rate: ``one_cycle``, or ``constant``.
-        precision: of the layers, ``float32`` or ``bfloat16``; weights and distances are float32 in both.
+        precision: of the layers, ``float32`` or ``bfloat16``; weights and distances are float32 in both. A device that
+            does not compute in bfloat16 takes float32.
         averaging: decay of the running average of the weights that is evaluated and kept; 0 keeps the last weights.
+        corrected: let the average forget the weights that training began with: see :meth:`decay`.
         shift: pixels that a training image may move by.
         flip: mirror half of the training images.
         turns: train on quarter turns of every image as further classes, see :func:`dml.data.turning.turned`.
@@ -43,6 +45,7 @@ class Schedule:
     rate: Literal["one_cycle", "constant"] = "one_cycle"
     precision: Literal["float32", "bfloat16"] = "float32"
     averaging: float = 0.0
+    corrected: bool = False
     shift: int = 0
     flip: bool = False
     turns: bool = False
@@ -71,6 +74,13 @@ class Schedule:
     def augmentation(self) -> Augmentation:
         """How training images are changed at random."""
         return Augmentation(shift=self.shift, flip=self.flip, crop=self.crop, crop_scale=self.crop_scale)
+
+    def decay(self, steps: int) -> float:
+        """Return the decay of the average after some steps: ``averaging``, or less while a corrected average is young.
+
+        A corrected one takes at most (1 + steps) / (10 + steps), so that early weights do not stay in it.
+        """
+        return min(self.averaging, (1 + steps) / (10 + steps)) if self.corrected else self.averaging
 
     def steps(self, images: int) -> int:
         """Return the gradient steps per epoch, given the number of training images."""

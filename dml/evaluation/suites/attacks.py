@@ -20,6 +20,8 @@ from dml.evaluation.engine import Group, attack, chunk_size_for, in_chunks
 from dml.evaluation.outcomes import rows_of
 from dml.evaluation.suites.base import Evaluation, Suite, check_common
 from dml.models.autocast import Autocast
+from dml.models.bfloat16 import computed
+from dml.models.embedder import device_of
 from dml.retrieval.index import Search
 from dml.retrieval.metrics import Outcome
 
@@ -35,8 +37,8 @@ class AttackSuite(Suite):
         queries, eps, claims, alone, gate_tries: see :class:`dml.evaluation.suites.base.Suite`.
         attacks: settings by name. The name is the attack's in :data:`dml.attacks.ATTACKS`, unless the settings say
             ``attack``. It names the rows of the outcomes and the random generators.
-        precision: of the layers while an attack looks for images, ``float32`` or ``bfloat16``. What it finds is judged
-            in float32, and the gates try the doubled form in float32.
+        precision: of the layers while an attack looks for images, ``float32`` or ``bfloat16``, where the device
+            computes in it. What it finds is judged in float32, and the gates try the doubled form in float32.
 
     Raises:
         ValueError: an attack or a setting is unknown or wrong.
@@ -67,7 +69,7 @@ class AttackSuite(Suite):
 
     def runs(self, search: Search) -> list[Group]:
         """See :class:`dml.evaluation.suites.base.Suite`; an attack without runs on this gallery is left out."""
-        if self.precision == "bfloat16":
+        if self.precision == "bfloat16" and computed(device_of(search.model)):
             search = replace(search, model=Autocast(search.model))
         found = [Group(name, item.runs(search), item.lowers) for name, item in self.named.items()]
         return [group for group in found if group.runs]
