@@ -83,6 +83,18 @@ def test_shorter_formats_of_multiplication_are_not_trusted(monkeypatch: pytest.M
     assert torch.equal(per_query(embeddings, queries, gallery).r1, in_float64(embeddings, queries, gallery).r1)
 
 
+def test_flags_that_cannot_be_read_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch refuses to tell the precision of products once somebody has set it by its newer flags."""
+
+    def refuses() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuses)
+    monkeypatch.setattr(metrics, "count", None)
+    embeddings, queries, gallery = close_items(0, 1e-2, 1000, False)
+    assert torch.equal(per_query(embeddings, queries, gallery).r1, in_float64(embeddings, queries, gallery).r1)
+
+
 def test_autocast_does_not_reach_the_ranking() -> None:
     embeddings, queries, gallery = close_items(0, 1e-2, 1000, False)
     expected = per_query(embeddings, queries, gallery)

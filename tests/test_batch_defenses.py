@@ -570,7 +570,7 @@ def test_a_killed_fare_training_resumes_before_and_after_the_copy(
     checkpoint = Checkpoint(tmp_path / "state.pt", "key")
     with pytest.raises(KeyboardInterrupt):
         fare_training(toy_split, killed, checkpoint)
-    assert bool(checkpoint.load()["defense"]["_extra_state"]) == (epochs > 2)
+    assert bool(checkpoint.load()["defense"]["_extra_state"]["original"]) == (epochs > 2)
     resumed, again = fare_training(toy_split, lambda model: scores, checkpoint)
     assert history == again
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -41,6 +41,11 @@ def test_to_float_keeps_channels_and_range() -> None:
     np.testing.assert_allclose(tensor[1, 2].numpy(), images[1, :, :, 2] / 255, atol=1e-7)
 
 
+def test_a_pixel_is_its_level_over_255_to_the_last_bit() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    assert np.array_equal(to_float(levels)[0, 0].numpy(), levels[0, :, :, 0].astype(np.float32) / np.float32(255))
+
+
 def cut_ramps(seed: int, shape: tuple[int, int] = (64, 64), count: int = 40) -> np.ndarray:
     """Random parts of images whose red rises from left to right and green from top to bottom, which tells the part.
 

@@ -39,8 +39,9 @@ def made_again(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any] | None =
     """Stand in for training and attack; the list names the runs that were asked for."""
     asked = []
 
-    def again(old: Record) -> dict[str, Any]:
-        asked.append(f"{old['loss']}-{old['defense']}-{old['seed']}")
+    def again(dataset: str, loss: str, defense: str, seed: int, suite: str) -> dict[str, Any]:
+        asked.append(run := f"{loss}-{defense}-{seed}")
+        old = on_disk(run)
         found = {"map_r": {}} | {name: old[name] for name in carry.COMPARED if name in old}
         return found | {"gates": old["gates"][:1]} | (changes or {})  # without the images of another model
 
@@ -95,6 +96,47 @@ def test_a_new_setting_counts_as_unchanged_at_its_default_only(stale: dict[str, 
     assert carry.changed_settings(params, old) == ["schedule.epochs is None, not 6"]
     turning = load({"recipes.glyphs.schedule.turns": True})
     assert "schedule.turns is None, not True" in carry.changed_settings(turning, old)
+
+
+def both_made(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], digests: str = "old") -> None:
+    """Stand in for training by the code of a commit and by today's, which finds something else."""
+    before = record("triplet", "robust", 0.9, 100) | {"weights": "here", "map_r": {}, "embedding": {}, "scores": {}}
+    before["digests"] = {"training": digests, "evaluation": digests}
+    monkeypatch.setattr(carry, "by_both", lambda asked, commit, changed: (before, before | changes))
+    monkeypatch.setattr(carry, "commit_of", lambda revision: "abc1234")
+
+
+def test_two_versions_are_compared_with_each_other_and_not_with_the_record(
+    stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_made(monkeypatch, {})
+    lines = carry.carry("glyphs", "quick", ["triplet-robust-0"], "HEAD~2", {"suites.quick.queries": 60})
+    assert sorted(lines) == sorted(f"{run}: carried over" for run in RUNS)
+    assert on_disk(RUNS[1])["carried"] == ["triplet-robust-0 beside abc1234 with {suites.quick.queries: 60}"]
+    assert on_disk(RUNS[1])["weights"] == f"weights of {RUNS[1]}"
+
+
+@pytest.mark.parametrize("part", carry.COMPARED)
+def test_nothing_is_carried_if_the_versions_differ(
+    part: str, stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_made(monkeypatch, {part: [{"gate": "other"}]})
+    with pytest.raises(ValueError, match=f"triplet-robust-0 came out differently.*{part} differ"):
+        carry.carry("glyphs", "quick", ["triplet-robust-0"], "HEAD")
+    assert all(on_disk(run)["digests"]["training"] == "old" for run in RUNS)
+
+
+def test_a_commit_must_hold_the_code_of_the_records(stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    both_made(monkeypatch, {}, digests="older")
+    with pytest.raises(
+        ValueError, match="the code of abc1234 is not what the record of triplet-robust-0 was made with"
+    ):
+        carry.carry("glyphs", "quick", ["triplet-robust-0"], "HEAD")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="git has no revision 'no-such-branch'"):
+        carry.commit_of("no-such-branch")
+    with pytest.raises(ValueError, match="changes need a revision"):
+        carry.carry("glyphs", "quick", ["triplet-robust-0"], None, {"suites.quick.queries": 60})
 
 
 def test_a_run_without_a_stale_record_is_named(stale: dict[str, Record]) -> None:

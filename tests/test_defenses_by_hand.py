@@ -8,6 +8,7 @@ from test_tuple_defenses import LABELS, ONE, FixedTuples, Line, on_line
 from torch import nn
 
 from dml.attacks.balls import Linf
+from dml.defenses.adversarial import Last
 from dml.defenses.base import Defense
 from dml.defenses.joint import Joint
 from dml.defenses.nearest import Nearest
@@ -62,6 +63,46 @@ def test_one_step_from_wide_noise_is_not_projected_back(
     assert (wide - images[1]).max() > 0.25
     with pytest.raises(ValueError, match="noise is 0; it must be above 0"):
         Robust(noise=0)
+
+
+def test_one_step_from_the_perturbation_of_the_step_before(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot's image has changed. A step of half the radius adds up over steps, and the ball holds the sum."""
+    monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images.clone())
+    defense, tuples, labels = Robust(0.1, 1, "positive", 0.05, noise="last"), FixedTuples(ONE), torch.tensor([0, 0, 1])
+    moved = []
+    for place in (0.3, 0.5, 0.4):
+        model, images = Line().train(), on_line(0.0, place, -0.2)
+        defense(model, images, labels, tuples, generator)
+        moved.append(model.trained[1][0] - images[1])
+    for change, length in zip(moved, (0.05, 0.1, 0.1), strict=True):
+        torch.testing.assert_close(change, length * SIGN, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="noise 'lats' is unknown; did you mean 'last'"):
+        Robust(noise="lats")
+
+
+def test_slots_beyond_those_of_the_step_before_begin_at_random(generator: torch.Generator) -> None:
+    images = torch.rand(4, 3, 2, 2, generator=generator)
+    last, again = torch.full((3, 3, 2, 2), 0.5), lambda: torch.Generator().manual_seed(3)
+    begun = Last(0.1, last).start(images, generator)
+    torch.testing.assert_close(begun[:3], (images[:3] + 0.1).clamp(0, 1), atol=1e-6, rtol=0)
+    assert 0 < (begun[3] - images[3]).abs().max() <= 0.1
+    assert torch.equal(Last(0.1, torch.empty(0, 1, 1, 1)).start(images, again()), Linf(0.1).start(images, again()))
+    fewer = Last(0.1, last).start(images[:2], generator)
+    torch.testing.assert_close(fewer, begun[:2])
+
+
+def test_a_checkpoint_holds_the_perturbations_of_the_step_before(generator: torch.Generator) -> None:
+    first, second = (Robust(0.1, 1, "positive", 0.05, noise="last") for _ in range(2))
+    images, labels = on_line(0.0, 0.3, -0.2), torch.tensor([0, 0, 1])
+    first(Line().train(), images, labels, FixedTuples(ONE), generator)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.carried, first.carried)
+    assert first.carried.abs().max() > 0
+    plain = Robust(0.1, 1, "positive", 0.05)
+    plain(Line().train(), images, labels, FixedTuples(ONE), generator)
+    assert not plain.carried.numel()
 
 
 def test_an_image_in_several_tuples_moves_once_where_its_perturbation_is_shared(

@@ -186,6 +186,22 @@ def test_records_follow_a_change_of_code_that_changes_no_result(project: Path) -
     assert all(name.read_bytes() == value for name, value in kept.items())
 
 
+def test_records_follow_where_earlier_code_makes_the_same_on_this_machine(project: Path) -> None:
+    """Two shortened trainings, by the code of the last commit and by that of today."""
+    file = project / f"results/runs/glyphs/{RUN}/quick.json"
+    code = project / "dml" / "models" / "embedder.py"
+    kept, text = file.read_bytes(), code.read_text()
+    words = ("carry", "glyphs", "quick", RUN, "--beside", "HEAD", "--changes", "{recipes.glyphs.schedule.epochs: 1}")
+    commit = command(project, "git", "rev-parse", "--short", "HEAD").stdout.strip()
+    code.write_text(text + "\nEXTRA = 1\n")
+    done = command(project, sys.executable, "-m", "dml", *words)
+    code.write_text(text)
+    assert done.returncode == 0, done.stderr
+    carried = json.loads(file.read_text())["carried"]
+    assert carried == [f"{RUN} beside {commit} with {{recipes.glyphs.schedule.epochs: 1}}"]
+    file.write_bytes(kept)
+
+
 def test_a_notebook_run_by_hand_reruns_nothing(project: Path) -> None:
     """From its own folder, as JupyterLab does: it writes below scratch/ and leaves outputs in the notebook."""
     tracked = project / "artifacts" / "models" / "glyphs" / RUN / "weights.safetensors"

@@ -20,6 +20,7 @@ from dml.evaluation.suites.attacks import AttackSuite
 from dml.models.embedder import build
 from dml.pipeline import paths, tuning
 from dml.pipeline.digest import data_settings
+from dml.reporting.trials import trials_page
 from dml.retrieval.index import Search
 
 TINY = {
@@ -63,7 +64,7 @@ def test_a_row_replaces_that_of_the_same_training_only(tmp_path: Path) -> None:
     robust = table[table["defense"] == "robust"]
     assert robust["score"].tolist() == pytest.approx([0.5, 0.5, 0.4], abs=1e-4), "best first"
     assert robust.iloc[-1]["settings"] == "{}"
-    assert [path.name for path in file.parent.iterdir()] == ["tuning.csv"]
+    assert [path.name for path in sorted(file.parent.iterdir())] == ["tuning.csv", "tuning.md"]
 
 
 def test_a_row_without_a_count_leaves_those_of_the_others_whole(tmp_path: Path) -> None:
@@ -73,6 +74,35 @@ def test_a_row_without_a_count_leaves_those_of_the_others_whole(tmp_path: Path) 
     tuning.add(row | {"seed": 1, "embedded": 240_000, "epoch_kept": 3, "score": 0.4}, file)
     lines = file.read_text().splitlines()
     assert lines[1:] == ["toys,triplet,robust,{},0,,6,0.5000", "toys,triplet,robust,{},1,240000,3,0.4000"]
+
+
+def test_the_page_shows_means_costs_and_the_best_first() -> None:
+    short = "{defenses.robust.steps: 1, schedule.averaging: 0.98}"
+    made = [
+        row("robust", embedded=96_000),
+        row("robust", seed=1, embedded=96_000) | {"score": 0.7},
+        row("robust", short, embedded=48_000, **{"R@1": 1.0}),
+        row("standard") | {"dataset": "elsewhere"},
+    ]
+    page = trials_page(pd.DataFrame(made), {"d": 24_000, "elsewhere": None})
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert lines[2] == "| as in the recipe | 2 | 4.0 | 0.900 | 0.400 | 0.200 | **0.600** (0.500 to 0.700) |"
+    assert lines[3].startswith(
+        "| `steps: 1`<br>`schedule.averaging: 0.98` | 1 | 2.0 | 1.000 | 0.400 | 0.200 | **0.533** |"
+    )
+    assert lines[-1].startswith("| as in the recipe | 1 | – |")
+    assert page.index("## d: robust, l") < page.index("## elsewhere: standard, l")
+
+
+def test_the_page_in_results_is_that_of_its_table() -> None:
+    file = ROOT / tuning.TABLE
+    assert file.with_suffix(".md").read_text() == tuning.page(file)
+
+
+def test_standard_training_embeds_each_image_of_each_batch_once() -> None:
+    params = load()
+    assert tuning.standard_images(params.recipe("glyphs")) == 6 * 40 * 25 * 4
+    assert tuning.standard_images(params.recipe("cub200")) is None
 
 
 def test_settings_are_one_text_in_any_order() -> None:
@@ -149,7 +179,7 @@ def test_rows_of_two_processes_are_all_kept(tmp_path: Path) -> None:
         "Path(sys.argv[1]))"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "tuning.csv")]
-    running = [subprocess.Popen([*words, name], cwd=ROOT) for name in ("a", "b")]
+    running = [subprocess.Popen([*words, name], cwd=ROOT) for name in ("{a: 1}", "{b: 1}")]
     assert [process.wait() for process in running] == [0, 0]
     assert len(pd.read_csv(tmp_path / "tuning.csv")) == 8
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from dml.defenses.adversarial import Start
 from dml.defenses.roles import RolesDefense
 from dml.losses.base import Loss, distance
 
@@ -30,7 +31,7 @@ class ACT(RolesDefense):
         steps: int = 32,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
 

@@ -1,6 +1,7 @@
 """What all defences with a PGD adversary share: its radius, its steps, and their growth over the training."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,8 +9,12 @@ from torch import Tensor
 from dml.attacks.balls import Linf
 from dml.attacks.objectives.base import Objective
 from dml.attacks.optimisers.pgd import pgd
-from dml.common.checks import at_least, linf_radius
+from dml.common.checks import at_least, known, linf_radius
 from dml.defenses.base import Defense
+
+LAST = "last"
+Start = float | Literal["last"] | None
+"""Where an adversary begins; see ``noise`` of :class:`Adversarial`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,25 @@ class Noise(Linf):
         return perturbed.clamp(0, 1)
 
 
+class Last(Linf):
+    """An l-inf ball in which an adversary begins with the perturbations of the step before.
+
+    The perturbation in a slot of the batch was made for another image there (FGSM-BP of Jia et al. 2022, "Prior-Guided
+    Adversarial Initialization for Fast Adversarial Training", arXiv 2207.08859, without its regulariser).
+    """
+
+    def __init__(self, eps: float, carried: Tensor) -> None:
+        super().__init__(eps)
+        object.__setattr__(self, "carried", carried)
+
+    def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images with the perturbations (N, 3, H, W) of the step before, the rest at random points."""
+        begun = super().start(images, generator)
+        size = min(len(images), len(self.carried))
+        begun[:size] = self.project(images[:size] + self.carried[:size].to(images), images[:size])
+        return begun
+
+
 class Adversarial(Defense):
     """A defence whose adversary runs PGD from a uniform random start in the l-inf ball.
 
@@ -41,15 +65,19 @@ class Adversarial(Defense):
         steps: PGD steps.
         step_size: of a step, pixel units; ``2 * eps / steps`` if None.
         ramp: share of the training over which the radius, and the step with it, grows from 0.
-        noise: start from uniform noise of this many times the radius, and project onto [0, 1] alone. With 2, and one
-            step of ``eps``, this is N-FGSM (de Jorge et al. 2022). None starts in the ball and stays there.
+        noise: a number starts from uniform noise of this many times the radius, and projects onto [0, 1] alone. With
+            2, and one step of ``eps``, this is N-FGSM (de Jorge et al. 2022). ``last`` starts with the perturbation
+            that the same slot had in the step before (:class:`Last`). None starts at random in the ball.
+
+    Attributes:
+        carried: (N, 3, H, W) perturbations of the step before, none unless ``noise`` is ``last``.
 
     Raises:
         ValueError: a setting is out of range.
     """
 
     def __init__(
-        self, eps: float, steps: int, step_size: float | None = None, ramp: float = 0.0, noise: float | None = None
+        self, eps: float, steps: int, step_size: float | None = None, ramp: float = 0.0, noise: Start = None
     ) -> None:
         super().__init__()
         linf_radius("eps", eps)
@@ -58,13 +86,16 @@ class Adversarial(Defense):
             raise ValueError(f"step_size is {step_size}; it must be above 0")
         if not 0 <= ramp <= 1:
             raise ValueError(f"ramp is {ramp}; it must lie between 0 and 1")
-        if noise is not None and not noise > 0:
+        if isinstance(noise, str):
+            known("noise", noise, [LAST])
+        elif noise is not None and not noise > 0:
             raise ValueError(f"noise is {noise}; it must be above 0")
         self.eps = eps
         self.steps = steps
         self.step_size = 2 * eps / steps if step_size is None else step_size
         self.ramp = ramp
         self.noise = noise
+        self.carried = torch.empty(0, 1, 1, 1)
 
     def score(self, scores: dict[str, float]) -> float:
         """Select the epoch by adversarial R@1."""
@@ -88,5 +119,16 @@ class Adversarial(Defense):
         """
         radius, step = self.reach(progress)
         given = {"steps": self.steps, "step_size": step, "best": False, "generator": generator}
-        ball = Linf(radius) if self.noise is None else Noise(radius, self.noise)
-        return pgd(images, objective, ball, **given)
+        if self.noise != LAST:
+            return pgd(images, objective, Linf(radius) if self.noise is None else Noise(radius, self.noise), **given)
+        perturbed = pgd(images, objective, Last(radius, self.carried), **given)
+        self.carried = perturbed - images
+        return perturbed
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the perturbations of the step before; Module's ``state_dict`` holds them, whatever their number."""
+        return {"carried": self.carried}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned."""
+        self.carried = state["carried"]

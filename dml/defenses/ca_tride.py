@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least
+from dml.defenses.adversarial import Start
 from dml.defenses.roles import RolesDefense
 from dml.losses.base import Loss, distance
 from dml.models.embedder import evaluating
@@ -47,7 +48,7 @@ class CATRIDE(RolesDefense):
         steps: int = 16,
         lam: float = 10.0,
         step_size: float | None = None,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, noise=noise)
         at_least("lam", lam, 0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import Loss, distance
 from dml.models.embedder import evaluating
 
@@ -32,7 +32,7 @@ class EST(Adversarial):
         steps: int = 32,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
 

@@ -2,12 +2,13 @@
 
 import math
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import Loss, squared_distance
 from dml.models.embedder import evaluating
 
@@ -41,7 +42,7 @@ class FARE(Adversarial):
         steps: int = 10,
         natural: float = 0.5,
         step_size: float | None = None,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, noise=noise)
         if not 0 <= natural < 1:
@@ -77,13 +78,14 @@ class FARE(Adversarial):
         """Select the epoch by adversarial R@1 among those after the copy: before it, training is only natural."""
         return super().score(scores) if self.original else -math.inf
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the weights of f0 by name, none before they are copied. Module's ``state_dict`` holds them."""
-        return self.original
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the weights of f0 by name too, none before they are copied."""
+        return super().get_extra_state() | {"original": self.original}
 
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned, on any device."""
-        self.original = dict(state)
+        super().set_extra_state(state)
+        self.original = dict(state["original"])
 
     @torch.no_grad()
     def _embed_originally(self, model: nn.Module, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least, known
+from dml.defenses.adversarial import Start
 from dml.defenses.roles import ROLES, RolesDefense
 from dml.losses.base import Loss, distance
 from dml.losses.mining import MINERS, Tuples
@@ -57,7 +58,7 @@ class Hardness(RolesDefense):
         ceiling: float = 0.2,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
         known("destination", destination, [LGA, *MINERS])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import known
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import BatchLoss, Loss, TupleLoss
 from dml.losses.mining import Tuples
 from dml.models.embedder import evaluating
@@ -53,7 +53,7 @@ class Joint(Adversarial):
         remine: Literal["none", "after", "each"] = NONE,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
         if not targets:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dml.common.checks import at_least
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import Loss, pairs
 from dml.models.embedder import evaluating
 from dml.retrieval.gallery import Gallery
@@ -47,7 +47,7 @@ class Nearest(Adversarial):
         natural: float = 0.0,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
         at_least("natural", natural, 0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dml.attacks.objectives.base import Objective
 from dml.attacks.objectives.tuples import role_objective
 from dml.common.checks import known
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import BatchLoss, Loss, TupleLoss
 from dml.losses.mining import Tuples
 from dml.models.embedder import evaluating
@@ -56,7 +56,7 @@ class Robust(Adversarial):
         | list[Literal["positive", "negative", "anchor"]] = "positive",
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
         scope: Literal["slot", "image"] = SLOT,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)

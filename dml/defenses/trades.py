@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least
-from dml.defenses.adversarial import Adversarial
+from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import Loss, squared_distance
 from dml.models.embedder import evaluating
 
@@ -37,7 +37,7 @@ class Trades(Adversarial):
         beta: float = 6.0,
         step_size: float | None = None,
         ramp: float = 0.0,
-        noise: float | None = None,
+        noise: Start = None,
     ) -> None:
         super().__init__(eps, steps, step_size, ramp, noise)
         at_least("beta", beta, 0)

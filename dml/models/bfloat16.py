@@ -4,7 +4,7 @@ import torch
 
 
 def computed(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 by itself; one that does not takes ten times as long as in float32.
+    """Return whether a device computes in bfloat16 by itself; in software that takes ten times as long as float32.
 
     On a CPU this is what PyTorch asks before it hands a layer to oneDNN. On x86 that needs AVX-512, or the AVX2 of 2024
     that converts bfloat16; on Arm the bf16 extension.

@@ -71,7 +71,7 @@ def carry(
     """
     if changes and beside is None:
         raise ValueError("changes need a revision to compare with: what is recorded was made without them")
-    params = load()
+    params, commit = load(), None if beside is None else commit_of(beside)
     folder = ROOT / paths.RECORDS / dataset
     wanted = expected(params, keys := [run_key(record) for record in read(folder)])
     stale = {
@@ -84,13 +84,13 @@ def carry(
         if run not in stale:
             raise ValueError(f"{run!r} is no stale record of {dataset} under {suite!r}; these are: {', '.join(stale)}")
         asked = {name: stale[run][name] for name in RUN}
-        before, now = (stale[run], again(**asked)) if beside is None else by_both(asked, beside, changes)
+        before, now = (stale[run], again(**asked)) if commit is None else by_both(asked, commit, changes)
         if before["digests"] != stale[run]["digests"]:
-            raise ValueError(f"the code of {beside} is not what the record of {run} was made with")
+            raise ValueError(f"the code of {commit} is not what the record of {run} was made with")
         if differ := compare(before, now):
             raise ValueError(f"{run} came out differently, so nothing is carried over: {differ}")
         print(f"{run}: the same weights, rows and outcomes", flush=True)
-    how = "" if beside is None else f" beside {beside}" + (f" with {as_text(changes)}" if changes else "")
+    how = "" if commit is None else f" beside {commit}" + (f" with {as_text(changes)}" if changes else "")
     lines = []
     for run, record in stale.items():
         changed = changed_settings(params, record)
@@ -107,20 +107,33 @@ def carry(
     return lines
 
 
-def by_both(asked: Settings, revision: str, changes: Settings | None) -> list[dict[str, Any]]:
-    """Make a run by the code of a revision and by today's, and return what both found.
+def commit_of(revision: str) -> str:
+    """Return the short hash of a revision of git.
+
+    Raises:
+        ValueError: git has none of this name.
+    """
+    words = ["git", "rev-parse", "--verify", "--short", f"{revision}^{{commit}}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"git has no revision {revision!r}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def by_both(asked: Settings, commit: str, changes: Settings | None) -> list[dict[str, Any]]:
+    """Make a run by the code of a commit and by today's, and return what both found.
 
     Args:
         asked: dataset, loss, defense, seed and suite.
-        revision: of git.
+        commit: of git.
         changes: settings to replace in both, by dotted key.
 
     Raises:
-        ValueError: git has no such revision, or one of the two failed.
+        ValueError: one of the two failed.
     """
     with tempfile.TemporaryDirectory() as place:
         earlier, found = Path(place, "earlier"), Path(place, "found.json")
-        unpack(revision, earlier)
+        unpack(commit, earlier)
         return [_by(root, asked | {"changes": changes}, found) for root in (earlier, ROOT)]
 
 
@@ -134,15 +147,9 @@ def _by(root: Path, asked: Settings, found: Path) -> dict[str, Any]:
     return json.loads(found.read_text(encoding="utf-8"))
 
 
-def unpack(revision: str, folder: Path) -> None:
-    """Put the files of a revision into a new folder, and links to images that git does not hold.
-
-    Raises:
-        ValueError: git has no such revision.
-    """
-    archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True)
-    if archive.returncode:
-        raise ValueError(f"git has no revision {revision!r}: {archive.stderr.decode().strip()}")
+def unpack(commit: str, folder: Path) -> None:
+    """Put the files of a commit into a new folder, and links to images that git does not hold."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
     for images in (ROOT / "data").iterdir():

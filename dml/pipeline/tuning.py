@@ -22,9 +22,10 @@ import pandas as pd
 import yaml
 
 from dml.attacks.balls import radius_text
-from dml.common.files import ROOT, atomic
+from dml.common.files import ROOT, atomic, write_text
 from dml.config.build import evaluation as build
 from dml.config.load import UNREADABLE, load
+from dml.config.schema import Recipe
 from dml.data import base
 from dml.evaluation.suites.base import Suite
 from dml.models.embedder import Embedder
@@ -32,6 +33,7 @@ from dml.pipeline import paths
 from dml.pipeline.digest import data_settings
 from dml.pipeline.stages.train import fit_recipe
 from dml.pipeline.stored import find_made_with
+from dml.reporting.trials import trials_page
 from dml.retrieval.index import Search
 
 HELD_OUT = "data.validation_fraction"  # the one setting of data that needs no other images
@@ -118,7 +120,10 @@ def as_text(settings: dict[str, Any]) -> str:
 
 
 def add(row: dict[str, Any], file: Path) -> None:
-    """Put a row into the table in place of an earlier one of the same training, best first; one process at a time."""
+    """Put a row into the table in place of an earlier one of the same training, best first; one process at a time.
+
+    The page beside it (:mod:`dml.reporting.trials`) is written anew.
+    """
     lock = paths.checkpoint_dir(".") / "tuning.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
@@ -131,6 +136,21 @@ def add(row: dict[str, Any], file: Path) -> None:
         table = table.sort_values(["dataset", "defense", "loss", "score"], ascending=[True, True, True, False])
         with atomic(file) as partial:
             table.to_csv(partial, index=False, float_format="%.4f")
+        write_text(file.with_suffix(".md"), page(file))
+
+
+def page(file: Path) -> str:
+    """Return the page of a table, with costs relative to standard training by the recipes of today."""
+    trials, params = pd.read_csv(file), load()
+    known = [name for name in trials["dataset"].unique() if name in params.recipes]
+    return trials_page(trials, {name: standard_images(params.recipe(name)) for name in known})
+
+
+def standard_images(recipe: Recipe) -> int | None:
+    """Return how many images standard training embeds; None where that depends on the number of training images."""
+    schedule = recipe.schedules["standard"]
+    batch = schedule.classes * schedule.images_per_class
+    return schedule.epochs * schedule.batches * batch or None
 
 
 def main(arguments: list[str] | None = None) -> int:
