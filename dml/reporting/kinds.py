@@ -104,7 +104,7 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
         records: of one dataset.
         figures: gives the two radii and the order of the models.
     """
-    rows, radii = [], (0.0, figures.paper_eps, figures.eps)
+    rows, radii, anew = [], (0.0, figures.paper_eps, figures.eps), False
     counted = sort_records([record for record in records if counts_groups(record)], figures)
     several = len({record["seed"] for record in counted}) > 1
     for record in counted:
@@ -114,7 +114,9 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
                 cells = [f"{_left(other, eps)} → {_left(record, eps)}" for eps in radii]
                 seed = f", seed {record['seed']}" if several else ""
-                rows.append([model_text(*model[:2]) + seed, f"{size:,}", *cells])
+                other_weights = other.get("weights") != record.get("weights")
+                anew |= other_weights
+                rows.append([model_text(*model[:2]) + seed + "*" * other_weights, f"{size:,}", *cells])
                 break
     if not rows:
         return []
@@ -122,6 +124,8 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
         "R@1 of the same queries where images of a query's group are left out → where they count. Whoever evaluates "
         "without groups measures in part how many queries find their twin: another frame, or the next photograph."
     )
+    if anew:
+        text += " *: trained twice by the same recipe and seed, on two kinds of CPU, so the weights differ a little."
     return ["", text, *table(["model", "queries", "natural", *(f"eps {radius_text(eps)}" for eps in radii[1:])], rows)]
 
 
