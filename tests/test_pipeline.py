@@ -190,16 +190,19 @@ def test_records_follow_where_earlier_code_makes_the_same_on_this_machine(projec
     """Two shortened trainings, by the code of the last commit and by that of today."""
     file = project / f"results/runs/glyphs/{RUN}/quick.json"
     code = project / "dml" / "models" / "embedder.py"
-    kept, text = file.read_bytes(), code.read_text()
+    made = [*(project / "results/runs").rglob("*.json"), *(project / "artifacts/models").rglob("settings.json")]
+    kept, text = {name: name.read_bytes() for name in made}, code.read_text()
     words = ("carry", "glyphs", "quick", RUN, "--beside", "HEAD", "--changes", "{recipes.glyphs.schedule.epochs: 1}")
     commit = command(project, "git", "rev-parse", "--short", "HEAD").stdout.strip()
     code.write_text(text + "\nEXTRA = 1\n")
     done = command(project, sys.executable, "-m", "dml", *words)
     code.write_text(text)
+    carried = json.loads(file.read_text())
+    for name, value in kept.items():
+        name.write_bytes(value)
     assert done.returncode == 0, done.stderr
-    carried = json.loads(file.read_text())["carried"]
-    assert carried == [f"{RUN} beside {commit} with {{recipes.glyphs.schedule.epochs: 1}}"]
-    file.write_bytes(kept)
+    assert carried["carried"] == [f"{RUN} beside {commit} with {{recipes.glyphs.schedule.epochs: 1}}"]
+    assert carried["digests"] != json.loads(kept[file])["digests"]
 
 
 def test_a_notebook_run_by_hand_reruns_nothing(project: Path) -> None:
