@@ -114,9 +114,9 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
                 cells = [f"{_left(other, eps)} → {_left(record, eps)}" for eps in radii]
                 seed = f", seed {record['seed']}" if several else ""
-                other_weights = other.get("weights") != record.get("weights")
-                anew |= other_weights
-                rows.append([model_text(*model[:2]) + seed + "*" * other_weights, f"{size:,}", *cells])
+                differ = other.get("weights") != record.get("weights")
+                anew |= differ
+                rows.append([model_text(*model[:2]) + seed + "*" * differ, f"{size:,}", *cells])
                 break
     if not rows:
         return []
@@ -125,7 +125,7 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
         "without groups measures in part how many queries find their twin: another frame, or the next photograph."
     )
     if anew:
-        text += " *: trained twice by the same recipe and seed, on two kinds of CPU, so the weights differ a little."
+        text += " *: trained again for the second number, with the same recipe and seed, and not to the same weights."
     return ["", text, *table(["model", "queries", "natural", *(f"eps {radius_text(eps)}" for eps in radii[1:])], rows)]
 
 

@@ -48,12 +48,10 @@ def _compared(trials: pd.DataFrame, defense: str, standard: int | None) -> list[
 def _text(settings: str, defense: str) -> str:
     """Return settings one below the other, those of the defence itself by their own names."""
     given = yaml.safe_load(settings)
+    if not given:
+        return "as in the recipe"
     own = {name.removeprefix(f"defenses.{defense}."): value for name, value in given.items()}
-    return (
-        "<br>".join(f"`{line}`" for line in yaml.safe_dump(own, sort_keys=False).splitlines())
-        if own
-        else "as in the recipe"
-    )
+    return "<br>".join(f"`{line}`" for line in yaml.safe_dump(own, sort_keys=False).splitlines())
 
 
 def _score(scores: np.ndarray) -> str:
