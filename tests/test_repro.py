@@ -100,7 +100,7 @@ def test_a_second_run_of_the_pipeline_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))
-    monkeypatch.setattr(repro, "_run_outdated", lambda repo, jobs: 0)
+    monkeypatch.setattr(repro, "_run_outdated", lambda *given: 0)
     monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
     with Lock(str(tmp_path / "dml-repro.lock")):
         assert repro.main(["--jobs", "1"]) == 1

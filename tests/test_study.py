@@ -1,6 +1,7 @@
 """The study: which jobs are left, in which order, and what a killed one skips."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from dml.config.run import Params
 from dml.pipeline import repro, study
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
+from dml.pipeline.shares import Shares
 
 SETTINGS = {
     "study": {
@@ -112,11 +114,11 @@ def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path
 def test_a_failed_job_is_told_and_the_others_go_on(
     params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(job: study.Job, threads: int, children: Children) -> tuple[int, float, Path]:
+    def run(job: study.Job, shares: Shares, children: Children) -> tuple[int, float, Path]:
         return int("robust" in job.name), 61.0, tmp_path / "artifacts" / "logs" / f"{job.name}.log"
 
     monkeypatch.setattr(study.Job, "run", run)
-    assert study.run(params, [params.block("main")], 2) == 6, "four trainings and two attacks"
+    assert study.run(params, [params.block("main")], 2, Shares(2)) == 6, "four trainings and two attacks"
     printed = capsys.readouterr().out
     assert (
         "03_robust_training glyphs-triplet-robust-0: FAILED, see artifacts/logs/glyphs-triplet-robust-0.log" in printed
@@ -129,7 +131,7 @@ def test_blocks_run_in_order_and_share_what_is_trained(
 ) -> None:
     done: list[str] = []
 
-    def run(job: study.Job, threads: int, children: Children) -> tuple[int, float, Path]:
+    def run(job: study.Job, shares: Shares, children: Children) -> tuple[int, float, Path]:
         done.append(f"{job.notebook[:2]} {job.name}")
         if job.notebook[:2] in ("02", "03"):
             loss, defense, seed = job.name.split("-")[1:]
@@ -172,7 +174,7 @@ def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch
             return super().start([sys.executable, "-c", "raise SystemExit(3)"])
 
     monkeypatch.setattr(study, "ROOT", tmp_path)
-    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(1, Recorded())
+    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(Shares(os.cpu_count()), Recorded())
     ((words, others),) = calls
     assert status == 3
     assert " ".join(words[1:]) == (

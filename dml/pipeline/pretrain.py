@@ -20,9 +20,9 @@ from dml.models import weights
 from dml.models.embedder import Embedder
 from dml.pipeline import paths
 from dml.pipeline.digest import training_digest
+from dml.pipeline.preparing import prepare_missing
 from dml.pipeline.stages.train import train
 from dml.pipeline.stored import StoredModel, open_model
-from dml.pipeline.training import prepare_missing
 from dml.reporting.provenance import versions
 
 

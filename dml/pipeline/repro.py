@@ -20,7 +20,10 @@ from dvc.lock import Lock, LockError
 from dvc.repo import Repo
 
 from dml.common.files import ROOT
+from dml.config.load import load
+from dml.config.schema import ParamsError
 from dml.pipeline.children import Children
+from dml.pipeline.shares import Shares, positive, shares_of
 
 BUSY = "another process runs this pipeline; wait until it has ended, then start again"
 Graph = Mapping[str, set[str]]
@@ -90,12 +93,12 @@ def dependents(stages: Graph, stage: str) -> set[str]:
     return found
 
 
-def run(stage: str, threads: int, children: Children, say: Callable[[str], None]) -> int:
+def run(stage: str, shares: Shares, children: Children, say: Callable[[str], None]) -> int:
     """Let DVC run one stage, if it changed; pass on what it prints, and return the exit status.
 
     Args:
         stage: its name in dvc.yaml.
-        threads: that its computations may use.
+        shares: of the machine; its computations get one.
         children: DVC becomes one of them.
         say: receives each line, under the name of the stage.
 
@@ -103,11 +106,13 @@ def run(stage: str, threads: int, children: Children, say: Callable[[str], None]
         EndedError: the pipeline was told to end.
     """
     words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    with children.start(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with (
+        shares.one() as environment,
+        children.start(
+            words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
         for line in process.stdout or ():
             if line.strip():
                 say(f"{stage}: {line.rstrip()}")
@@ -125,23 +130,17 @@ def pipeline_lock() -> Lock:
     return Lock(os.path.join(Repo(str(ROOT)).tmp_dir, "dml-repro.lock"))
 
 
-def most() -> int:
-    """Return how many processes to run side by side: one per core, or one where they would share a GPU."""
-    from torch.cuda import is_available  # takes seconds to import
-
-    return 1 if is_available() else os.cpu_count() or 1
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m dml repro", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=most(), help="stages side by side; one per core, or one on a GPU")
+    parser.add_argument("--jobs", type=positive, help="stages side by side; one per GPU, without a GPU one per core")
     chosen = parser.parse_args(arguments)
-    if chosen.jobs < 1:
-        parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
     try:
+        jobs, shares = shares_of(chosen.jobs, load().run.devices)
         with pipeline_lock():
-            return _run_outdated(Repo(str(ROOT)), chosen.jobs)
+            return _run_outdated(Repo(str(ROOT)), jobs, shares)
+    except ParamsError as error:
+        print(f"ParamsError: {error}", file=sys.stderr)
     except LockError:
         print(BUSY, file=sys.stderr)
     except DvcException as error:
@@ -149,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _run_outdated(repo: Repo, jobs: int) -> int:
+def _run_outdated(repo: Repo, jobs: int, shares: Shares) -> int:
     """Run what changed, and return the exit status."""
     lock = threading.Lock()
 
@@ -157,11 +156,10 @@ def _run_outdated(repo: Repo, jobs: int) -> int:
         with lock:
             print(line, flush=True)
 
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     stages = outdated(graph(repo), set(repo.status()))
     say(f"{len(stages)} stages to look at" if stages else "nothing has changed")
     with Children() as children:
-        failed = in_order(stages, lambda stage: run(stage, threads, children, say), jobs)
+        failed = in_order(stages, lambda stage: run(stage, shares, children, say), jobs)
     for stage in failed:
         print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
     return int(bool(failed))

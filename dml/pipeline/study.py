@@ -12,7 +12,6 @@ into results/.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -32,7 +31,8 @@ from dml.pipeline import paths
 from dml.pipeline.checking import in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
-from dml.pipeline.repro import BUSY, most, pipeline_lock
+from dml.pipeline.repro import BUSY, pipeline_lock
+from dml.pipeline.shares import Shares, positive, shares_of
 from dml.pipeline.stored import SETTINGS
 from dml.reporting.spelling import CONTROL
 
@@ -60,8 +60,11 @@ class Job:
     name: str
     parameters: dict[str, str]
 
-    def run(self, threads: int, children: Children) -> tuple[int, float, Path]:
-        """Execute the notebook; return its exit status, the seconds it took, and the log of what it printed.
+    def run(self, shares: Shares, children: Children) -> tuple[int, float, Path]:
+        """Execute the notebook on a share of the machine.
+
+        Returns:
+            Its exit status, the seconds it took, and the log of what it printed.
 
         Raises:
             EndedError: the study was told to end.
@@ -73,8 +76,7 @@ class Job:
         for name, value in ({"workspace": "."} | self.parameters).items():
             words += ["-p", name, value]
         start = time.perf_counter()
-        with log.open("w", encoding="utf-8") as stream:
-            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with log.open("w", encoding="utf-8") as stream, shares.one() as environment:
             process = children.start(words, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
             status = children.wait(process)
         return status, time.perf_counter() - start, log
@@ -158,14 +160,13 @@ def _stored(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def run(params: Params, blocks: Iterable[Study], jobs: int) -> int:
+def run(params: Params, blocks: Iterable[Study], jobs: int, shares: Shares) -> int:
     """Run all phases of some blocks, print one line per finished job, and return how many failed."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = 0
     for phase in (phase for block in blocks for phase in phases(params, block)):
         start = time.perf_counter()
         with ThreadPoolExecutor(jobs) as pool, Children() as children:
-            waiting = {pool.submit(job.run, threads, children): job for job in phase}
+            waiting = {pool.submit(job.run, shares, children): job for job in phase}
             for number, future in enumerate(as_completed(waiting), 1):
                 job = waiting[future]
                 status, seconds, log = future.result()
@@ -180,20 +181,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m dml study", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("blocks", nargs="*", metavar="BLOCK", help="of `study` in params.yaml; all if none is named")
-    parser.add_argument(
-        "--jobs", type=int, default=most(), help="notebooks side by side; one per core, or one on a GPU"
-    )
+    parser.add_argument("--jobs", type=positive, help="notebooks side by side; one per GPU, without a GPU one per core")
     chosen = parser.parse_args(arguments)
-    if chosen.jobs < 1:
-        parser.error(f"--jobs is {chosen.jobs}; it must be at least 1")
     try:
         params = load()
+        jobs, shares = shares_of(chosen.jobs, params.run.devices)
         blocks = [params.block(name) for name in chosen.blocks or params.study]
         datasets = dict.fromkeys(name for block in blocks for name in block.datasets)
         for sentence in in_float32(params, datasets, dict.fromkeys(block.suite for block in blocks)):
             print(sentence, file=sys.stderr)
         with pipeline_lock():
-            return int(run(params, blocks, chosen.jobs) > 0)
+            return int(run(params, blocks, jobs, shares) > 0)
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     except LockError:

@@ -9,31 +9,11 @@ that was killed continues. Missing images are prepared first.
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from dml.common.processes import from_leader, joined
-from dml.config.load import load
-from dml.pipeline import paths
-from dml.pipeline.digest import data_settings
-from dml.pipeline.stages.prepare import prepare
+from dml.pipeline.preparing import prepare_missing
 from dml.pipeline.stages.train import train
-from dml.pipeline.stored import find_made_with
 from dml.pipeline.tuning import as_settings
-
-
-def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) -> None:
-    """Prepare the images of a dataset unless they are there with these settings.
-
-    Raises:
-        ParamsError: a setting is wrong.
-        DatasetError: the raw images are missing or cannot be read.
-    """
-    try:
-        settings = data_settings(load(changes).recipe(dataset).data)
-        find_made_with(workspace, paths.data_dir(dataset), settings, "01_data")
-    except FileNotFoundError:
-        prepare(dataset, workspace=workspace, changes=changes)
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ Published gains of metric losses shrank to little once settings were chosen this
 et al. 2020). Each line of results/tuning.csv is a training of its own on the training classes that are not held out.
 The held-out classes are attacked by the suite that the headline of results/ shows: the few steps that select an epoch
 leave more queries, and not equally more of every model. With few held-out classes, hold out more of them; lines are
-comparable that hold out the same:
+comparable that hold out the same. Missing images are prepared first:
 
     python -m dml tune grocery triplet robust '{data.validation_fraction: 0.5, schedule.classes: 20}'
 """
@@ -25,12 +25,14 @@ from dml.attacks.balls import radius_text
 from dml.common.files import ROOT, atomic, write_text
 from dml.config.build import evaluation as build
 from dml.config.load import UNREADABLE, load
+from dml.config.run import Params
 from dml.config.schema import Recipe
 from dml.data import base
 from dml.evaluation.suites.base import Suite
 from dml.models.embedder import Embedder
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings
+from dml.pipeline.preparing import prepare_missing
 from dml.pipeline.stages.train import fit_recipe
 from dml.pipeline.stored import find_made_with
 from dml.reporting.trials import trials_page
@@ -67,13 +69,27 @@ def score(row: dict[str, Any], baseline: str) -> float:
     return sum(left) / len(left)
 
 
+def with_settings(dataset: str, loss: str, defense: str, settings: dict[str, Any]) -> Params:
+    """Return params.yaml with some settings of a recipe replaced.
+
+    Raises:
+        ParamsError: a setting is unknown or cannot be used.
+        ValueError: a setting changes the data, or the recipe lacks the loss or defence.
+    """
+    if any(key.split(".")[0] == "data" and key != HELD_OUT for key in settings):
+        raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: the images are prepared already")
+    params = load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
+    params.recipe(dataset).check(loss, defense)
+    return params
+
+
 def train_and_score(
     dataset: str, loss: str, defense: str, settings: dict[str, Any], *, seed: int, workspace: str = "."
 ) -> dict[str, Any]:
     """Train once with some settings of the recipe replaced.
 
     Args:
-        dataset: a recipe of params.yaml, prepared by notebook 01.
+        dataset: a recipe of params.yaml, whose images are prepared.
         loss, defense: of that recipe.
         settings: by dotted key within the recipe, for example ``{"defenses.robust.eps": 8/255}``.
         seed: of the training.
@@ -83,15 +99,11 @@ def train_and_score(
         A row of the table; ``embedded`` counts the images that the model embedded in training, which is what it costs.
 
     Raises:
-        ParamsError: a setting is unknown or cannot be used.
-        ValueError: a setting changes the data, or the recipe lacks the loss or defence.
+        ValueError: see :func:`with_settings`.
         FileNotFoundError: the dataset is not prepared.
     """
-    if any(key.split(".")[0] == "data" and key != HELD_OUT for key in settings):
-        raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: the images are prepared already")
-    params = load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
+    params = with_settings(dataset, loss, defense, settings)
     recipe = params.recipe(dataset)
-    recipe.check(loss, defense)
     prepared = data_settings(load().recipe(dataset).data)
     folder = find_made_with(workspace, paths.data_dir(dataset), prepared, "01_data")
     data = base.load(folder, validation_fraction=recipe.data.validation_fraction)
@@ -164,7 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, default=ROOT / TABLE)
     chosen = parser.parse_args(arguments)
     try:
-        for settings in [as_settings(text) for text in chosen.settings]:  # all are read before the first is trained
+        trials = [as_settings(text) for text in chosen.settings]
+        for settings in trials:  # all are read before the first is trained
+            with_settings(chosen.dataset, chosen.loss, chosen.defense, settings)
+        prepare_missing(chosen.dataset, ".", {})
+        for settings in trials:
             row = train_and_score(chosen.dataset, chosen.loss, chosen.defense, settings, seed=chosen.seed)
             add(row, chosen.table)
             print("  ".join(f"{name} {v:.3f}" if isinstance(v, float) else f"{name} {v}" for name, v in row.items()))
