@@ -31,7 +31,7 @@ lab: env
 study: env
 	python -m dml check
 	python -m dml study $(JOBS:%=--jobs %)
-	dvc repro
+	python -m dml notebook run notebooks/05_figures.ipynb artifacts/notebooks/05_figures.ipynb -p workspace .
 
 pretrain: env
 	@test -e data/tiny_imagenet/labels.csv || python -m dml datasets fetch tiny_imagenet

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import dml
+from dml.api import pixels
 from dml.api.images import splits
 from dml.api.leaderboard import claims, page, plot, reports
 from dml.api.leaderboard.reports import Told
@@ -208,3 +209,17 @@ def test_numbers_in_the_plot_stay_inside_and_equals_share_a_rank() -> None:
     heights = plot._heights(entries)
     assert max(heights) <= plot._y(0)
     assert min(np.diff(sorted(heights))) >= plot.APART - 1e-6
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_image_that_is_not_8_bit_keeps_all_as_floats(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "AT_ONCE", 4)
+    whole = np.random.default_rng(1).integers(0, 256, (10, 3, 8, 6), np.uint8)
+    images = torch.from_numpy(whole).float() / 255
+    exact = pixels.stored(images)
+    assert exact.dtype == np.uint8
+    assert np.array_equal(exact, whole.transpose(0, 2, 3, 1))
+    images[0 if first else -1, 0, 0, 0] = 0.3001
+    kept = pixels.stored(images)
+    assert kept.dtype == np.float32
+    assert np.allclose(kept / 255, images.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1.2e-7)

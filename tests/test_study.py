@@ -38,8 +38,15 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return load(SETTINGS)
 
 
-def names(phase: list[study.Job]) -> list[str]:
-    return [f"{job.notebook[:2]} {job.name}" for job in phase]
+def planned(params: Params, block: str = "main") -> dict[str, set[str]]:
+    """Titles of jobs, with their chapter's number alone, each with those that it needs."""
+
+    def short(title: str) -> str:
+        chapter, name = title.split()
+        return f"{chapter[:2]} {name}"
+
+    found = study.plan(params, [params.block(block)])
+    return {short(title): {short(other) for other in needs} for title, (_, needs) in found.items()}
 
 
 def keep(place: Path, value: dict) -> None:
@@ -48,10 +55,10 @@ def keep(place: Path, value: dict) -> None:
 
 
 def test_all_is_to_be_done_at_first(params: Params) -> None:
-    images, first, attacks, second, others = map(names, study.phases(params, params.block("main")))
-    assert images == ["01 glyphs"]
-    assert first[0] == "02 glyphs-triplet-standard-0"
-    assert set(first) == {
+    found = planned(params)
+    titles = list(found)
+    assert titles[:2] == ["01 glyphs", "02 glyphs-triplet-standard-0"]
+    assert set(titles[1:7]) == {
         "02 glyphs-triplet-standard-0",
         "03 glyphs-triplet-robust-0",
         "02 glyphs-contrastive-standard-100",  # a surrogate of the gates, as are the next two
@@ -59,14 +66,34 @@ def test_all_is_to_be_done_at_first(params: Params) -> None:
         "03 glyphs-contrastive-robust-0",
         "03 glyphs-contrastive-single_step-0",
     }
-    assert attacks == [
+    assert titles[7:11] == [
         "04 glyphs-triplet-standard-0-quick",
         "04 glyphs-triplet-robust-0-quick",
         "04 glyphs-contrastive-single_step-0-quick",
         "04 glyphs-none-pixels_8-0-quick",
     ]
-    assert len(second) == 6, "the other seed's, and the surrogate that is not there yet"
-    assert all("pixels" not in name for name in others), "a control has no seed of its own"
+    assert len(titles) == 1 + 6 + 4 + 5 + 3, "the surrogate of seed 100 serves both, a control has no seed of its own"
+    assert titles[-1] == "04 glyphs-contrastive-single_step-1-quick"
+
+
+def test_a_job_needs_images_its_model_and_surrogates_and_nothing_else(params: Params) -> None:
+    found = planned(params)
+    assert found["01 glyphs"] == set()
+    assert found["03 glyphs-triplet-robust-1"] == {"01 glyphs"}
+    assert found["04 glyphs-none-pixels_8-0-quick"] == {"01 glyphs"}
+    assert found["04 glyphs-triplet-robust-1-quick"] == {
+        "01 glyphs",
+        "03 glyphs-triplet-robust-1",
+        "02 glyphs-triplet-standard-1",
+        "02 glyphs-contrastive-standard-100",
+    }
+
+
+def test_blocks_that_ask_for_the_same_share_it(params: Params) -> None:
+    both = study.plan(params, [params.block("main"), params.block("grid")])
+    alone = [study.plan(params, [params.block(name)]) for name in ("main", "grid")]
+    assert both.keys() == alone[0].keys() | alone[1].keys()
+    assert len(both) < sum(map(len, alone))
 
 
 def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
@@ -80,15 +107,18 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     damaged = tmp_path / "results/runs/glyphs/triplet-single_step-0/quick.json"
     keep(damaged, {})
     damaged.write_text("{")
-    images, first, attacks, *_ = map(names, study.phases(params, params.block("main")))
-    assert images == []
+    found = planned(params)
+    assert "01 glyphs" not in found
+    assert found["04 glyphs-triplet-standard-0-quick"] == {
+        "02 glyphs-triplet-standard-0",
+        "02 glyphs-contrastive-standard-100",
+    }, "the robust surrogate is there"
     older = data_settings(recipe.data) | {"code": "of an older version"}
     keep(tmp_path / "artifacts/data/glyphs/settings.json", {"settings": older})
-    assert names(next(iter(study.phases(params, params.block("main"))))) == ["01 glyphs"], "prepared by other code"
-    assert "03 glyphs-triplet-robust-0" not in first
-    assert "02 glyphs-triplet-standard-0" in first
-    assert "04 glyphs-triplet-robust-0-quick" not in attacks
-    assert "04 glyphs-triplet-standard-0-quick" in attacks
+    assert "01 glyphs" in planned(params), "prepared by other code"
+    assert "03 glyphs-triplet-robust-0" not in found
+    assert "02 glyphs-triplet-standard-0" in found
+    assert "04 glyphs-triplet-robust-0-quick" not in found
 
 
 def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path) -> None:
@@ -98,17 +128,15 @@ def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path
         key = (*model[:3], "quick")
         file = tmp_path / "results/runs" / model.dataset / "-".join(map(str, model[1:])) / "quick.json"
         keep(file, {"digests": expected(params, [key])[key]})
-    assert not any(study.phases(params, block))
+    assert planned(params) == {}
     (tmp_path / "results/runs/glyphs/triplet-robust-1/quick.json").unlink()
-    images, *others = map(names, study.phases(params, block))
-    assert images == ["01 glyphs"]
-    assert others[:2] == [[], []], "nothing of the first seed"
-    assert set(others[2]) == {
+    assert list(planned(params)) == [
+        "01 glyphs",
+        "03 glyphs-triplet-robust-1",
         "02 glyphs-triplet-standard-1",
         "02 glyphs-contrastive-standard-100",
-        "03 glyphs-triplet-robust-1",
-    }
-    assert others[3] == ["04 glyphs-triplet-robust-1-quick"]
+        "04 glyphs-triplet-robust-1-quick",
+    ]
 
 
 def test_a_failed_job_is_told_and_the_others_go_on(
@@ -118,12 +146,17 @@ def test_a_failed_job_is_told_and_the_others_go_on(
         return int("robust" in job.name), 61.0, tmp_path / "artifacts" / "logs" / f"{job.name}.log"
 
     monkeypatch.setattr(study.Job, "run", run)
-    assert study.run(params, [params.block("main")], 2, Shares(2)) == 6, "four trainings and two attacks"
+    assert study.run(params, [params.block("main")], 2, Shares(2)) == 10, "four trainings and what needs them"
     printed = capsys.readouterr().out
     assert (
         "03_robust_training glyphs-triplet-robust-0: FAILED, see artifacts/logs/glyphs-triplet-robust-0.log" in printed
     )
-    assert "4/4 04_attack_evaluation" in printed
+    assert "04_attack_evaluation glyphs-none-pixels_8-0-quick: 61 s" in printed
+    left_out = printed.splitlines()[-1]
+    assert left_out.startswith(
+        "not done, as they need what failed: 04_attack_evaluation glyphs-contrastive-single_step-0"
+    )
+    assert left_out.count("04_attack_evaluation") == 6, "a robust model is a surrogate of all trained ones"
 
 
 def test_blocks_run_in_order_and_share_what_is_trained(

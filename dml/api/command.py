@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help="timm:NAME, torchvision:NAME, hf:PATH, file.py:function, or a folder in artifacts",
     )
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
-    add("--size", type=int, help="side of the square that images are cut to, pixels")
+    add("--size", type=int, help="pixels: the shorter side is resized to it, and the central square kept")
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--queries", type=int, help="how many to attack; the suite's number by default")

@@ -69,7 +69,9 @@ def evaluate(
             as it was. One that wants normalised images goes through :func:`dml.wrap`.
         images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
             array (N, H, W, 3), a dataset, a folder with one sub-folder per class, or a dataset that this repository
-            prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels.
+            prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels. Above 1 GiB
+            of pixels a dataset or folder is read anew by the model and by each control; what this repository
+            prepared is mapped into memory.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
         groups: (N,) track, burst or camera of each image: a query never finds images of its class and group, as
             re-identification has it; for two sets a pair.
@@ -80,7 +82,8 @@ def evaluate(
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
         limit: how many queries to attack instead.
         similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
-        size, transform: for the images of a folder or a dataset; a square of that side, or any function.
+        size, transform: for the images of a folder or a dataset: the central square after the shorter side was resized
+            to this, or any function, for example the one that your own evaluation has.
         controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
             not divide the images are left out, and ``pixels_linear`` without training images.
         seed: of the choice of queries, of the attacks and of the fit.

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 OVERSHOT = 0.5  # least distance from [0, 1] of images that cannot come from resizing alone
+AT_ONCE = 256  # images that are converted at a time: copies of a whole gallery may not fit into memory
 EIGHT_BITS = 1e-6  # images that are this close to multiples of 1/255 are kept as uint8, which is exact
 
 
@@ -105,10 +106,17 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
     if not values.numel():
         return np.empty((0, *values.shape[1:]), np.uint8)
     check_range(values)
+    exact = all(map(_eight_bits, values.split(AT_ONCE)))
+    found = np.empty(values.shape, np.uint8 if exact else np.float32)
+    for first, part in zip(range(0, len(values), AT_ONCE), values.split(AT_ONCE), strict=True):
+        scaled = part.float() * 255
+        found[first : first + len(part)] = (scaled.round() if exact else scaled.clamp(0, 255)).numpy()
+    return found
+
+
+def _eight_bits(values: Tensor) -> bool:
     scaled = values.float() * 255
-    if bool(((scaled - scaled.round()).abs() <= 255 * EIGHT_BITS).all()):
-        return np.ascontiguousarray(scaled.round().byte().numpy())
-    return np.ascontiguousarray(scaled.clamp(0, 255).numpy())
+    return bool(((scaled - scaled.round()).abs() <= 255 * EIGHT_BITS).all())
 
 
 def check_side(size: int | None) -> None:

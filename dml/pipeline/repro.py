@@ -3,7 +3,8 @@
     python -m dml repro --jobs 2
 
 Each stage is `dvc repro --single-item` in a process of its own, started when all stages that it depends on are done. So
-DVC decides what runs, as in a plain `dvc repro`, which does the same work one stage after the other.
+DVC decides what runs, as in a plain `dvc repro`, which does the same work one stage after the other. After a failure
+all goes on that does not depend on the failed stage.
 """
 
 import argparse
@@ -12,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Set
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Set
 
 from dvc.exceptions import DvcException
 from dvc.lock import Lock, LockError
@@ -23,11 +23,10 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.schema import ParamsError
 from dml.pipeline.children import Children
+from dml.pipeline.scheduling import Graph, dependents, in_order, most_needed_first
 from dml.pipeline.shares import Shares, positive, shares_of
 
 BUSY = "another process runs this pipeline; wait until it has ended, then start again"
-Graph = Mapping[str, set[str]]
-"""Stage -> stages that it depends on."""
 
 
 def graph(repo: Repo) -> Graph:
@@ -45,52 +44,6 @@ def outdated(stages: Graph, changed: Set[str]) -> Graph:
     """
     needed = set(changed).union(*(dependents(stages, stage) for stage in changed))
     return {stage: needs & needed for stage, needs in stages.items() if stage in needed}
-
-
-def in_order(stages: Graph, work: Callable[[str], int], jobs: int) -> list[str]:
-    """Run every stage after those that it depends on, ``jobs`` at a time, the one that most depend on first.
-
-    After a failure no further stage starts; those that run are waited for.
-
-    Args:
-        stages: an acyclic graph.
-        work: stage -> exit status.
-        jobs: stages side by side.
-
-    Returns:
-        The stages that failed.
-    """
-    depending = {stage: len(dependents(stages, stage)) for stage in stages}
-    waiting = sorted(stages, key=lambda stage: -depending[stage])  # stable: else in the order of the file
-    done: set[str] = set()
-    failed: list[str] = []
-    running: dict[Future[int], str] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        while True:
-            ready = [stage for stage in waiting if stages[stage] <= done] if not failed else []
-            for stage in ready[: jobs - len(running)]:
-                waiting.remove(stage)
-                running[pool.submit(work, stage)] = stage
-            if not running:
-                return failed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                stage = running.pop(future)
-                if future.result():
-                    failed.append(stage)
-                else:
-                    done.add(stage)
-
-
-def dependents(stages: Graph, stage: str) -> set[str]:
-    """Return the stages that depend on one, directly or through others."""
-    found: set[str] = set()
-    waiting = [stage]
-    while waiting:
-        needed = waiting.pop()
-        fresh = {name for name, needs in stages.items() if needed in needs} - found
-        found |= fresh
-        waiting += fresh
-    return found
 
 
 def run(stage: str, shares: Shares, children: Children, say: Callable[[str], None]) -> int:
@@ -159,7 +112,9 @@ def _run_outdated(repo: Repo, jobs: int, shares: Shares) -> int:
     stages = outdated(graph(repo), set(repo.status()))
     say(f"{len(stages)} stages to look at" if stages else "nothing has changed")
     with Children() as children:
-        failed = in_order(stages, lambda stage: run(stage, shares, children, say), jobs)
+        failed, left_out = in_order(most_needed_first(stages), lambda stage: run(stage, shares, children, say), jobs)
     for stage in failed:
         print(f"stage {stage} failed; its lines above say why", file=sys.stderr)
+    if left_out:
+        print(f"not run, as they depend on it: {', '.join(sorted(left_out))}", file=sys.stderr)
     return int(bool(failed))

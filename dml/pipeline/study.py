@@ -4,19 +4,21 @@
     python -m dml study grid
 
 The first runs all blocks in order, the second one of them. Each job is a notebook of the pipeline in a process of its
-own. A record that today's settings and code would make again is not made twice, whichever block asks for it, and only
-what a missing record needs is trained: a killed study continues where it was, and one whose records are all there ends
-at once. Remove records from results/runs to make them again. The figures stage of `dvc repro` then puts the records
-into results/.
+own; it starts when what it needs is there and a place is free. A record that today's settings and code would make again
+is not made twice, whichever block asks for it, and only what a missing record needs is trained: a killed study
+continues where it was, and one whose records are all there ends at once. Remove records from results/runs to make them
+again. Chapter 5 then puts the records into results/: `make study` runs it, and no other stage of the pipeline, which
+would train again what DVC has not trained itself.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,7 @@ from dml.pipeline.checking import in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import BUSY, pipeline_lock
+from dml.pipeline.scheduling import in_order
 from dml.pipeline.shares import Shares, positive, shares_of
 from dml.pipeline.stored import SETTINGS
 from dml.reporting.spelling import CONTROL
@@ -59,6 +62,11 @@ class Job:
     notebook: str
     name: str
     parameters: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """What it is called in a study."""
+        return f"{self.notebook} {self.name}"
 
     def run(self, shares: Shares, children: Children) -> tuple[int, float, Path]:
         """Execute the notebook on a share of the machine.
@@ -109,15 +117,33 @@ def trainings(params: Params, attacked: list[Model]) -> list[Model]:
     return list(found)
 
 
-def phases(params: Params, block: Study) -> Iterator[list[Job]]:
-    """Yield jobs that may run side by side: whatever missing records want of images, then of each seed's models."""
-    missing = [model for model in models(params, block) if not evaluated(params, model, block.suite)]
-    wanted = dict.fromkeys(model.dataset for model in missing)
-    yield [Job("01_data", dataset, {"dataset": dataset}) for dataset in wanted if not _has(params, dataset)]
-    for seed in block.seeds:
-        own = [model for model in missing if model.seed == seed]
-        yield [_training(model) for model in trainings(params, own) if not trained(params, model)]
-        yield [_attack(model, block.suite) for model in own]
+def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[str]]]:
+    """Return whatever missing records want, by title, each job with the titles of those that it needs first.
+
+    Blocks follow each other, and in a block seeds: the trainings of one, then its attacks.
+    """
+    found: dict[str, tuple[Job, set[str]]] = {}
+
+    def add(job: Job, needs: Iterable[Job]) -> None:
+        found.setdefault(job.title, (job, {other.title for other in needs} & found.keys()))
+
+    for block in blocks:
+        missing = [model for model in models(params, block) if not evaluated(params, model, block.suite)]
+        for dataset in dict.fromkeys(model.dataset for model in missing):
+            if not _has(params, dataset):
+                add(_images(dataset), [])
+        for seed in block.seeds:
+            own = [model for model in missing if model.seed == seed]
+            for model in trainings(params, own):
+                if not trained(params, model):
+                    add(_training(model), [_images(model.dataset)])
+            for model in own:
+                add(_attack(model, block.suite), [_images(model.dataset), *map(_training, trainings(params, [model]))])
+    return found
+
+
+def _images(dataset: str) -> Job:
+    return Job("01_data", dataset, {"dataset": dataset})
 
 
 def _training(model: Model) -> Job:
@@ -161,20 +187,24 @@ def _stored(file: Path) -> dict[str, Any]:
 
 
 def run(params: Params, blocks: Iterable[Study], jobs: int, shares: Shares) -> int:
-    """Run all phases of some blocks, print one line per finished job, and return how many failed."""
-    failed = 0
-    for phase in (phase for block in blocks for phase in phases(params, block)):
-        start = time.perf_counter()
-        with ThreadPoolExecutor(jobs) as pool, Children() as children:
-            waiting = {pool.submit(job.run, shares, children): job for job in phase}
-            for number, future in enumerate(as_completed(waiting), 1):
-                job = waiting[future]
-                status, seconds, log = future.result()
-                left = (time.perf_counter() - start) / number * (len(phase) - number) / 60
-                note = f"FAILED, see {log.relative_to(ROOT)}" if status else f"{seconds:.0f} s"
-                failed += bool(status)
-                print(f"{number}/{len(phase)} {job.notebook} {job.name}: {note}, {left:.0f} min left", flush=True)
-    return failed
+    """Run what some blocks lack, print one line per finished job, and return how many jobs were not done."""
+    planned, start, finished = plan(params, blocks), time.perf_counter(), itertools.count(1)
+    lock = threading.Lock()
+
+    def work(title: str) -> int:
+        status, seconds, log = planned[title][0].run(shares, children)
+        with lock:
+            number = next(finished)
+            left = (time.perf_counter() - start) / number * (len(planned) - number) / 60
+            note = f"FAILED, see {log.relative_to(ROOT)}" if status else f"{seconds:.0f} s"
+            print(f"{number}/{len(planned)} {title}: {note}, {left:.0f} min left", flush=True)
+        return status
+
+    with Children() as children:
+        failed, left_out = in_order({title: needs for title, (_, needs) in planned.items()}, work, jobs)
+    if left_out:
+        print(f"not done, as they need what failed: {', '.join(sorted(left_out))}", flush=True)
+    return len(failed) + len(left_out)
 
 
 def main(arguments: list[str] | None = None) -> int:
