@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dml.pipeline import repro, shares, study
-from dml.pipeline.shares import Shares, gpus, most, shares_of
+from dml.pipeline.shares import Shares, cores, gpus, most, shares_of
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,19 @@ def test_gpus_are_those_that_the_user_left_visible(
 def test_one_program_a_gpu_unless_each_takes_several() -> None:
     assert most(1, ["0", "1", "2"]) == 3
     assert most("auto", ["0", "1", "2"]) == most(2, ["0", "1", "2"]) == 1
-    assert most(1, []) == most("auto", []) == os.cpu_count()
+    assert most(1, []) == most("auto", []) == cores()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not say which cores are allowed")
+def test_cores_are_those_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == most(1, []) == 1
+        assert Shares(1).threads == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert cores() == len(allowed)
 
 
 def test_each_program_gets_the_least_used_gpu() -> None:
@@ -52,10 +64,10 @@ def test_a_program_alone_keeps_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_cores_are_divided() -> None:
-    with Shares(os.cpu_count()).one() as environment:
+    with Shares(cores()).one() as environment:
         assert environment["OMP_NUM_THREADS"] == "1"
     with Shares(1).one() as environment:
-        assert environment["OMP_NUM_THREADS"] == str(os.cpu_count())
+        assert environment["OMP_NUM_THREADS"] == str(cores())
 
 
 @pytest.mark.parametrize("command", [repro, study])

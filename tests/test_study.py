@@ -1,7 +1,6 @@
 """The study: which jobs are left, in which order, and what a killed one skips."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from dml.config.run import Params
 from dml.pipeline import repro, study
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
-from dml.pipeline.shares import Shares
+from dml.pipeline.shares import Shares, cores
 
 SETTINGS = {
     "study": {
@@ -207,7 +206,7 @@ def test_a_job_runs_its_notebook_with_its_parameters(tmp_path: Path, monkeypatch
             return super().start([sys.executable, "-c", "raise SystemExit(3)"])
 
     monkeypatch.setattr(study, "ROOT", tmp_path)
-    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(Shares(os.cpu_count()), Recorded())
+    status, _, log = study.Job("01_data", "glyphs", {"dataset": "glyphs"}).run(Shares(cores()), Recorded())
     ((words, others),) = calls
     assert status == 3
     assert " ".join(words[1:]) == (

@@ -19,6 +19,11 @@ def gpus() -> list[str]:
     return list(names)[: device_count()]
 
 
+def cores() -> int:
+    """Return how many cores this process may use: a job of a cluster often gets a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def most(devices: int | Literal["auto"], found: Sequence[str]) -> int:
     """Return how many programs to run side by side.
 
@@ -31,7 +36,7 @@ def most(devices: int | Literal["auto"], found: Sequence[str]) -> int:
     """
     if found:
         return len(found) if devices == 1 else 1
-    return os.cpu_count() or 1
+    return cores()
 
 
 class Shares:
@@ -44,7 +49,7 @@ class Shares:
     """
 
     def __init__(self, jobs: int, found: Sequence[str] = ()) -> None:
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.threads = max(1, cores() // jobs)
         self._programs = dict.fromkeys(found if jobs > 1 else (), 0)
         self._lock = threading.Lock()
 
