@@ -8,7 +8,7 @@ own; it starts when what it needs is there and a place is free. A record that to
 is not made twice, whichever block asks for it, and only what a missing record needs is trained: a killed study
 continues where it was, and one whose records are all there ends at once. Remove records from results/runs to make them
 again. Chapter 5 then puts the records into results/: `make study` runs it, and no other stage of the pipeline, which
-would train again what DVC has not trained itself.
+would train again what DVC has not trained itself. Chapter 6 takes models of the pipeline, too: `make repro` renews it.
 """
 
 import argparse
