@@ -41,7 +41,7 @@ def test_check_and_study_tell_what_takes_float32(
     monkeypatch.setattr(checking, "computed", lambda device: False)
     assert main(["check"]) == 0
     assert capsys.readouterr().err == "", "the default pipeline is in float32"
-    monkeypatch.setattr(study, "run", lambda params, blocks, jobs: 0)
+    monkeypatch.setattr(study, "run", lambda *given: 0)
     assert main(["study", "grid"]) == 0
     assert capsys.readouterr().err == f"recipes.glyphs_long.schedule.precision {FLOAT32}\n"
     short = load({"run.datasets": ["glyphs"], "recipes.glyphs.schedule.precision": "bfloat16"})

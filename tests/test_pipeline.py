@@ -148,15 +148,30 @@ def test_nothing_runs_twice(project: Path) -> None:
 
 
 def test_a_failing_stage_is_named_and_stops_what_depends_on_it(project: Path) -> None:
+    raw = project / "data" / "glyphs" / "glyphs.json"
+    kept = raw.read_bytes()
+    raw.write_text("{")
+    done = command(project, sys.executable, "-m", "dml", "repro", "--jobs", "2")
+    raw.write_bytes(kept)
+    assert done.returncode == 1
+    assert "stage prepare@glyphs failed; its lines above say why" in done.stderr
+    (left_out,) = [line for line in done.stderr.splitlines() if line.startswith("not run, as they depend on it: ")]
+    assert {"figures", "attack@glyphs-triplet-robust-0-quick", "train@glyphs-triplet-0"} < set(
+        left_out.removeprefix("not run, as they depend on it: ").split(", ")
+    )
+    assert "figures:" not in done.stdout
+    assert stages(command(project, "dvc", "repro")) == {"prepare"}, "the same images as before: nothing else runs"
+
+
+def test_a_wrong_setting_is_told_before_any_stage(project: Path) -> None:
     kept = (project / "params.yaml").read_text()
     edit(project, {"recipes.glyphs.defenses.robust": {"eps": -0.1, "steps": 2}})
-    done = command(project, sys.executable, "-m", "dml", "repro", "--jobs", "2")
+    done = command(project, sys.executable, "-m", "dml", "repro")
     (project / "params.yaml").write_text(kept)
-    assert done.returncode == 1
-    assert "digests: ParamsError: params.yaml: recipes.glyphs.defenses.robust.eps is -0.1" in done.stdout
-    assert "stage digests failed" in done.stderr
-    assert "figures:" not in done.stdout
-    assert stages(command(project, "dvc", "repro")) <= {"digests", "dependence", "figures"}
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "ParamsError: params.yaml: recipes.glyphs.defenses.robust.eps is -0.1; it must be at least 0\n"
+    )
 
 
 def test_records_follow_a_change_of_code_that_changes_no_result(project: Path) -> None:
