@@ -11,7 +11,8 @@ from dvc.repo import Repo
 from dml.common.files import ROOT
 from dml.pipeline import repro
 from dml.pipeline.repro import graph, outdated
-from tests.test_scheduling import DIAMOND
+
+DIAMOND = {"figures": {"a", "b"}, "a": {"data"}, "b": {"data"}, "data": set(), "alone": set()}
 
 
 def test_what_did_not_change_is_not_looked_at() -> None:
