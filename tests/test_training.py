@@ -341,6 +341,25 @@ def test_validation_attacks_the_same_queries_for_every_model(toy_split: Split) -
     assert model.training, "the mode is as it was"
 
 
+@pytest.mark.parametrize(("side", "sizes"), [(32, [130]), (112, [130]), (224, [64, 64, 2])])
+def test_validation_attacks_fewer_large_images_at_a_time(
+    side: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the attack would need more of a GPU's memory than the training does."""
+    images = np.random.default_rng(0).integers(0, 256, (130, side, side, 3), np.uint8)
+    split, attacked = Split(images, np.arange(130) // 5, [str(number) for number in range(26)]), []
+
+    def unchanged(images: Tensor, *_: Any, **given: Any) -> Tensor:
+        attacked.append(len(images))
+        return images
+
+    monkeypatch.setattr("dml.training.selection.pgd", unchanged)
+    model = nn.Sequential(nn.AvgPool2d(side // 2), nn.Flatten(), nn.Linear(12, 4))
+    scores = validator(split, queries=130, eps=0.03, steps=1, seed=0)(model)
+    assert attacked == sizes
+    assert scores["adversarial"] == pytest.approx(scores["natural"]), "the images are as they were"
+
+
 def test_steps_per_epoch() -> None:
     schedule = Schedule(epochs=1, batches=0, classes=3, images_per_class=4)
     assert schedule.steps(100) == 8

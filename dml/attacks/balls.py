@@ -6,6 +6,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from dml.common.randomness import normal, uniform
+
 
 class Ball(Protocol):
     """How an attack starts, moves and stays inside.
@@ -66,7 +68,7 @@ class Linf:
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a uniform draw from the ball."""
-        noise = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
+        noise = uniform(images.shape, images, generator) * 2 - 1
         return self.project(images + noise * spread(self.eps, images), images)
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
@@ -99,8 +101,8 @@ class L2:
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a uniform draw from the ball, cut to [0, 1]."""
-        direction = torch.randn(images.shape, generator=generator).to(images)
-        length = torch.rand(len(images), generator=generator).to(images) ** (1 / images[0].numel())
+        direction = normal(images.shape, images, generator)
+        length = uniform(images.shape[:1], images, generator) ** (1 / images[0].numel())
         offset = direction / _norm(direction) * length.view(-1, 1, 1, 1) * spread(self.eps, images)
         return self.project(images + offset, images)
 

@@ -12,7 +12,6 @@ comparable that hold out the same. Missing images are prepared first:
 """
 
 import argparse
-import fcntl
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from dml.evaluation.suites.base import Suite
 from dml.models.embedder import Embedder
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings
+from dml.pipeline.locks import alone
 from dml.pipeline.preparing import prepare_missing
 from dml.pipeline.stages.train import fit_recipe
 from dml.pipeline.stored import find_made_with
@@ -136,10 +136,7 @@ def add(row: dict[str, Any], file: Path) -> None:
 
     The page beside it (:mod:`dml.reporting.trials`) is written anew.
     """
-    lock = paths.checkpoint_dir(".") / "tuning.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # until the file is closed
+    with alone(paths.checkpoint_dir(".") / "tuning.lock"):
         table = pd.DataFrame([row])
         if file.exists():
             table = pd.concat([pd.read_csv(file), table]).drop_duplicates(KEY, keep="last")

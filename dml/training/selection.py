@@ -1,5 +1,6 @@
 """How an epoch of training is judged: on held-out training classes, never on test classes."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from dml.models.embedder import evaluating
 from dml.retrieval.index import Search
 
 CHUNK = 256  # queries attacked at a time
+PIXELS = CHUNK * 112**2  # or as many as have this many pixels: 64 at 224 x 224, where ResNet-50 keeps 90 MB for each
 
 
 def validator(
@@ -32,14 +34,15 @@ def validator(
         seed: of the choice of queries and of the random starts, which are the same in every epoch.
     """
     count = min(queries, len(split))
+    size = min(CHUNK, max(1, PIXELS // math.prod(split.images.shape[1:3])))
     rows = np.sort(numpy_generator(seed, "attacked queries").choice(len(split), count, replace=False))
 
     def validate(model: nn.Module) -> dict[str, float]:
         survivors = 0
         with evaluating(model):
             search, generator = Search.over(model, split), torch_generator(seed, "validation attack")
-            for first in range(0, count, CHUNK):
-                chunk = rows[first : first + CHUNK]
+            for first in range(0, count, size):
+                chunk = rows[first : first + size]
                 chosen = search.queries(chunk)
                 images = pgd(
                     search.images(chunk),

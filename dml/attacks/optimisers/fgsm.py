@@ -6,6 +6,7 @@ from torch import Tensor
 from dml.attacks.balls import Ball
 from dml.attacks.objectives.base import Objective
 from dml.attacks.optimisers.pgd import value_and_gradient
+from dml.common.randomness import normal
 
 
 def fgsm(images: Tensor, objective: Objective, ball: Ball) -> Tensor:
@@ -36,7 +37,7 @@ def r_fgsm(images: Tensor, objective: Objective, ball: Ball, *, generator: torch
         Perturbed images of the same shape, detached.
     """
     images = images.detach()
-    noise = torch.randn(images.shape, generator=generator).to(images)
+    noise = normal(images.shape, images, generator)
     half = ball.eps / 2
     corner = ball.project(ball.step(images, noise, half), images)
     return ball.project(ball.step(corner, value_and_gradient(objective, corner)[1], half), images)

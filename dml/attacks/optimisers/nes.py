@@ -6,6 +6,7 @@ from torch import Tensor
 from dml.attacks.balls import Ball
 from dml.attacks.objectives.base import Objective
 from dml.attacks.optimisers.pgd import better, value_of
+from dml.common.randomness import normal
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def nes(
     for _ in range(steps):
         gradient = torch.zeros_like(images)
         for _ in range(samples):
-            direction = torch.randn(images.shape, generator=generator).to(images)
+            direction = normal(images.shape, images, generator)
             rise = objective(current + spacing * direction) - objective(current - spacing * direction)
             gradient += rise.nan_to_num(0).view(-1, 1, 1, 1) * direction
         current = ball.project(ball.step(current, gradient, step_size), images)

@@ -16,7 +16,7 @@ from dml.attacks.objectives.base import Objective
 from dml.attacks.objectives.margin import margin_objective
 from dml.attacks.optimisers.apgd import apgd
 from dml.common.checks import at_least
-from dml.common.randomness import torch_generator
+from dml.common.randomness import normal, torch_generator
 from dml.evaluation.engine import chunk_size_for, in_chunks
 from dml.evaluation.outcomes import rows_of
 from dml.evaluation.statistics import clopper_pearson
@@ -150,7 +150,7 @@ def class_votes(
     ignored = Matches.of(queries, gallery).ignored
     for row in range(len(images)):
         for first in range(0, samples, size):
-            noise = torch.randn((min(size, samples - first), *images.shape[1:]), generator=generator).to(images)
+            noise = normal((min(size, samples - first), *images.shape[1:]), images, generator)
             similarity = (model(images[row] + sigma * noise) @ gallery.embeddings.T).masked_fill(
                 ignored[row], -torch.inf
             )
@@ -202,7 +202,7 @@ def smoothed_margin(
 
     def objective(images: Tensor) -> Tensor:
         if not noise:
-            noise.extend(sigma * torch.randn(images.shape, generator=generator).to(images) for _ in range(draws))
+            noise.extend(sigma * normal(images.shape, images, generator) for _ in range(draws))
         return torch.stack([margin(images + some) for some in noise]).mean(0)
 
     return objective
