@@ -21,6 +21,7 @@ from dml.config.load import load
 from dml.data.base import Split
 from dml.defenses import DEFENSES
 from dml.losses import LOSSES
+from dml.losses.base import TupleLoss
 from dml.models.embedder import best_device
 from dml.models.embedder import build as embedder
 from dml.pipeline.stages.prepare import prepare
@@ -30,7 +31,6 @@ from dml.training.loop import History, fit
 from dml.training.schedule import Schedule
 from dml.training.selection import validator
 
-BATCHES = ("multi_similarity", "proxy_anchor", "normalized_softmax")  # losses of whole batches
 TINY = {
     "recipes.glyphs.data.options": {"images_per_class": 4, "size": 32, "seed": 0},
     "recipes.glyphs.schedule": {"epochs": 1, "batches": 2, "classes": 5, "images_per_class": 3},
@@ -73,10 +73,10 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(gpu: torch.device) -> None:
 def train(split: Split, loss: str, defense: str, **changes: Any) -> History:
     """Train a small network on the best device."""
     recipe = load().recipe("glyphs_long")
-    settings = dict(recipe.defenses[defense])
-    if loss in BATCHES and defense == "robust":
-        settings["target"] = "query"
     metric = build.loss(loss, recipe.losses.get(loss, {}), classes=6, dimension=8)
+    settings = dict(recipe.defenses.get(defense, {}))
+    if defense == "robust" and not isinstance(metric, TupleLoss):
+        settings["target"] = "query"
     model = embedder("conv4", 8, seed=0, statistics=split.statistics()).to(best_device())
     schedule = Schedule(epochs=2, batches=1, classes=4, images_per_class=3, averaging=0.5, shift=1, flip=True)
     given = {"validate": validator(split, queries=6, eps=0.03, steps=1, seed=0), "seed": 0} | changes
