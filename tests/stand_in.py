@@ -1,7 +1,8 @@
 """A GPU that is not there: tensors that say that they lie on ``cuda:0`` and are computed on the CPU.
 
 Where a real GPU refuses an operation, so does this one: tensors of two devices, a copy to numpy, a generator of another
-device. Code that runs here puts its tensors where they belong. Nothing is learnt about speed, memory or rounding.
+device. Code that runs here puts its tensors where they belong. Nothing is learnt about speed, memory or rounding,
+but for what a GPU is waited for.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,9 @@ BELOW = torch.device("meta")  # the device in the eyes of torch's C++ code, whic
 MOVES = ("aten::copy_", "aten::_to_copy")  # between devices
 INDEXES = ("aten::index", "aten::index_put_", "aten::_index_put_impl_")  # which a real GPU takes from the CPU, too
 VALUES = ("aten::_local_scalar_dense", "aten::equal")  # their results are Python's
+SIZES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave")
+WAITS = {*VALUES, *(f"aten::{name}" for name in SIZES)}  # Python goes on when a GPU knows their values or sizes
+waited: list[str] = []  # operations that did so, and "to the CPU", since the stand-in was attached
 
 
 class OnGPU(Tensor):
@@ -58,6 +62,7 @@ class Generator(torch.Generator):
 
 def attach(patched: pytest.MonkeyPatch) -> Iterable[Any]:
     """Give the modes in which the machine has one GPU, after telling torch so."""
+    waited.clear()
     answers = {"is_available": True, "device_count": 1, "is_bf16_supported": False, "get_device_name": "stand-in"}
     for name, answer in answers.items():
         patched.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
@@ -84,6 +89,9 @@ def _computed(function: Any, given: tuple, named: dict[str, Any]) -> Any:
     here = [one for one in tree_leaves(checked) if isinstance(one, Tensor) and not isinstance(one, OnGPU) and one.ndim]
     if there and here and name not in MOVES:
         raise RuntimeError(f"Expected all tensors to be on the same device: {name} got one on the CPU, {here[0].shape}")
+    masks = [one for one in tree_leaves(given[1:2]) if isinstance(one, Tensor) and one.dtype == torch.bool]
+    if there and (name in WAITS or (name in INDEXES and masks)):
+        waited.append(name)
     if named.get("device") is not None:
         there = torch.device(named["device"]).type != "cpu"
         named = named | {"device": torch.device("cpu")}
@@ -175,6 +183,7 @@ class _Down(torch.autograd.Function):
 
     @staticmethod
     def forward(context: SimpleNamespace, tensor: Tensor) -> Tensor:
+        waited.append("to the CPU")
         return tensor.value.clone()
 
     @staticmethod

@@ -55,7 +55,7 @@ def test_one_step_from_wide_noise_is_not_projected_back(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """N-FGSM: noise of at most 2 eps, then one step of eps along the sign, and only [0, 1] holds it."""
-    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.full(shape, 0.95))  # .9 of the width
+    monkeypatch.setattr(torch, "rand", lambda shape, generator, device: torch.full(shape, 0.95))  # .9 of the width
     model, images = Line().train(), on_line(0.0, 0.3, -0.2)
     Robust(0.1, 1, "positive", 0.1, noise=2)(model, images, torch.tensor([0, 0, 1]), FixedTuples(ONE), generator)
     wide = (images[1] + 0.9 * 0.2 + 0.1 * SIGN).clamp(0, 1)

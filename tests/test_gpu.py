@@ -1,6 +1,7 @@
 """On a machine with a GPU all tensors lie where they belong: shown on a stand-in that refuses what a GPU refuses."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from stand_in import GPU, OnGPU, attach
+from stand_in import GPU, OnGPU, attach, waited
 
 import dml
 from dml.common.files import ROOT
+from dml.common.randomness import torch_generator
+from dml.common.table import find
 from dml.config.build import training as build
 from dml.config.build.evaluation import suite as build_suite
 from dml.config.load import load
@@ -70,6 +73,11 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(gpu: torch.device) -> None:
             call()
 
 
+def parameters(kind: str) -> Mapping[str, inspect.Parameter]:
+    """Arguments of a class, given as ``module:name``."""
+    return inspect.signature(find({"it": kind}, "it", "class")).parameters
+
+
 def train(split: Split, loss: str, defense: str, **changes: Any) -> History:
     """Train a small network on the best device."""
     recipe = load().recipe("glyphs_long")
@@ -90,6 +98,22 @@ def train(split: Split, loss: str, defense: str, **changes: Any) -> History:
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_every_defence_trains(defense: str, toy_split: Split, gpu: torch.device) -> None:
     assert len(train(toy_split, "triplet", defense).epochs) == 2
+
+
+@pytest.mark.parametrize("defense", [name for name, kind in DEFENSES.items() if "steps" in parameters(kind)])
+def test_no_step_of_an_adversary_waits_for_the_gpu(defense: str, gpu: torch.device) -> None:
+    """More steps wait for nothing more: what is waited for, as the tuples of a batch, is known before the first."""
+    images, labels = torch.rand(24, 3, 16, 16).to(gpu), (torch.arange(24) // 4).to(gpu)
+    counts = []
+    for steps in (1, 4):
+        loss = build.loss("triplet", {"miner": "distance_weighted"}, classes=6, dimension=8)
+        adversary = build.defense(defense, {"eps": 0.03, "steps": steps})
+        model, generator = embedder("conv4", 8, seed=0).to(gpu).train(), torch_generator(0, "batch")
+        adversary(model, images, labels, loss, generator, 1.0)  # the first batch may keep what later ones use
+        waited.clear()
+        adversary(model, images, labels, loss, generator, 1.0)
+        counts.append(len(waited))
+    assert counts[0] == counts[1] <= 4
 
 
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"pml", "triplet"}))
