@@ -1,9 +1,9 @@
 """On a machine with a GPU all tensors lie where they belong: shown on a stand-in that refuses what a GPU refuses."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from stand_in import GPU, OnGPU, attach, waited
 
 import dml
+from dml.attacks.balls import L2, Linf
 from dml.common.files import ROOT
 from dml.common.randomness import torch_generator
 from dml.common.table import find
@@ -34,6 +35,7 @@ from dml.training.loop import History, fit
 from dml.training.schedule import Schedule
 from dml.training.selection import validator
 
+WITH_STEPS = [name for name in DEFENSES if "steps" in signature(find(DEFENSES, name, "defense")).parameters]
 TINY = {
     "recipes.glyphs.data.options": {"images_per_class": 4, "size": 32, "seed": 0},
     "recipes.glyphs.schedule": {"epochs": 1, "batches": 2, "classes": 5, "images_per_class": 3},
@@ -73,9 +75,15 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(gpu: torch.device) -> None:
             call()
 
 
-def parameters(kind: str) -> Mapping[str, inspect.Parameter]:
-    """Arguments of a class, given as ``module:name``."""
-    return inspect.signature(find({"it": kind}, "it", "class")).parameters
+@pytest.mark.parametrize("ball", [Linf(0.03), L2(0.5)])
+def test_random_starts_are_drawn_there(ball: Linf | L2, gpu: torch.device) -> None:
+    """They repeat, differ from call to call, and lie in the ball; the generator of the CPU seeds another."""
+    images = torch.full((5, 3, 8, 8), 0.5, device=gpu)
+    generators = [torch_generator(0, "start") for _ in range(2)]
+    first, again = (ball.start(images, generator) for generator in generators)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, ball.start(images, generators[0]))
+    torch.testing.assert_close(ball.project(first, images).cpu(), first.cpu())
 
 
 def train(split: Split, loss: str, defense: str, **changes: Any) -> History:
@@ -100,7 +108,7 @@ def test_every_defence_trains(defense: str, toy_split: Split, gpu: torch.device)
     assert len(train(toy_split, "triplet", defense).epochs) == 2
 
 
-@pytest.mark.parametrize("defense", [name for name, kind in DEFENSES.items() if "steps" in parameters(kind)])
+@pytest.mark.parametrize("defense", WITH_STEPS)
 def test_no_step_of_an_adversary_waits_for_the_gpu(defense: str, gpu: torch.device) -> None:
     """More steps wait for nothing more: what is waited for, as the tuples of a batch, is known before the first."""
     images, labels = torch.rand(24, 3, 16, 16).to(gpu), (torch.arange(24) // 4).to(gpu)
