@@ -14,6 +14,7 @@ from dml.defenses.joint import Joint
 from dml.defenses.nearest import Nearest
 from dml.defenses.robust import Robust
 from dml.defenses.single_step import SingleStep
+from dml.defenses.visual_phish_net import VisualPhishNet
 from dml.losses.base import BatchLoss
 from dml.losses.mining import Tuples
 from dml.losses.multi_similarity import MultiSimilarity
@@ -142,6 +143,40 @@ def test_single_step_moves_half_of_the_anchors_by_the_gradient_of_the_loss() -> 
         torch.testing.assert_close(loss, by_hand)
         seen.add(half)
     assert seen == {0, 1}
+
+
+def test_visual_phish_net_moves_anchors_whose_tuples_cost_nothing() -> None:
+    """Nearer to its positive than to its negative by more than the margin: single_step leaves such an anchor alone."""
+    images, eps, radii = on_line(0.0, 0.1, -0.9, 0.0, -0.1, 0.9), 0.1, []
+    tuples = Tuples(torch.tensor([0, 3]), torch.tensor([1, 4]), torch.tensor([2, 5]))
+    for seed in range(200):
+        loss, model = FixedTuples(tuples, margin=0.5), Line().train()
+        values = VisualPhishNet(eps)(model, images, LABELS, loss, torch.Generator().manual_seed(seed))
+        clean, perturbed = model.trained
+        assert torch.equal(clean, images)
+        moved = perturbed[0] - images[0]
+        radius = float(moved.abs().max())
+        # The first flees its positive, to the left, and its twin to the right; both have their negative ahead.
+        assert moved.sign().equal(SIGN.expand_as(moved)) or moved.sign().equal(-SIGN.expand_as(moved))
+        torch.testing.assert_close(moved.abs(), torch.full_like(moved, radius))
+        way = REACH * radius
+        half = int(torch.sign(moved[0, 0, 0]) > 0)  # which of the two
+        by_hand = torch.zeros(2, dtype=torch.float64)
+        by_hand[half] = max(0.0, 0.1 + way - abs(0.9 - way) + 0.5)
+        torch.testing.assert_close(values, by_hand, atol=1e-6, rtol=0)
+        still = Line().train()
+        SingleStep(eps)(still, images, LABELS, loss, torch.Generator().manual_seed(seed))
+        assert torch.equal(still.trained[1][0], images[0])
+        radii.append(radius / eps)
+    shares = torch.tensor(radii)
+    assert 0.3 <= shares.min() < 0.33
+    assert 0.97 < shares.max() <= 1
+    assert shares.mean() == pytest.approx(0.65, abs=0.04)
+
+
+def test_visual_phish_net_needs_tuples(generator: torch.Generator) -> None:
+    with pytest.raises(ValueError, match="perturbs the anchors of tuples; ProxyAnchor costs whole queries: use single"):
+        VisualPhishNet()(Line().train(), on_line(0.0, 0.1), LABELS[:2], ProxyAnchor(3, 8), generator)
 
 
 @pytest.mark.parametrize("loss", [MultiSimilarity, ProxyAnchor])
