@@ -22,8 +22,8 @@ class FARE(Adversarial):
     loss take part, so a loss's own parameters no longer change.
 
     With ``natural`` 0 the copy is the model that training starts from, for pretrained weights. That is the paper's
-    setting: it fine-tunes CLIP at radii 2/255 and 4/255, with 10 steps of 1/255. Its embeddings are not normalised;
-    here they have unit length.
+    setting: it fine-tunes CLIP at radii 2/255 and 4/255, with 10 steps of 1/255 and momentum. Its embeddings are not
+    normalised; here they have unit length, and PGD has no momentum.
 
     Args:
         eps: radius of the l-inf ball, of pixels in [0, 1].

@@ -17,7 +17,8 @@ class Hardness(RolesDefense):
 
     The hardness of a tuple is H = d(a, p) - d(a, n). Anchor, positive and negative are perturbed jointly to minimise
     max(0, H_D - H~)^2: a tuple grows harder until it reaches the destination H_D, then stays there. The loss costs
-    (a~, p~, n~).
+    (a~, p~, n~). The last step may lead past the destination: the fewer and longer the steps, the further. The paper
+    takes 8 or 32 steps of 1/255.
 
     With ``lga``, the linear gradual adversary, H_D = -gamma * min(ceiling, l) / ceiling, where l is the mean
     adversarial loss of the previous step: the lower the loss, the harder the tuples. With the name of a miner, H_D is

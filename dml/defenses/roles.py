@@ -22,7 +22,7 @@ class RolesDefense(Adversarial):
     Tuples are mined on the clean embeddings of the training pass. The perturbed roles move together, from a uniform
     random start in the l-inf ball; the other roles keep their clean embeddings. A perturbation belongs to one role of
     one tuple: an image that occurs in several tuples or roles is perturbed separately in each. PGD runs with BatchNorm
-    in evaluation mode, as an attacker would.
+    in evaluation mode, as an attacker would. (In the code of Zhou and Patel it begins at the image itself.)
     """
 
     def mine(self, embeddings: Tensor, labels: Tensor, loss: Loss, generator: torch.Generator) -> Tuples:

@@ -17,6 +17,9 @@ class SingleStep(Defense):
     With a loss on the batch, half of the images are perturbed as queries to the clean batch. The radius is drawn once
     per batch from a normal distribution with standard deviation eps / 2, cut to [0, eps].
 
+    Under the hinge of a loss, a tuple that costs nothing leaves its anchor where it is: with triplets, most of them
+    late in training. :class:`dml.defenses.visual_phish_net.VisualPhishNet` moves every anchor.
+
     Args:
         eps: largest radius of the l-inf ball, of pixels in [0, 1].
 
