@@ -285,6 +285,43 @@ def test_other_training_radii_are_compared_where_all_else_is_the_same() -> None:
     assert "12/255" not in section
 
 
+def test_what_the_start_of_a_training_does_as_well_is_owed_to_it() -> None:
+    """Robust training is ahead of standard training, and of the start only if 6 of the 6 that differ are its own."""
+    for kept, verdict in ((200, "owed to the start"), (195, "owed to the start"), (194, "holds"), (300, "owed to the")):
+        runs = [record("triplet", "standard", 0.9, 100), record("triplet", "robust", 0.9, 200)]
+        runs += [record("triplet", "start", 0.9, kept), record("none", "pixels_8", 0.9, 100)]
+        for name in ("beat `standard`", "control"):
+            found = judge(runs)[name]
+            assert found.verdict.startswith(verdict)
+            assert ("`start`, trained no further, is not behind" in found.measured) == (verdict != "holds")
+        table = paper.claims_page({"toys": runs}, FIGURES).split("## 3.")[1].split("## 4.")[0]
+        assert f"**{verdict}" in table
+    behind = [record("triplet", "standard", 0.9, 300), record("triplet", "robust", 0.9, 200)]
+    assert judge([*behind, record("triplet", "start", 0.9, 200)])["beat `standard`"].verdict == "fails"
+    other = record("triplet", "start", 0.9, 200, queries=300)
+    runs = [record("triplet", "standard", 0.9, 100), record("triplet", "robust", 0.9, 200), other]
+    assert judge(runs)["beat `standard`"].verdict == "holds", "the start met other queries"
+
+
+def test_a_loss_that_owes_its_lead_to_the_start_leaves_the_claim_in_part() -> None:
+    runs = [record("triplet", "standard", 0.9, 100), record("triplet", "robust", 0.9, 250)]
+    runs += [record("contrastive", "standard", 0.9, 100), record("contrastive", "robust", 0.9, 200)]
+    found = judge([*runs, record("triplet", "start", 0.9, 200)])["beat `standard`"]
+    assert found.verdict == "holds in part"
+    assert found.measured.endswith("; `start`, trained no further, is not behind")
+
+
+def test_a_perturbation_of_one_tuple_is_compared_with_one_that_tuples_share() -> None:
+    settings = {"model": {}, "defense": {"name": "robust", "eps": EPS}}
+    shared = {"model": {}, "defense": {"name": "robust_image", "defense": "robust", "scope": "image", "eps": EPS}}
+    runs = [record("triplet", "robust", 0.9, 200, settings=settings)]
+    runs.append(record("triplet", "robust_image", 0.9, 150, settings=shared))
+    part = paper.claims_page({"toys": runs}, FIGURES).split("*in that tuple alone*")[1].split("## 4.")[0]
+    assert "| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.375 (0.329 to 0.423) | < 0.0001 | **holds** |" in part
+    alone = paper.claims_page({"toys": runs[:1]}, FIGURES)
+    assert "*in that tuple alone*" not in alone
+
+
 def test_a_gate_counts_only_where_the_verdict_rests_on_it() -> None:
     failed = [GATE | {"passed": False}]
     behind = [record("triplet", "robust", 0.9, 100, gates=failed), record("triplet", "joint", 0.9, 200)]

@@ -127,7 +127,9 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
 def _were_chosen(names: Sequence[str]) -> str:
     if not names:
         return "Each *to*"
-    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} chosen on held-out classes; every other *to*"
+    were = "was" if len(names) == 1 else "were"
+    trials = "[trials](../tuning.md), where they were kept"
+    return f"{' and '.join(names)} {were} chosen on held-out classes ({trials}); every other *to*"
 
 
 def _name(records: Sequence[Record]) -> str:

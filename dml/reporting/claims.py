@@ -17,6 +17,8 @@ from dml.reporting.tables import best_control, comparison, ranked
 
 FACTOR = 5  # the least fold increase that the paper reports
 SHARED = "joint"  # one perturbation per image, as a classifier's training has it
+START = "start"  # the model that training begins with, robust already, and trained no further
+OWED = "owed to the start"  # verdict where that model does as well
 UNJUDGED = "not judged"  # verdict that would rest on a gate that does not hold
 KEPT = 0.95  # of natural R@1, below which robustness is bought dearly
 
@@ -67,10 +69,11 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
 
     A claim holds if it does for every loss, and in part if it does for some. A model beats another if more queries
     survive under it than under the other by McNemar's exact test on the queries that both met
-    (:mod:`dml.reporting.paired`), and the claim fails if the test says the opposite for some loss and this for none. A
-    factor counts if its 95% interval lies on one side of 5, and the share of natural R@1 that is kept if its interval
-    lies on one side of 0.95. A claim about a model with a gate that does not hold is not judged, unless the model is
-    behind even so. One about a model without a record was not tested.
+    (:mod:`dml.reporting.paired`), and the claim fails if the test says the opposite for some loss and this for none. If
+    the model is not ahead of the robust start that its training began with, it owes to that what it is ahead
+    (:func:`owed`). A factor counts if its 95% interval lies on one side of 5, and the share of natural R@1 that is kept
+    if its interval lies on one side of 0.95. A claim about a model with a gate that does not hold is not judged, unless
+    the model is behind even so. One about a model without a record was not tested.
 
     Args:
         records: of one dataset and suite.
@@ -184,7 +187,7 @@ def _over_losses(words: Sequence[str]) -> str:
     """The verdict on a claim from those on its losses: where none holds, what was found of all, or the weakest word."""
     if "holds" in words:
         return "holds" if set(words) == {"holds"} else "holds in part"
-    for word in (UNJUDGED, "not shown", "not separated"):
+    for word in (UNJUDGED, OWED, "not shown", "not separated"):
         if word in words:
             return word
     return "fails"
@@ -220,11 +223,33 @@ def _beats(
         if found:
             own, theirs = shares(pairs, key)
             measured.append(f"{loss} {own[0]:.3f} against {theirs[0]:.3f}, p {chance_text(found.chance)}")
-            words.append(judged_by(found.verdict, *rests_on(found.verdict, row["gates"], gates)))
+            word = judged_by(found.verdict, *rests_on(found.verdict, row["gates"], gates))
+            words.append(owed(word, records, (loss, row["defense"]), key))
     if not measured:
         return Verdict(claim, MISSING, UNTESTED)
-    verdict = "fails" if "fails" in words and "holds" not in words else _over_losses(words)
+    verdict = "fails" if "fails" in words and not {"holds", OWED} & set(words) else _over_losses(words)
+    if OWED in words:
+        note += f"; `{START}`, trained no further, is not behind"
     return Verdict(claim, "; ".join(measured) + note + _doubts(words), verdict)
+
+
+def owed(verdict: str, records: Sequence[Record], model: Model, key: str) -> str:
+    """Return the verdict that a model is ahead of another, or that it owes this to the start of its training.
+
+    It does where the start, trained no further, was attacked on the same queries, and McNemar's test does not find the
+    model ahead of it. (Nearly no training happens there, so its loss does not matter.)
+
+    Args:
+        verdict: that the model is ahead of another one.
+        records: of one dataset and suite.
+        model: its loss and defence.
+        key: the radius.
+    """
+    start = next(((record["loss"], START) for record in records if record["defense"] == START), None)
+    if verdict != "holds" or start is None or model[1] == START:
+        return verdict
+    found = in_r1(same_queries(records, model, start, key), key)
+    return OWED if found and found.verdict != "holds" else verdict
 
 
 def rests_on(verdict: str, first: str, second: str) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import judged
+from dml.reporting.claims import OWED, judged
 from dml.reporting.records import Record, Stale
 from dml.reporting.sections import flagged, leaderboard_table, marked, queries_text
 from dml.reporting.spelling import (
@@ -31,7 +31,9 @@ FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
     "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, "
     "whose classes no model was trained on. Pretrained weights may have seen such images. R@1 counts the worst of "
-    "all attacks on each query. Claims rest only on suites with gates, which look for signs that an attack failed. "
+    "all attacks on each query. Of each training the best epoch on held-out classes is kept, under attack or, without "
+    "a defence, on natural images. Intervals and tests are over queries; differences between classes and between "
+    "trainings would widen them. Claims rest only on suites with gates, which look for signs that an attack failed. "
     "Each page has the leaderboard of all defences, settings, gates and paired tests. The pipeline writes all of "
     "this from [runs/](runs), the records with the outcome of each query; [metrics.csv](metrics.csv) has all rows "
     "as a table, [cost.md](cost.md) the cost of training, and [provenance.json](provenance.json) device, versions "
@@ -80,8 +82,8 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most; of some "
-        "classes one setting was measured. This project's and the paper's own settings are listed too: "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most of these "
+        "queries, of those that were measured. This project's and the paper's own settings are listed too: "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss. {MARK}: a gate fails, or the embedding collapsed."
@@ -173,8 +175,9 @@ def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]
         f"Verdicts{radii[0]} and{radii[1]}, one where they agree. "
         "A claim holds if it does for every loss that was measured, and in part if it does for some. *Not shown*: a "
         "95% interval reaches across the limit. *Not separated*: McNemar's exact test on the same queries finds p of "
-        "0.05 or more, not corrected for the number of claims. The pages give the numbers. One by one, as the paper "
-        "makes them: [claims.md](claims.md)."
+        f"0.05 or more, not corrected for the number of claims. *{OWED.capitalize()}*: the model that training begins "
+        "with does as well, trained no further. The pages give the numbers. One by one, as the paper makes them: "
+        "[claims.md](claims.md)."
     )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
 

@@ -36,7 +36,7 @@ JUDGED = (
 
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
     "dependence/README.md": "Why a metric loss changes adversarial training: [dependence]({}).",
-    "strength.png": "The attack beside two others, by gradients spent: [figure]({}), [table](strength.csv).",
+    "strength.png": "The attack beside two others, on glyphs by gradients: [figure]({}), [table](strength.csv).",
     "tuning.md": "Settings that were compared on held-out classes: [trials]({}).",
     "benchmarks.md": "Time beside floors and peers: [benchmarks]({}).",
 }

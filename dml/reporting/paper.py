@@ -1,57 +1,19 @@
 """results/claims.md: each claim of the paper (arXiv 2102.07265), the measurement that tests it here, and a verdict."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import FACTOR, KEPT, SHARED, UNJUDGED, gains, judged_by, keeps, loses, natural_kept, rests_on
-from dml.reporting.paired import in_r1, same_queries, shares
-from dml.reporting.records import Record, eps_key
-from dml.reporting.sections import marked
-from dml.reporting.spelling import (
-    CONTROL,
-    MISSING,
-    UNTESTED,
-    chance_text,
-    factor_text,
-    interval,
-    number,
-    spell,
-    table,
-)
-from dml.reporting.tables import best_control, comparison
-from dml.reporting.variants import RADIUS, leaves, one_difference, trained
+from dml.reporting.claims import FACTOR, KEPT, OWED, SHARED, START, gains, keeps, loses, natural_kept
+from dml.reporting.evidence import Asked, Evidence, by_radius, gathered, paired, paired_table, r1, told
+from dml.reporting.records import Record
+from dml.reporting.spelling import MISSING, UNTESTED, factor_text, interval, number, spell, table
+from dml.reporting.tables import best_control
+from dml.reporting.variants import RADIUS, SCOPE, leaves, one_difference, trained
 
 REPORTED = ("cub200", "cars196", "sop")  # the datasets of the paper's own figures
-Asked = tuple[str, str, float]
-"""Dataset, loss and radius that a claim is asked of."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured.
-
-    Attributes:
-        by_dataset: dataset -> current records of one suite.
-        figures: names the baseline, the paper's defence and its peer, and gives the radii.
-        compared: :func:`dml.reporting.tables.comparison` by dataset and radius.
-        found: its rows with one loss, by defence; empty where no claim rests on them.
-    """
-
-    by_dataset: Mapping[str, Sequence[Record]]
-    figures: Figures
-    compared: Mapping[tuple[str, float], pd.DataFrame]
-    found: Mapping[Asked, pd.DataFrame]
-
-    def rows(self, asked: Asked, *defenses: str) -> list[Any]:
-        """Return the row of each defence; nothing if one was not measured."""
-        own = self.found[asked]
-        return [own.loc[name] for name in defenses] if set(defenses) <= set(own.index) else []
 
 
 def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> str:
@@ -61,19 +23,14 @@ def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) ->
         by_dataset: dataset -> current records of the one suite that its headline shows.
         figures: names the baseline, the paper's defence and its peer, and gives the radii.
     """
-    compared = {
-        (dataset, eps): comparison(records, eps, figures)
-        for dataset, records in by_dataset.items()
-        for eps in dict.fromkeys((figures.paper_eps, figures.eps))
-    }
-    evidence = Evidence(by_dataset, figures, compared, _by_loss(compared))
+    evidence = gathered(by_dataset, figures)
     missing = ", ".join(name for name in REPORTED if name not in by_dataset)
     lines = [
         "# The paper's claims",
         "",
         "What [Exploring Adversarial Robustness of Deep Metric Learning](https://arxiv.org/abs/2102.07265) claims, and "
-        "what was measured here. R@1 counts the worst of all attacks for each query, with its 95% interval. "
-        "[All results](README.md)",
+        "what was measured here. R@1 counts the worst of all attacks for each query, with its 95% interval; p is not "
+        "corrected for the number of tests. [All results](README.md)",
         *_on_starts(evidence),
         *_on_attacks(evidence),
         *_on_dependence(evidence),
@@ -102,7 +59,8 @@ def _on_starts(evidence: Evidence) -> list[str]:
         for line in (
             "",
             f"On {', '.join(datasets)} all models, {spell(evidence.figures.baseline)} ones too, begin with the weights "
-            f"of `{weights}`, to which they may owe robustness.",
+            f"of `{weights}`, to which they may owe robustness. *{OWED.capitalize()}*: `{START}`, those weights "
+            f"trained no further, is not behind {spell(evidence.figures.paper)} training on the same queries.",
         )
     ]
 
@@ -114,7 +72,7 @@ def _on_attacks(evidence: Evidence) -> list[str]:
         "## 1. Undefended models fail under attack",
         "",
         f"Holds where {spell(base)} training loses more than half of its natural R@1.",
-        *_table(["natural R@1", "adversarial R@1", "verdict"], evidence, _fails),
+        *by_radius(["natural R@1", "adversarial R@1", "verdict"], evidence, _fails),
     ]
 
 
@@ -127,7 +85,7 @@ def _on_dependence(evidence: Evidence) -> list[str]:
         f"A metric loss depends on the whole tuple. `{SHARED}` trains as one would a classifier: one perturbation per "
         f"image, shared by all tuples. Holds where {paper} training, which perturbs one element per tuple, beats it on "
         "the same queries (McNemar's exact test).",
-        *_paired_table(evidence, SHARED),
+        *paired_table(evidence, SHARED),
         *_at_other_radii(evidence),
         "",
         "## 3. A robust formulation accounts for the dependence on the batch",
@@ -138,8 +96,26 @@ def _on_dependence(evidence: Evidence) -> list[str]:
         "that hold it, and what remains if other elements are perturbed, shared between tuples or mined again. "
         f"The table tests it as a whole. Holds where {paper} training beats {base} training on the same queries "
         "(McNemar's exact test).",
-        *_paired_table(evidence, evidence.figures.baseline),
+        *paired_table(evidence, evidence.figures.baseline),
+        *_at_other_scopes(evidence),
     ]
+
+
+def _at_other_scopes(evidence: Evidence) -> list[str]:
+    """The paper's defence against the same with one perturbation per image, for all tuples that hold it."""
+    paper, rows = evidence.figures.paper, []
+    for dataset, loss, eps in evidence.found:
+        own = [record for record in trained(evidence.by_dataset[dataset]) if record["loss"] == loss]
+        for shared in _that_differ(own, paper, SCOPE).values():
+            if cells := paired((dataset, loss, eps), evidence, paper, shared):
+                rows.append([dataset, spell(loss), radius_text(eps), *cells])
+    if not rows:
+        return []
+    text = (
+        f"Of its parts, replacing an element *in that tuple alone*: {spell(paper)} training against the same with one "
+        "perturbation per image, in all tuples where it has that role."
+    )
+    return ["", text, *table(["dataset", "loss", "eps", spell(paper), "shared", "p", "verdict"], rows)]
 
 
 def _at_other_radii(evidence: Evidence) -> list[str]:
@@ -147,10 +123,10 @@ def _at_other_radii(evidence: Evidence) -> list[str]:
     paper, rows = evidence.figures.paper, []
     for dataset, loss, eps in evidence.found:
         own = [record for record in trained(evidence.by_dataset[dataset]) if record["loss"] == loss]
-        first, second = (_by_radius(own, name) for name in (paper, SHARED))
+        first, second = (_that_differ(own, name, RADIUS) for name in (paper, SHARED))
         for radius in sorted(first.keys() & second.keys()):
             names = first[radius], second[radius]
-            if cells := _paired((dataset, loss, eps), evidence, *names):
+            if cells := paired((dataset, loss, eps), evidence, *names):
                 rows.append([dataset, spell(loss), radius_text(radius), radius_text(eps), *cells])
     if not rows:
         return []
@@ -162,12 +138,12 @@ def _at_other_radii(evidence: Evidence) -> list[str]:
     return ["", text, *table(header, rows)]
 
 
-def _by_radius(records: Sequence[Record], name: str) -> dict[float, str]:
-    """Training radius -> the defence that differs from a named one in that alone."""
+def _that_differ(records: Sequence[Record], name: str, setting: str) -> dict[Any, str]:
+    """Value of a setting -> the defence that differs from a named one in that alone."""
     found = {record["defense"]: leaves(record) for record in records}
     if name not in found:
         return {}
-    return {own[RADIUS]: other for other, own in found.items() if one_difference(own, found[name]) == RADIUS}
+    return {own[setting]: other for other, own in found.items() if one_difference(own, found[name]) == setting}
 
 
 def _on_gains(evidence: Evidence) -> list[str]:
@@ -179,12 +155,12 @@ def _on_gains(evidence: Evidence) -> list[str]:
         "",
         f"Holds where the 95% interval of the factor lies above {FACTOR}. The best control stands beside it: "
         "where standard training keeps next to nothing, a large factor may still be a small share.",
-        *_table([base, paper, "factor", "best control", "verdict"], evidence, _factor),
+        *by_radius([base, paper, "factor", "best control", "verdict"], evidence, _factor),
         "",
         f"## 5. {paper.capitalize()} training beats {peer} training",
         "",
         "On the same queries, by McNemar's exact test. The peer is the training of VisualPhishNet.",
-        *_paired_table(evidence, figures.peer),
+        *paired_table(evidence, figures.peer),
     ]
 
 
@@ -208,53 +184,12 @@ def _on_natural_images(evidence: Evidence) -> list[str]:
     ]
 
 
-def _by_loss(compared: Mapping[tuple[str, float], pd.DataFrame]) -> dict[Asked, pd.DataFrame]:
-    """What was measured of each dataset, loss and radius; no rows where no claim rests on it."""
-    losses: dict[str, set[str]] = {}
-    for (dataset, _), rows in compared.items():
-        losses.setdefault(dataset, set()).update(set(rows["loss"]) - {CONTROL})
-    found = {}
-    for dataset, own in losses.items():
-        for loss, (name, eps) in itertools.product(sorted(own), compared):
-            rows = compared[name, eps]
-            if name == dataset:
-                chosen = rows["loss"].eq(loss) & rows["claims"].any()
-                found[dataset, loss, eps] = rows[chosen].set_index("defense", drop=False)
-    return found
-
-
-Cells = Callable[[Asked, Evidence], list[str]]
-"""What a row shows after dataset, loss and radius; nothing if it was not tested."""
-
-
-def _table(header: Sequence[str], evidence: Evidence, cells: Cells) -> list[str]:
-    """One row per dataset, loss and radius; one for all radii of a loss that were not tested."""
-    rows = []
-    for (dataset, loss), group in itertools.groupby(evidence.found, key=lambda asked: asked[:2]):
-        untested = []
-        for asked in group:
-            if measured := cells(asked, evidence):
-                rows.append([dataset, spell(loss), radius_text(asked[2]), *measured])
-            else:
-                untested.append(radius_text(asked[2]))
-        if untested:
-            rows.append([dataset, spell(loss), ", ".join(untested), *[MISSING] * (len(header) - 1), UNTESTED])
-    return table(["dataset", "loss", "eps", *header], rows)
-
-
-def _paired_table(evidence: Evidence, other: str) -> list[str]:
-    """Whether the paper's defence beats another on the queries that both met."""
-    paper = evidence.figures.paper
-    header = [spell(paper), spell(other), "p", "verdict"]
-    return _table(header, evidence, lambda asked, evidence: _paired(asked, evidence, paper, other))
-
-
 def _fails(asked: Asked, evidence: Evidence) -> list[str]:
     found = evidence.rows(asked, evidence.figures.baseline)
     if not found:
         return []
     (row,) = found
-    return [number(row.natural), _r1(row), _told(loses(row))]
+    return [number(row.natural), r1(row), told(loses(row))]
 
 
 def _factor(asked: Asked, evidence: Evidence) -> list[str]:
@@ -265,31 +200,11 @@ def _factor(asked: Asked, evidence: Evidence) -> list[str]:
     control = best_control(evidence.compared[dataset, eps])
     beside = MISSING if control is None else f"{control['r1']:.3f} ({spell(control['defense'])})"
     factor = factor_text(row.factor, row.factor_low, row.factor_high)
-    return [_r1(base), _r1(row), factor, beside, _told(gains(row, base))]
-
-
-def _paired(asked: Asked, evidence: Evidence, first: str, second: str) -> list[str]:
-    dataset, loss, eps = asked
-    sides, key = evidence.rows(asked, first, second), eps_key(eps)
-    pairs = same_queries(evidence.by_dataset[dataset], (loss, first), (loss, second), key) if sides else []
-    found = in_r1(pairs, key)
-    if found is None:
-        return []
-    gates = rests_on(found.verdict, *(side.gates for side in sides))
-    cells = [marked(*share, side.gates) for share, side in zip(shares(pairs, key), sides, strict=True)]
-    return [*cells, chance_text(found.chance), _told(judged_by(found.verdict, *gates))]
+    return [r1(base), r1(row), factor, beside, told(gains(row, base))]
 
 
 def _natural(base: Any, row: Any) -> list[str]:
     kept = natural_kept(row, base)
     difference = f"{kept.difference:+.3f} {interval(kept.low, kept.high)}"
     share = f"{kept.share:.3f} {interval(kept.share_low, kept.share_high)}"
-    return [number(base.natural), number(row.natural), difference, share, _told(keeps(kept))]
-
-
-def _r1(row: Any) -> str:
-    return marked(row.r1, row.r1_low, row.r1_high, row.gates)
-
-
-def _told(verdict: str) -> str:
-    return verdict if verdict == UNJUDGED else f"**{verdict}**"
+    return [number(base.natural), number(row.natural), difference, share, told(keeps(kept))]

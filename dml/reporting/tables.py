@@ -106,14 +106,14 @@ def pool(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def main_suite(records: Sequence[Record], figures: Figures) -> str | None:
-    """Return the suite that a dataset's headline shows: ``figures.suite`` if it was run, otherwise the one with most
-    queries among those that claims rest on; None if there is no such suite.
+    """Return the suite that a dataset's headline shows: of those that claims rest on, the one that attacked most
+    queries, all models together, and ``figures.suite`` among equals; None if there is no such suite.
     """
-    names = {record["suite"] for record in records}
-    if figures.suite in names:
-        return figures.suite
-    sizes = {record["suite"]: record["rows"][0]["queries"] for record in records if record["claims"] and record["rows"]}
-    return max(sorted(sizes), key=sizes.__getitem__, default=None)
+    sizes: dict[str, int] = {}
+    for record in records:
+        if record["claims"] and record["rows"]:
+            sizes[record["suite"]] = sizes.get(record["suite"], 0) + record["rows"][0]["queries"]
+    return max(sorted(sizes), key=lambda name: (sizes[name], name == figures.suite), default=None)
 
 
 def main_records(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> dict[str, Sequence[Record]]:

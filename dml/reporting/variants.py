@@ -15,6 +15,7 @@ from dml.reporting.spelling import CONTROL
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
 OWN = (BEST, "best_long")  # with the one that trains for longer on images that move, chosen so too
 RADIUS = "defense.eps"  # of the ball that a defence trains with
+SCOPE = "defense.scope"  # what shares a perturbation
 KIND = "defense.class"  # key of ``DEFENSES``
 Leaves = dict[str, Any]
 """Setting by dotted name, such as ``schedule.averaging``."""
