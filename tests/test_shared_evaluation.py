@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dml.common.files import ROOT
 from dml.common.processes import shared_out
-from dml.pipeline.attacking import main
+from dml.config.load import load
+from dml.pipeline.attacking import check_surrogates, main
 from dml.pipeline.stages.prepare import prepare
 
 WORDS = ["glyphs", "none", "pixels_8", "quick"]
@@ -69,3 +71,23 @@ def test_a_process_alone_does_all_the_work() -> None:
 def test_an_unknown_suite_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
     assert main([*WORDS[:3], "quik"]) == 1
     assert "quik" in capsys.readouterr().err
+
+
+def test_models_that_gates_need_are_asked_for_before_the_attack(tmp_path: Path) -> None:
+    """Those of the same seed, and one more; a suite that no claim rests on needs none."""
+    target = SimpleNamespace(dataset="glyphs", loss="triplet", defense="robust", seed=7, params=load())
+    target.suite, target.workspace = SimpleNamespace(claims=True), str(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"train these first: .*`python -m dml train glyphs triplet standard --"
+    ):
+        check_surrogates(target)
+    for name in ("triplet-standard-7", "contrastive-standard-100"):
+        (tmp_path / "artifacts" / "models" / "glyphs" / name).mkdir(parents=True)
+    check_surrogates(target)
+    target.defense, target.loss = "act", "contrastive"
+    with pytest.raises(FileNotFoundError, match=r"contrastive standard --seed 7`, .*contrastive robust --seed 7`$"):
+        check_surrogates(target)
+    target.suite.claims = False
+    check_surrogates(target)
+    target.suite.claims, target.loss = True, "none"
+    check_surrogates(target)

@@ -11,8 +11,10 @@ import argparse
 import sys
 
 from dml.common.processes import joined, leads
+from dml.pipeline import paths
 from dml.pipeline.recording import keep
 from dml.pipeline.stages import attack
+from dml.pipeline.study import Model, trainings
 from dml.pipeline.tuning import as_settings
 
 
@@ -31,6 +33,7 @@ def main(arguments: list[str]) -> int:
         with joined():
             names = (chosen.dataset, chosen.loss, chosen.defense, chosen.seed, chosen.suite)
             target = attack.open_target(*names, workspace=chosen.workspace, changes=as_settings(chosen.changes))
+            check_surrogates(target)
             found = attack.run_suite(target)
             checked = attack.run_gates(target, found)
             if leads():
@@ -39,3 +42,22 @@ def main(arguments: list[str]) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_surrogates(target: attack.Target) -> None:
+    """Ask for the models that the gates need before the attack, which may take hours.
+
+    Raises:
+        FileNotFoundError: there is none of them; the sentence says how to train them.
+    """
+    own = Model(target.dataset, target.loss, target.defense, target.seed)
+    missing = [
+        f"`python -m dml train {model.dataset} {model.loss} {model.defense} --seed {model.seed}`"
+        for model in trainings(target.params, [own] if target.suite.claims else [])
+        if model != own
+        and not paths.candidates(target.workspace, paths.model_dir(model.dataset, paths.run_name(*model[1:])))
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"gates try adversarial images of other models on this one; train these first: {', '.join(missing)}"
+        )
