@@ -228,7 +228,7 @@ def test_images_are_decoded_once_where_they_fit(
 
     evaluate(linear(), Dataset(), eps=0.1)
     assert len(read) == 1 + 12 + 8 + 2 * 8, "eight for their labels, and twice to see whether they stay the same"
-    monkeypatch.setattr("dml.api.images.KEPT", 0)
+    monkeypatch.setattr("dml.api.loading.KEPT", 0)
     late = evaluate(linear(), Dataset(), eps=0.1)
     assert len(read) > 3 * 12
     assert late.about["gallery_sha256"] == evaluate(linear(), images, labels, eps=0.1).about["gallery_sha256"]

@@ -37,12 +37,23 @@ def check_module(given: Any, notes: list[str]) -> None:
         return
     if any(module.training for module in given.modules()):
         notes.append("the model is in training mode; it is evaluated in evaluation mode, and put back afterwards")
-    config = getattr(given, "pretrained_cfg", None)
-    if isinstance(config, dict) and not isinstance(given, Wrapped) and "mean" in config:
+    config = next(filter(None, map(_wanted, given.modules())), None)
+    if config and not _normalises(given):
+        what = "this timm model" if _wanted(given) else "the timm model inside"
         notes.append(
-            f"this timm model was trained on normalised images; unless it normalises them itself, give "
+            f"{what} was trained on normalised images; unless they are normalised inside the model, give "
             f"dml.wrap(model, mean={tuple(config['mean'])}, std={tuple(config['std'])})"
         )
+
+
+def _wanted(module: nn.Module) -> dict[str, Any] | None:
+    """Mean and deviation that timm says a model was trained with, if it is one of timm's."""
+    config = getattr(module, "pretrained_cfg", None)
+    return config if isinstance(config, dict) and {"mean", "std"} <= config.keys() else None
+
+
+def _normalises(given: nn.Module) -> bool:
+    return isinstance(given, Wrapped) and not (bool((given.mean == 0).all()) and bool((given.std == 1).all()))
 
 
 def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> bool:

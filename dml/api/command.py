@@ -54,6 +54,12 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _side(text: str) -> int | tuple[int, ...]:
+    """224, or 256x128: height and width."""
+    sides = tuple(int(part) for part in text.split("x"))
+    return sides[0] if len(sides) == 1 else sides
+
+
 def _parser() -> argparse.ArgumentParser:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m dml evaluate", description=summary)
@@ -69,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="timm:NAME, torchvision:NAME, hf:PATH, file.py:function, or a folder in artifacts",
     )
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
-    add("--size", type=int, help="pixels: the shorter side is resized to it, and the central square kept")
+    add("--size", type=_side, help="224: shorter side, of which the central square is kept; 256x128: height x width")
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--queries", type=int, help="how many to attack; the suite's number by default")

@@ -56,8 +56,11 @@ class Embedding(nn.Module):
     def _embed(self, images: Tensor) -> Tensor:
         self.forwards += len(images)
         found = self.given(images.to(self.dtype).contiguous())
-        if isinstance(found, tuple | dict):
-            raise ValueError(f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D)")
+        if isinstance(found, tuple | list | dict):
+            raise ValueError(
+                f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D): "
+                "dml.wrap(model, output=...) takes one of several"
+            )
         found = torch.as_tensor(found)
         self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
         return (found if found.dtype == torch.float64 else found.float()).to(images.device)

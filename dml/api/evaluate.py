@@ -20,7 +20,9 @@ from dml.api.checks import answerable, check_embedding, check_finite, check_modu
 from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.full_precision import full_precision
-from dml.api.images import Prepare, splits, training_data
+from dml.api.images import splits, training_data
+from dml.api.loading import Prepare
+from dml.api.pixels import Side
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
 from dml.api.wrap import as_module
@@ -50,7 +52,7 @@ def evaluate(
     suite: str | Mapping[str, Any] = "quick",
     limit: int | None = None,
     similarity: Similarity = "cosine",
-    size: int | None = None,
+    size: Side | None = None,
     transform: Prepare | None = None,
     controls: Sequence[str] = tuple(CONTROLS),
     seed: int = 0,
@@ -68,13 +70,13 @@ def evaluate(
             method such as ``clip.encode_image``, is moved and put into evaluation mode for the duration, and comes back
             as it was. One that wants normalised images goes through :func:`dml.wrap`.
         images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
-            array (N, H, W, 3), a dataset, a folder with one sub-folder per class, or a dataset that this repository
-            prepared (``artifacts/data/NAME``: its test classes); all but the first two bring their labels. Above 1 GiB
-            of pixels a dataset or folder is read anew by the model and by each control; what this repository
-            prepared is mapped into memory.
+            array (N, H, W, 3), a dataset, a folder with one sub-folder per class or a labels.csv, or a dataset that
+            this repository prepared (``artifacts/data/NAME``: its test classes); folders bring their labels, and
+            datasets may. Above 1 GiB of pixels a dataset or folder is read anew by the model and by each control; what
+            this repository prepared is mapped into memory.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
         groups: (N,) track, burst or camera of each image: a query never finds images of its class and group, as
-            re-identification has it; for two sets a pair.
+            re-identification has it; for two sets a pair. A folder has them in the column ``group`` of its labels.csv.
         training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
             ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
@@ -83,7 +85,8 @@ def evaluate(
         limit: how many queries to attack instead.
         similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
         size, transform: for the images of a folder or a dataset: the central square after the shorter side was resized
-            to this, or any function, for example the one that your own evaluation has.
+            to this, the whole image resized to (height, width), or any function, for example the one that your own
+            evaluation has.
         controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
             not divide the images are left out, and ``pixels_linear`` without training images.
         seed: of the choice of queries, of the attacks and of the fit.
@@ -110,15 +113,13 @@ def evaluate(
         chosen = _possible(chosen, suite, similarity, has_gradient)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
-        search = search_over(embedding, split, asked, similarity)
-        check_finite(search.gallery.embeddings, "gallery embeddings")
-        check_finite(search.query_embeddings[torch.from_numpy(rows)], "embeddings of queries")
+        search = _searched(embedding, split, asked, similarity, rows, report)
         if found := copies(search, rows):
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
         about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
-        about["weights_sha256"] = weights_sha256(embed)
+        about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
         run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
         continued = run.folder is not None and run.folder.exists()
         outcomes, scores, changed, fooled = run.model()
@@ -129,7 +130,34 @@ def evaluate(
         for name, control in beside.items():
             tables.append(run.control(name, control, place).assign(model=name))
     cost["seconds with controls"] = perf_counter() - start
-    return Result(about, pd.concat(tables, ignore_index=True), checked, scores, cost, notes, changed, fooled)
+    outcomes = _with_files(pd.concat(tables, ignore_index=True), search.query_split)
+    return Result(about, outcomes, checked, scores, cost, notes, changed, fooled)
+
+
+def _searched(
+    embedding: Embedding,
+    split: Split,
+    asked: Split | None,
+    similarity: Similarity,
+    rows: np.ndarray,
+    report: Callable[[str], None],
+) -> SimilaritySearch:
+    """The gallery and the queries as the model embeds them.
+
+    Raises:
+        ValueError: an embedding of the gallery or of an attacked query is not finite.
+    """
+    report(f"embedding {len(split) + (0 if asked is None else len(asked)):,} images")
+    search = search_over(embedding, split, asked, similarity)
+    check_finite(search.gallery.embeddings, "gallery embeddings")
+    check_finite(search.query_embeddings[torch.from_numpy(rows)], "embeddings of queries")
+    return search
+
+
+def _with_files(outcomes: pd.DataFrame, asked: Split) -> pd.DataFrame:
+    """Outcomes with the file of each query, if queries come from files."""
+    files = getattr(asked, "files", None)
+    return outcomes if files is None else outcomes.assign(file=files[outcomes["query"]])
 
 
 def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:

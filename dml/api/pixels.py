@@ -16,6 +16,8 @@ from torch import Tensor
 
 OVERSHOT = 0.5  # least distance from [0, 1] of images that cannot come from resizing alone
 AT_ONCE = 256  # images that are converted at a time: copies of a whole gallery may not fit into memory
+Side = int | Sequence[int]
+"""Side of a square, or height and width, in pixels."""
 EIGHT_BITS = 1e-6  # images that are this close to multiples of 1/255 are kept as uint8, which is exact
 
 
@@ -27,11 +29,13 @@ class Lazy:
         read: row -> image (H, W, 3), uint8, or float32 from 0 to 255.
         shape: of the array that this stands for.
         threads: whether several threads may read at once. A dataset of torch promises no such thing.
+        names: of the images, for messages.
     """
 
     read: Callable[[int], np.ndarray]
     shape: tuple[int, int, int, int]
     threads: bool = False
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -56,9 +60,10 @@ class Lazy:
         image = self.read(row)
         if image.shape != self.shape[1:]:
             (height, width), (tall, wide) = self.shape[1:3], image.shape[:2]
+            name = self.names[row] if self.names else f"image {row}"
             raise ValueError(
-                f"image {row} has {tall} x {wide} pixels and the first {height} x {width}; "
-                "give size=224, or a transform to one size"
+                f"{name} has {tall} x {wide} pixels and the first image {height} x {width}; give size=224 for files "
+                "and PIL images, or a transform to one size"
             )
         return image
 
@@ -119,10 +124,14 @@ def _eight_bits(values: Tensor) -> bool:
     return bool(((scaled - scaled.round()).abs() <= 255 * EIGHT_BITS).all())
 
 
-def check_side(size: int | None) -> None:
-    """Raise ValueError if a size is given that is no number of pixels."""
-    if size is not None and not (isinstance(size, Integral) and size >= 1):
-        raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
+def check_side(size: Side | None) -> None:
+    """Raise ValueError if a size is given that is neither a number of pixels nor two of them."""
+    several = isinstance(size, tuple | list)
+    sides = size if several else [] if size is None else [size]
+    if (several and len(size) != 2) or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise ValueError(
+            f"size is {size!r}; it must be a whole number of pixels, at least 1, or two of them: (height, width)"
+        )
 
 
 def check_range(values: Tensor) -> None:

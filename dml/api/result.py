@@ -105,7 +105,7 @@ class Result:
     Attributes:
         about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions.
         outcomes: one row per model, query, attack and radius, see :func:`dml.api.attack.run`. ``model`` is
-            ``your model`` or the name of a control.
+            ``your model`` or the name of a control. Of images in a folder, ``file`` is the query's path there.
         gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check`; may be empty.
         scores: of the suite ``ranking``.
         cost: images put through the model forward and backward, and seconds.
@@ -142,7 +142,21 @@ class Result:
     def sentences(self) -> list[Sentence]:
         """Return what a reader must know beside the table: the best control, gates, notes."""
         notes = [Sentence(f"Note: {note}.", True) for note in self.notes]
-        return [*self._against_controls(), self._gates(), *notes]
+        return [*self._natural(), *self._against_controls(), self._gates(), *notes]
+
+    def _natural(self) -> list[Sentence]:
+        """A model that hardly retrieves is probably fed wrongly; attacks on it tell little."""
+        found = self.summary.groupby("model", sort=False).first()
+        own, controls = found.loc[MODEL], found.drop(MODEL)
+        why = ": check labels, order of channels, and normalisation"
+        better = controls[controls["natural_r1_low"] > own["natural_r1_high"]]
+        if len(better):
+            best = better["natural_r1"].idxmax()
+            ahead = f"below the {better['natural_r1'].max():.3f} of {control_kind(str(best))} {best}"
+            return [Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, {ahead}{why}.", True)]
+        if own["natural_r1_low"] <= 1 / self.about["classes"]:
+            return [Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, not beyond chance{why}.", True)]
+        return []
 
     def _against_controls(self) -> list[Sentence]:
         found = []

@@ -14,13 +14,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dml.api import hugging_face
-from dml.api.pixels import check_side
+from dml.api.pixels import Side, check_side
+from dml.common.checks import known
 from dml.common.files import ROOT
 from dml.config.build import model as build
 from dml.config.schema import Model
 from dml.models import weights as stored
 
 KINDS = "a folder with settings.json and weights.safetensors, timm:NAME, torchvision:NAME, hf:PATH or file.py:function"
+RGB, BGR = "rgb", "bgr"
 NO_LAYER = "\0"  # a prefix that no layer has: the file must hold every layer that the network has left
 
 
@@ -54,41 +56,58 @@ class Wrapped(nn.Module):
     Args:
         module: normalised images -> embeddings.
         mean, std: of each channel.
-        size: side that images are resized to inside the model; None leaves them.
+        size: side, or height and width, that images are resized to inside the model; None leaves them.
+        channels: ``rgb``, or ``bgr`` for a module that wants blue first.
+        output: key or place of the embeddings in what the module gives; None if it gives nothing else.
     """
 
     def __init__(
-        self, module: Callable[[Tensor], Any], mean: Sequence[float], std: Sequence[float], size: int | None
+        self,
+        module: Callable[[Tensor], Any],
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: Side | None,
+        channels: str,
+        output: str | int | None,
     ) -> None:
         super().__init__()
-        self.module, self.size = module, size
+        self.module, self.channels, self.output = module, channels, output
+        self.size = (size, size) if isinstance(size, int) else None if size is None else tuple(size)
         self.training = getattr(module, "training", False)  # and not .train(): layers may have a mode of their own
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.size is not None and images.shape[2:] != (self.size, self.size):
-            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.module((images - self.mean.to(images)) / self.std.to(images))
+        if self.size is not None and images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        if self.channels == BGR:
+            images = images.flip(1)
+        found = self.module((images - self.mean.to(images)) / self.std.to(images))
+        return found if self.output is None else found[self.output]
 
 
 def wrap(
     module: Callable[[Tensor], Any],
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
-    size: int | None = None,
+    size: Side | None = None,
+    channels: str = RGB,
+    output: str | int | None = None,
 ) -> Wrapped:
-    """Put normalisation, and resizing if wanted, inside a model.
+    """Put normalisation inside a model, and whatever else lies between images in [0, 1] and embeddings.
 
     Args:
         module: normalised images (B, 3, H, W) -> embeddings (B, D): a module, a method of one such as
             ``clip.encode_image``, or a function; it is used as it is, not copied.
-        mean, std: of each channel, for pixels in [0, 1]; for ImageNet (.485, .456, .406) and (.229, .224, .225).
-        size: side of the square that images are resized to.
+        mean, std: of each channel, in the module's order, for pixels in [0, 1]; for ImageNet (.485, .456, .406) and
+            (.229, .224, .225), for a module that wants [-1, 1] (.5, .5, .5) and (.5, .5, .5).
+        size: side of the square that images are resized to, or (height, width).
+        channels: ``rgb``, or ``bgr`` if the module wants blue first, as many for faces do.
+        output: if the module gives several things, key or place of the embeddings.
 
     Raises:
-        ValueError: the module cannot be called, the mean or the deviation is not that of three channels in [0, 1], or
-            the size is no number of pixels.
+        ValueError: the module cannot be called, the mean or the deviation is not that of three channels in [0, 1], the
+            size is no number of pixels, or the channels are unknown.
     """
     if not callable(module):
         raise ValueError(f"module is a {type(module).__name__}; give a module, a method of one, or a function")
@@ -96,7 +115,8 @@ def wrap(
         if not _are_of_channels(values) or (name == "std" and not min(values) > 0):
             raise ValueError(f"{name} is {values}; give three numbers in [0, 1], for pixels in [0, 1]")
     check_side(size)
-    return Wrapped(as_module(module), mean, std, size)
+    known("channels", channels, (RGB, BGR))
+    return Wrapped(as_module(module), mean, std, size, channels, output)
 
 
 def _are_of_channels(values: Any) -> bool:

@@ -57,7 +57,7 @@ def _check(chosen: argparse.Namespace) -> int:
         raise ValueError(f"{chosen.entry.name} does not say where its model and images are; give --images and --model")
     claim = claims.read(chosen.adversarial)
     is_prepared, (height, width) = (Path(images) / "images.bin").exists(), item.shape
-    size = height if height == width and not is_prepared else None
+    size = None if is_prepared else height if height == width else (height, width)
     split, asked = splits(images, None, None, None, None, size=size)
     embed = build.control(item.name) if item.control else load(model, chosen.weights)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)

@@ -60,6 +60,11 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
         raise ValueError(f"{folder}: the suite {about['suite']} gives no worst-case R@1; evaluate with --suite quick")
     if "://" not in told.link and not (ROOT / told.link).exists():
         raise ValueError(f"link is {told.link!r}; it must begin with https://, or name a file of this repository")
+    if told.images is not None and about.get("transformed"):
+        raise ValueError(
+            f"{folder}: the images went through a transform of yours, which others do not have to check claims with; "
+            "evaluate with --size, or leave --images out"
+        )
     common = {key: about[key] for key in ("suite", "seed", "queries", "gallery", "classes", "shape", "images_sha256")}
     common["gallery_sha256"] = about.get("gallery_sha256")
     common["settings"] = about["settings"] if about["suite"] == OWN else None

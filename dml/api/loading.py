@@ -1,0 +1,165 @@
+"""Images and labels as people have them: tensors, arrays, datasets, folders."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dml.api.pixels import Lazy, Side, check_side, stored, to_pixels
+from dml.data.base import Source
+from dml.data.sampling import evenly
+from dml.data.sources.folder import read_folder
+
+Prepare = Callable[[Any], Any]
+"""An image of a folder or a dataset -> an image (3, H, W) in [0, 1], or a PIL image."""
+
+KEPT = 2**30  # bytes of decoded images that are held in memory; more are decoded whenever they are asked for
+LOOKED_AT = 8  # images of a dataset read twice, to see whether its transform is random
+LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
+
+
+class Loaded(NamedTuple):
+    """Images with what is known of them.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8, or float32 from 0 to 255.
+        labels: (N,) of any kind.
+        groups: (N,), or None.
+        queries: (N,) bool, or None.
+        files: (N,) path of each image in its folder, or None.
+    """
+
+    pixels: np.ndarray | Lazy
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+    queries: np.ndarray | None = None
+    files: np.ndarray | None = None
+
+
+def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
+    """Return images of any kind with their labels.
+
+    Args:
+        images: a float tensor or array (N, 3, H, W) in [0, 1]; a uint8 one, also as (N, H, W, 3); a dataset of pairs;
+            or a folder as :func:`dml.data.sources.folder.read_folder` takes it.
+        labels: (N,) of any kind; None for those of the dataset or the folder.
+        prepare: applied to every image of a dataset or a folder.
+
+    Raises:
+        ValueError: images or labels cannot be used; one sentence says what would be right.
+    """
+    if isinstance(images, str | Path):
+        if labels is not None:  # in which order would they be?
+            raise ValueError(f"the folder {images} has labels: its sub-folders, or its labels.csv; leave labels out")
+        found = _folder(Path(images), read_folder(Path(images)), prepare)
+    elif isinstance(images, Tensor | np.ndarray):
+        if prepare is not None:
+            raise ValueError("size and transform are for folders and datasets; resize a tensor or an array beforehand")
+        if labels is None:
+            raise ValueError("labels is missing; give one label per image")
+        found = Loaded(stored(images), flat(labels, "labels"))
+    elif hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        found = _dataset(images, labels, prepare)
+    else:
+        raise ValueError(f"images is a {type(images).__name__}; give a tensor, an array, a dataset or a folder")
+    if labels is not None:
+        found = found._replace(labels=flat(labels, "labels"))
+    if len(found.labels) != len(found.pixels):
+        raise ValueError(f"there are {len(found.labels)} labels for {len(found.pixels)} images; give one per image")
+    return found
+
+
+def prepared_by(size: Side | None, transform: Prepare | None) -> Prepare | None:
+    """Return what images of a folder or a dataset go through, or None; see :func:`dml.api.images.splits`.
+
+    Raises:
+        ValueError: the size is no number of pixels, or a transform is given as well.
+    """
+    check_side(size)
+    if size is None:
+        return transform
+    if transform is not None:
+        raise ValueError("give size or transform, not both")
+    return partial(_resized, size)
+
+
+def _resized(size: Side, image: Any) -> Image.Image:
+    """The central square of a side; or the whole image with this height and width, as persons and signatures are."""
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"size is for PIL images; the dataset gives {type(image).__name__}, resize in its transform")
+    if isinstance(size, Sequence):
+        height, width = size
+        return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+
+
+def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
+    # read_folder binds each task to its file.
+    files = [make.args[0].relative_to(folder).as_posix() for _, make in source.tasks(np.arange(len(source.labels)))]
+
+    def read(row: int) -> np.ndarray:
+        ((_, make),) = source.tasks(np.array([row]))
+        image = make(LARGEST)
+        return to_pixels(prepare(image) if prepare else image)
+
+    names = np.array(source.class_names)
+    labels = names[source.labels] if len(set(names)) == len(names) else source.labels
+    pixels = _lazy(read, len(source.labels), threads=True, names=[str(folder / file) for file in files])
+    return Loaded(pixels, labels, source.groups, source.queries, np.array(files))
+
+
+def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
+    if not len(images):
+        raise ValueError("the dataset is empty; give one with images")
+
+    def read(row: int) -> np.ndarray:
+        item = images[row]
+        image = item[0] if isinstance(item, tuple | list) else item
+        if isinstance(image, str | bytes | dict | int | Path):
+            raise ValueError(
+                f"an item of the dataset {'is' if image is item else 'begins with'} {type(image).__name__}; it must be "
+                "a pair of image and label"
+            )
+        return to_pixels(prepare(image) if prepare else image)
+
+    pixels = _lazy(read, len(images))
+    if labels is None:
+        labels = _targets(images)
+    if labels is None:
+        if not isinstance(images[0], tuple | list):
+            raise ValueError("the dataset gives images without labels; give labels, one per image")
+        labels = [images[row][1] for row in range(len(images))]  # decodes every image once more
+    return Loaded(pixels, flat(labels, "labels"))
+
+
+def _targets(images: Any) -> Any:
+    """Labels that a dataset holds beside its images, if its items have the same; None otherwise."""
+    held = getattr(images, "targets", None)
+    if held is None or len(held) != len(images):
+        return None
+    rows = evenly(LOOKED_AT, len(images)).tolist()
+    items = [images[row] for row in rows]
+    same = all(isinstance(item, tuple | list) and item[1] == held[row] for row, item in zip(rows, items, strict=True))
+    return held if same else None
+
+
+def _lazy(
+    read: Callable[[int], np.ndarray], count: int, threads: bool = False, names: Sequence[str] = ()
+) -> np.ndarray | Lazy:
+    first = read(0)
+    if not all(np.array_equal(read(row), read(row)) for row in evenly(LOOKED_AT, count).tolist()):
+        raise ValueError("the transform gives another image each time; use the one for evaluation, without randomness")
+    images = Lazy(read, (count, *first.shape), threads, names)
+    return images[:] if count * first.nbytes <= KEPT else images
+
+
+def flat(values: Any, name: str) -> np.ndarray:
+    """Return values as an array; raise ValueError unless there is one per image."""
+    found = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    if found.ndim != 1:
+        raise ValueError(f"{name} has shape {found.shape}; it must hold one value per image")
+    return found

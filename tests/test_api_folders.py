@@ -1,0 +1,178 @@
+"""What people bring to `dml.evaluate`: folders of persons and products, models of faces, several outputs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import dml
+from dml.__main__ import main
+from dml.data.base import Split
+
+SMALL = {"queries": 6, "claims": False, "attacks": {"margin": {"steps": 2, "first": 0}}, "gate_tries": 3}
+COMMON: dict[str, Any] = {"eps": 0.05, "suite": SMALL, "controls": (), "report": lambda line: None}
+
+
+def flat(images: Tensor) -> Tensor:
+    return images.flatten(1) - 0.5
+
+
+@pytest.fixture
+def listed(picture_folder: Callable[..., Path]) -> tuple[Path, pd.DataFrame]:
+    """A folder of 6 classes with a labels.csv in no order, and its rows."""
+    folder = picture_folder(classes=6)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    rows = pd.DataFrame({"path": files, "label": np.repeat(np.arange(6), 4), "group": np.tile([0, 0, 1, 1], 6)})
+    rows = rows.sample(frac=1, random_state=0)
+    rows.to_csv(folder / "labels.csv", index=False)
+    return folder, rows
+
+
+def test_labels_and_groups_beside_a_folder_are_refused(listed: tuple[Path, pd.DataFrame]) -> None:
+    """Its images are read sorted, and the values would be in the order of the file."""
+    folder, rows = listed
+    with pytest.raises(ValueError, match=r"has labels: its sub-folders, or its labels\.csv; leave labels out"):
+        dml.evaluate(flat, folder, rows["label"].to_numpy(), **COMMON)
+    with pytest.raises(ValueError, match=r"groups of the images .* go into the column group of its labels\.csv"):
+        dml.evaluate(flat, str(folder), groups=rows["group"], **COMMON)
+    with pytest.raises(ValueError, match="column group"):
+        dml.evaluate(flat, queries=folder, gallery=folder, groups=(rows["group"], rows["group"]), **COMMON)
+    assert dml.evaluate(flat, folder, **COMMON).about["grouped"]
+
+
+def test_outcomes_name_the_file_of_each_query(listed: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    folder, rows = listed
+    result = dml.evaluate(flat, folder, **COMMON)
+    files = dict(zip(result.outcomes["query"], result.outcomes["file"], strict=True))
+    sorted_rows = rows.sort_values(["label", "path"], ignore_index=True)
+    assert files == {row: sorted_rows["path"][row] for row in files}
+    for row, natural in zip(result.images.rows, result.images.images, strict=True):
+        with Image.open(folder / files[row]) as image:
+            np.testing.assert_allclose(natural.transpose(1, 2, 0), np.array(image) / 255, atol=1e-6)
+    result.save(tmp_path / "report")
+    assert pd.read_csv(tmp_path / "report" / "outcomes.csv")["file"].tolist() == result.outcomes["file"].tolist()
+    rows.assign(query=[0, 1] * 12).to_csv(folder / "labels.csv", index=False)
+    apart = dml.evaluate(flat, folder, **COMMON).outcomes
+    asked = sorted_rows["path"][sorted_rows["path"].isin(rows["path"].iloc[1::2])].tolist()
+    assert apart["file"].tolist() == [asked[row] for row in apart["query"]]
+
+
+def test_persons_are_higher_than_wide(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The whole image at this height and width; on the command line, too, and when a claim is checked."""
+    folder, model = picture_folder(classes=6), tmp_path / "tall.py"
+    result = dml.evaluate(flat, folder, size=(24, 8), **COMMON)
+    assert result.about["shape"] == [24, 8]
+    row, file = result.outcomes[["query", "file"]].iloc[0]
+    with Image.open(folder / file) as image:
+        whole = np.array(image.resize((8, 24), Image.Resampling.BICUBIC))
+    natural = result.images.images[result.images.rows.tolist().index(row)]
+    np.testing.assert_allclose(natural.transpose(1, 2, 0), whole / 255, atol=1e-6)
+
+    model.write_text("def make():\n    return lambda images: images.flatten(1) - 0.5\n")
+    words = ["--model", f"{model}:make", "--eps", "0.05", "--queries", "6", "--size", "24x8"]
+    assert main(["evaluate", str(folder), *words, "--output", str(tmp_path / "report")]) == 0
+    board = tmp_path / "board"
+    about = ["--name", "mine", "--authors", "me", "--link", "https://a.b", "--data", "none", "--architecture", "pixels"]
+    about += ["--dataset", "toys", "--images", str(folder), "--model", f"{model}:make", "--folder", str(board)]
+    assert main(["leaderboard", "add", str(tmp_path / "report"), *about, "--show-failing"]) == 0
+    (entry,) = board.glob("mine-*.json")
+    claim = ["--adversarial", str(tmp_path / "report" / "adversarial.npz"), "--by", "me"]
+    assert main(["leaderboard", "check", str(entry), *claim]) == 1, "nothing beyond what the report had"
+
+    for size in ((24, 8, 3), (0, 8), "24x8", 2.5):
+        with pytest.raises(ValueError, match=r"it must be a whole number of pixels, at least 1, or two of them: \("):
+            dml.evaluate(flat, folder, size=size, **COMMON)
+    assert dml.wrap(nn.Identity(), size=(4, 2))(torch.rand(1, 3, 8, 8)).shape == (1, 3, 4, 2)
+
+
+def test_images_that_others_cannot_make_are_no_images_to_check_claims_with(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def halved(image: Image.Image) -> Image.Image:
+        return image.resize((8, 8))
+
+    folder = picture_folder(classes=6)
+    dml.evaluate(flat, folder, transform=halved, **COMMON).save(tmp_path / "report")
+    about = ["--name", "mine", "--authors", "me", "--link", "https://a.b", "--data", "none", "--architecture", "pixels"]
+    about += ["--dataset", "toys", "--folder", str(tmp_path / "board"), "--show-failing"]
+    assert main(["leaderboard", "add", str(tmp_path / "report"), *about, "--images", str(folder)]) == 1
+    assert "the images went through a transform of yours" in capsys.readouterr().err
+    assert main(["leaderboard", "add", str(tmp_path / "report"), *about]) == 0
+
+
+def test_a_pair_of_images_and_labels_is_enough(toy_split: Split) -> None:
+    pair, apart = (toy_split.images, toy_split.labels), dml.evaluate(flat, toy_split.images, toy_split.labels, **COMMON)
+    pd.testing.assert_frame_equal(dml.evaluate(flat, pair, **COMMON).outcomes, apart.outcomes)
+
+
+def test_training_images_are_not_those_attacked(toy_split: Split) -> None:
+    pair = (toy_split.images, toy_split.labels)
+    with pytest.raises(ValueError, match="training is what is attacked; give images of other classes"):
+        dml.evaluate(flat, pair, training=pair, **COMMON | {"controls": ("pixels_linear",)})
+
+
+def test_a_model_that_hardly_retrieves_is_called_so(toy_split: Split) -> None:
+    """The controls find nearly all; a model that looks at noise, none."""
+    torch.manual_seed(0)
+    right = dml.evaluate(flat, toy_split.images, toy_split.labels, **COMMON | {"controls": ("pixels_8",)})
+    assert "Natural R@1 is" not in str(right)
+    wrong = torch.randperm(36, generator=torch.Generator().manual_seed(0)).numpy() % 6
+    mixed = dml.evaluate(flat, toy_split.images, wrong, **COMMON | {"suite": SMALL | {"queries": 36}})
+    assert "not beyond chance: check labels, order of channels, and normalisation." in " ".join(str(mixed).split())
+
+    def blind(images: Tensor) -> Tensor:
+        return torch.sin(1e4 * images.flatten(1)[:, :6])
+
+    settings = COMMON | {"controls": ("pixels_8",), "suite": SMALL | {"queries": 36}}
+    found = " ".join(str(dml.evaluate(blind, toy_split.images, toy_split.labels, **settings)).split())
+    assert "of untrained pixels_8: check labels, order of channels, and normalisation." in found
+
+
+def test_a_timm_model_inside_another_is_seen(toy_split: Split) -> None:
+    trunk = timm.create_model("resnet10t", num_classes=0).eval()
+    whole, settings = nn.Sequential(trunk, nn.Linear(512, 8)).eval(), COMMON | {"limit": 2}
+    data = toy_split.images, toy_split.labels
+    for model in (whole, dml.wrap(whole, size=32)):
+        with pytest.warns(UserWarning, match=r"the timm model inside was trained on normalised .* std=\(0\.229, "):
+            dml.evaluate(model, *data, **settings)
+    config = trunk.pretrained_cfg
+    assert not dml.evaluate(dml.wrap(whole, config["mean"], config["std"]), *data, **settings).notes
+
+
+def test_a_model_of_faces() -> None:
+    """Blue first, in [-1, 1], and the embedding one of several outputs."""
+
+    class Faces(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"logits": images.mean(), "embedding": images.flatten(1)}
+
+    image = torch.rand(2, 3, 4, 4)
+    model = dml.wrap(Faces(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), channels="bgr", output="embedding")
+    torch.testing.assert_close(model(image), (2 * image[:, [2, 1, 0]] - 1).flatten(1))
+    several = dml.wrap(lambda images: (images.sum(), images.flatten(1)), output=1)
+    torch.testing.assert_close(several(image), image.flatten(1))
+    with pytest.raises(ValueError, match="channels 'bgrr' is unknown; did you mean 'bgr'"):
+        dml.wrap(Faces(), channels="bgrr")
+    for given in ([image.flatten(1)], (image.flatten(1),), {"a": image.flatten(1)}):
+        with pytest.raises(ValueError, match=r"embed gives a \w+; .*dml\.wrap\(model, output=\.\.\.\) takes one of"):
+            dml.evaluate(lambda images, given=given: given, image.repeat(4, 1, 1, 1), [0, 1] * 4, **COMMON)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"image": 1}, "an item of the dataset is dict; it must be a pair of image and label"),
+        (("a.png", 0), "an item of the dataset begins with str; it must be a pair"),
+        ((3, np.zeros((4, 4, 3), np.uint8), 0), "an item of the dataset begins with int; it must be a pair"),
+    ],
+)
+def test_items_of_a_dataset_that_are_no_pairs(item: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        dml.evaluate(flat, [item] * 8, [0, 1] * 4, **COMMON)
