@@ -322,6 +322,20 @@ def test_a_perturbation_of_one_tuple_is_compared_with_one_that_tuples_share() ->
     assert "*in that tuple alone*" not in alone
 
 
+def test_the_peer_as_its_authors_published_it_stands_below_the_peer_of_the_paper() -> None:
+    def made(name: str, survive: int, eps: float = EPS, **given: Any) -> dict[str, Any]:
+        settings = {"model": {}, "defense": {"name": name, "eps": eps, **given}}
+        return record("triplet", name, 0.9, survive, settings=settings)
+
+    runs = [made("robust", 200), made("visual_phish_net", 150), made("robust_20", 220, 20 / 255, defense="robust")]
+    runs.append(made("visual_phish_net_20", 220, 20 / 255, defense="visual_phish_net"))
+    runs.append(made("visual_phish_net_12", 220, 12 / 255, defense="visual_phish_net"))
+    part = paper.claims_page({"toys": runs}, FIGURES).split("perturbs without the hinge")[1].split("## 6.")[0]
+    rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| toys")]
+    assert [(row[2], row[7].strip(" |")) for row in rows] == [("8/255", "**holds**"), ("20/255", "**not separated**")]
+    assert "perturbs without the hinge" not in paper.claims_page({"toys": runs[:1]}, FIGURES)
+
+
 def test_a_gate_counts_only_where_the_verdict_rests_on_it() -> None:
     failed = [GATE | {"passed": False}]
     behind = [record("triplet", "robust", 0.9, 100, gates=failed), record("triplet", "joint", 0.9, 200)]

@@ -458,3 +458,11 @@ def test_the_entries_of_this_repository_are_valid_and_shown() -> None:
     assert (folder / "README.md").read_text(encoding="utf-8") == page.markdown(found)
     assert (folder / "index.html").read_text(encoding="utf-8") == page.html(found)
     assert all("://" in entry.link or (ROOT / entry.link).exists() for entry in found)
+
+
+def test_published_weights_are_those_of_their_entries() -> None:
+    found = entries.read_all(ROOT / "results" / "leaderboard")
+    published = [entry for entry in found if (entry.model or "").startswith("pretrained/")]
+    assert published
+    for entry in published:
+        assert weights_sha256(dml.load(entry.model)) == entry.weights_sha256
