@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import dml
 from dml.__main__ import main
+from dml.api.images import training_data
 from dml.data.base import Split
 
 SMALL = {"queries": 6, "claims": False, "attacks": {"margin": {"steps": 2, "first": 0}}, "gate_tries": 3}
@@ -64,7 +65,9 @@ def test_outcomes_name_the_file_of_each_query(listed: tuple[Path, pd.DataFrame],
     assert apart["file"].tolist() == [asked[row] for row in apart["query"]]
 
 
-def test_persons_are_higher_than_wide(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_persons_are_higher_than_wide(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """The whole image at this height and width; on the command line, too, and when a claim is checked."""
     folder, model = picture_folder(classes=6), tmp_path / "tall.py"
     result = dml.evaluate(flat, folder, size=(24, 8), **COMMON)
@@ -86,6 +89,9 @@ def test_persons_are_higher_than_wide(picture_folder: Callable[..., Path], tmp_p
     claim = ["--adversarial", str(tmp_path / "report" / "adversarial.npz"), "--by", "me"]
     assert main(["leaderboard", "check", str(entry), *claim]) == 1, "nothing beyond what the report had"
 
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folder), *words[:-1], "24 by 8"])
+    assert "'24 by 8' is no size; give pixels, as in 224 or 256x128" in capsys.readouterr().err
     for size in ((24, 8, 3), (0, 8), "24x8", 2.5):
         with pytest.raises(ValueError, match=r"it must be a whole number of pixels, at least 1, or two of them: \("):
             dml.evaluate(flat, folder, size=size, **COMMON)
@@ -112,10 +118,14 @@ def test_a_pair_of_images_and_labels_is_enough(toy_split: Split) -> None:
     pd.testing.assert_frame_equal(dml.evaluate(flat, pair, **COMMON).outcomes, apart.outcomes)
 
 
-def test_training_images_are_not_those_attacked(toy_split: Split) -> None:
+def test_training_images_are_not_those_attacked(toy_split: Split, picture_folder: Callable[..., Path]) -> None:
     pair = (toy_split.images, toy_split.labels)
     with pytest.raises(ValueError, match="training is what is attacked; give images of other classes"):
         dml.evaluate(flat, pair, training=pair, **COMMON | {"controls": ("pixels_linear",)})
+    folder = picture_folder(classes=6)
+    with pytest.raises(ValueError, match="training is what is attacked"):
+        training_data(str(folder), folder / "class_00" / "..")
+    assert training_data(picture_folder(classes=6, name="others"), folder, size=8) is not None
 
 
 def test_a_model_that_hardly_retrieves_is_called_so(toy_split: Split) -> None:

@@ -56,7 +56,10 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _side(text: str) -> int | tuple[int, ...]:
     """224, or 256x128: height and width."""
-    sides = tuple(int(part) for part in text.split("x"))
+    try:
+        sides = tuple(int(part) for part in text.split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give pixels, as in 224 or 256x128") from error
     return sides[0] if len(sides) == 1 else sides
 
 

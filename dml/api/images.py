@@ -60,7 +60,7 @@ def splits(
             raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
         prepared = base.load(Path(images))
         return prepared.test, prepared.queries
-    if groups is not None and any(isinstance(given, str | Path) for given in (images, queries, gallery)):
+    if groups is not None and any(map(_is_folder, (images, queries, gallery))):
         raise ValueError("groups of the images in a folder go into the column group of its labels.csv")
     if gallery is None:
         loaded = load(images, labels, prepare)
@@ -115,11 +115,11 @@ def training_data(
     Raises:
         ValueError: there are fewer than four classes, or another argument is wrong.
     """
-    if training is not None and training is images:
-        raise ValueError("training is what is attacked; give images of other classes, or leave it out")
     given = images if training is None else training
     if _is_prepared(given):
         return base.load(Path(given))
+    if training is not None and (training is images or (_is_folder(training) and _is_folder(images, training))):
+        raise ValueError("training is what is attacked; give images of other classes, or leave it out")
     if training is None:
         return None
     found = load(*(training if _is_pair(training) else (training, None)), prepared_by(size, transform))
@@ -138,6 +138,13 @@ def training_data(
 
 def _is_prepared(images: Any) -> bool:
     return isinstance(images, str | Path) and (Path(images) / "images.bin").exists()
+
+
+def _is_folder(images: Any, same_as: str | Path | None = None) -> bool:
+    """Whether images are a folder, and that folder if one is named."""
+    if not isinstance(images, str | Path):
+        return False
+    return same_as is None or Path(images).resolve() == Path(same_as).resolve()
 
 
 def _is_pair(value: Any) -> bool:
