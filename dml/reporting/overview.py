@@ -78,7 +78,7 @@ def overview(
 
 def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures: Figures) -> list[str]:
     """The leaderboard of a dataset with the best of each class of defence, and the controls."""
-    best = at_their_best(board, records, {figures.baseline, figures.paper, figures.peer, *OWN})
+    best = at_their_best(board, records, {figures.baseline, figures.paper, *OWN})
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
