@@ -118,7 +118,8 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
         f"under suite `{own[0]['suite']}`; *from* are those that differ from it in one setting, of other training "
         "radii only the closest. From another class of defence comes what has the same schedule, radius and steps as "
         "this project's. Intervals are 95%, paired over the same queries (Bonett and Price 2012). "
-        f"{_were_chosen(chosen)} was chosen by these queries, which favours it."
+        f"{_were_chosen(chosen)} was chosen by these queries, which favours it. Trials on held-out classes "
+        "are listed [where they were kept](../tuning.md)."
     )
     header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
     return ["", text, *table(header, rows)]
@@ -127,9 +128,7 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
 def _were_chosen(names: Sequence[str]) -> str:
     if not names:
         return "Each *to*"
-    were = "was" if len(names) == 1 else "were"
-    trials = "[trials](../tuning.md), where they were kept"
-    return f"{' and '.join(names)} {were} chosen on held-out classes ({trials}); every other *to*"
+    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} chosen on held-out classes; every other *to*"
 
 
 def _name(records: Sequence[Record]) -> str:
