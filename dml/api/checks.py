@@ -37,16 +37,16 @@ def check_module(given: Any, notes: list[str]) -> None:
         return
     if any(module.training for module in given.modules()):
         notes.append("the model is in training mode; it is evaluated in evaluation mode, and put back afterwards")
-    config = next(filter(None, map(_wanted, given.modules())), None)
+    config = next(filter(None, map(_trained_with, given.modules())), None)
     if config and not _normalises(given):
-        what = "this timm model" if _wanted(given) else "the timm model inside"
+        what = "this timm model" if _trained_with(given) else "the timm model inside"
         notes.append(
             f"{what} was trained on normalised images; unless they are normalised inside the model, give "
             f"dml.wrap(model, mean={tuple(config['mean'])}, std={tuple(config['std'])})"
         )
 
 
-def _wanted(module: nn.Module) -> dict[str, Any] | None:
+def _trained_with(module: nn.Module) -> dict[str, Any] | None:
     """Mean and deviation that timm says a model was trained with, if it is one of timm's."""
     config = getattr(module, "pretrained_cfg", None)
     return config if isinstance(config, dict) and {"mean", "std"} <= config.keys() else None

@@ -69,10 +69,13 @@ def splits(
             values, names = _numbered([loaded.labels])
             return FileSplit(loaded.pixels, values[0], names, _grouped([own], values)[0], loaded.files), None
         asked = np.flatnonzero(loaded.queries), np.flatnonzero(~loaded.queries)
-        files = [None if loaded.files is None else loaded.files[rows] for rows in asked]
         parts = [
-            Loaded(_taken(loaded.pixels, rows), loaded.labels[rows], files=own_files)
-            for rows, own_files in zip(asked, files, strict=True)
+            Loaded(
+                _taken(loaded.pixels, rows),
+                loaded.labels[rows],
+                files=None if loaded.files is None else loaded.files[rows],
+            )
+            for rows in asked
         ]
         given = [None if own is None else own[rows] for rows in asked]
     else:

@@ -1,4 +1,4 @@
-"""Single-step adversarial training of the anchor, as VisualPhishNet does it (Abdelnabi et al. 2020)."""
+"""Single-step training on perturbed anchors: VisualPhishNet (Abdelnabi et al. 2020) as arXiv 2102.07265 tells it."""
 
 import torch
 from torch import Tensor, nn
