@@ -38,7 +38,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def seconds(backbone: str, side: int, batch: int, rounds: int, policy: str) -> float:
-    """Return the median seconds of a standard training step in a process of its own."""
+    """Return the median seconds of a standard training step in a new process."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if policy == SLEEPS:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"

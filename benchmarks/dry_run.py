@@ -1,7 +1,7 @@
 """Two gradient steps of three presets at their full batch: seconds per step and peak memory.
 
 A synthetic CUB200-2011 in the official layout, with the published counts, is drawn to a temporary folder and prepared.
-Random weights stand in for those of ImageNet; all else is as in a real run. Each training has a process of its own. On
+Random weights stand in for those of ImageNet; all else is as in a real run. Each training has a new process. On
 a GPU the memory is that of the GPU, and the held-out classes are attacked after the two steps, since that takes more
 than a step. Without a GPU, on two cores, a step of `paper` took 35 to 189 seconds and up to 21 GB, and nothing is
 validated.

@@ -2,7 +2,7 @@
 
 The bare loop puts as many images forwards and backwards through the model, in batches of as many, and does nothing
 else. Both are timed in seconds of the processor on one thread, which other programs hardly disturb. What is above 1
-pays for similarities to the gallery, optimisers, exact scores, gates and tables. Controls are models of their own and
+pays for similarities to the gallery, optimisers, exact scores, gates and tables. Controls are separate models and
 are left out.
 """
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: calls timed in turns, memory of a process, and parts run in a process of their own."""
+"""What the benchmarks share: calls timed in turns, memory of a process, and parts run in a new process."""
 
 import statistics
 import subprocess
@@ -39,7 +39,7 @@ def _memory(name: str) -> float:
 
 
 def apart(module: str, *words: str) -> str:
-    """Run a benchmark's module with these words in a process of its own, and return what it prints."""
+    """Run a benchmark's module with these words in a new process, and return what it prints."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *words]
     return subprocess.run(command, check=True, cwd=ROOT, text=True, stdout=subprocess.PIPE).stdout
 

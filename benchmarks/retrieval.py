@@ -3,7 +3,7 @@
 The bare search is a matmul and a topk in float32, a chunk of queries at a time. The calculator uses its matmul search,
 in batches of the same size, and faiss where that is installed. Ours decides in float64 and counts near-ties against the
 defender, so averages may differ by a few near-ties. Memory is what a search adds at its peak to what its process held
-before; each search has a process of its own.
+before; each search has a new process.
 
     python -m benchmarks.retrieval --sizes 5924:100 60502:11316
 """

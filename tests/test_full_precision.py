@@ -51,7 +51,7 @@ except KeyError:
     ],
 )
 def test_precision_is_full_inside_and_as_it_was_outside(change: str) -> None:
-    """In a process of its own: the flags are global."""
+    """In a new process: the flags are global."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(change=change)], capture_output=True, text=True, check=False
     )

@@ -104,7 +104,7 @@ def test_models_that_are_alike_are_not_separated() -> None:
 
 
 def test_a_query_of_several_seeds_counts_once_with_its_mean() -> None:
-    """Both seeds attack the same four queries, in orders of their own."""
+    """Both seeds attack the same four queries, in different orders."""
     natural = {"queries": 4, "r1": 0.9, "map_r": 0.5}
     orders = [attacked_rows(4, 4, seed) for seed in (0, 1)]
     assert not np.array_equal(*orders)

@@ -53,7 +53,7 @@ def train(
 def test_a_training_that_dies_in_any_step_ends_the_same(
     kind: type[Defense], crop: int, toy_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It dies in its third step, resumes, dies in the first step, and so on. Each defence keeps state of its own."""
+    """It dies in its third step, resumes, dies in the first step, and so on. Each defence keeps state."""
     changed = Schedule(**vars(SCHEDULE) | {"crop": crop, "shift": 0 if crop else 1})
     monkeypatch.setattr(sys.modules[__name__], "SCHEDULE", changed)
     weights, history, lines = train(toy_split, kind(steps=1))

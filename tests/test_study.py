@@ -32,7 +32,7 @@ SETTINGS = {
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))  # for a lock of its own
+    monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))  # for a separate lock
     monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
     return load(SETTINGS)
 
@@ -71,7 +71,7 @@ def test_all_is_to_be_done_at_first(params: Params) -> None:
         "04 glyphs-contrastive-single_step-0-quick",
         "04 glyphs-none-pixels_8-0-quick",
     ]
-    assert len(titles) == 1 + 6 + 4 + 5 + 3, "the surrogate of seed 100 serves both, a control has no seed of its own"
+    assert len(titles) == 1 + 6 + 4 + 5 + 3, "the surrogate of seed 100 serves both, a control is fitted once"
     assert titles[-1] == "04 glyphs-contrastive-single_step-1-quick"
 
 

@@ -73,7 +73,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.module, self.channels, self.output = module, channels, output
         self.size = (size, size) if isinstance(size, int) else None if size is None else tuple(size)
-        self.training = getattr(module, "training", False)  # and not .train(): layers may have a mode of their own
+        self.training = getattr(module, "training", False)  # and not .train(): layers may have another mode
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 

@@ -30,7 +30,7 @@ class TurnedImages:
 
 
 def turned(split: Split) -> Split:
-    """Return a training split in which each quarter turn of a class is a class of its own, after those of the split.
+    """Return a training split in which each quarter turn of a class is a separate class, after those of the split.
 
     Retrieval is judged on classes that training never saw, so more of them help it more than more images of each do.
     Classifiers learn to tell turned classes from unturned ones in the same way (Gidaris et al. 2018).

@@ -25,7 +25,7 @@ class CATRIDE(RolesDefense):
 
     The step size grows with the progress of the training, from 0 to ``step_size``; the radius is always ``eps``. The
     authors' PGD starts at the image itself; this one starts at a random point of the ball, as in the other defences.
-    Their code has a triplet loss of its own, with a margin that shrinks and a term on the hardest half; here loss and
+    Their code has another triplet loss, with a margin that shrinks and a term on the hardest half; here loss and
     miner are those of the recipe.
 
     Args:

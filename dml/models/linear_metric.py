@@ -42,7 +42,7 @@ def pooled(images: Tensor, side: int) -> Tensor:
 
 
 def points_of(split: Split, side: int) -> Points:
-    """Return all images of a split, pooled; without groups each is a group of its own."""
+    """Return all images of a split, pooled; without groups each is a separate group."""
     chunks = range(0, len(split), CHUNK)
     pixels = torch.cat([pooled(to_float(split.images[first : first + CHUNK]), side).float() for first in chunks])
     groups = torch.arange(len(split)) if split.groups is None else torch.from_numpy(split.groups.copy())

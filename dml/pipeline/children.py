@@ -13,7 +13,7 @@ class EndedError(RuntimeError):
 
 
 class Children:
-    """Programs that threads start, each in a session of its own with all that it starts in turn.
+    """Programs that threads start, each in a new session with all that it starts in turn.
 
     Inside ``with``, Ctrl-C and SIGTERM end them all before they end the command: a program would otherwise go on by
     itself, and the same command, started again, would work beside it. Those that wait for a place never start.

@@ -120,7 +120,7 @@ def run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
 
 @contextmanager
 def _sockets() -> Iterator[Config]:
-    """Settings of a kernel that talks through files of its own, where the system can.
+    """Settings of a kernel that talks through separate files, where the system can.
 
     A kernel takes network ports that are free when it is asked to start, and opens them seconds later. Of two that
     start side by side, the second may find its ports taken.

@@ -30,7 +30,7 @@ def export(model: Embedder, made: dict[str, Any], file: Path) -> None:
     """Write a model's backbone as safetensors, and beside it, ending in .json, how it was made.
 
     Args:
-        model: trained; its head is left out, since each dataset gets one of its own.
+        model: trained; its head is left out, since each dataset gets a new one.
         made: what the JSON says, beside the SHA-256 of the weights.
         file: ends in ``.safetensors``.
     """

@@ -2,7 +2,7 @@
 
     python -m dml repro --jobs 2
 
-Each stage is `dvc repro --single-item` in a process of its own, started when all stages that it depends on are done. So
+Each stage is `dvc repro --single-item` in a separate process, started when all stages that it depends on are done. So
 DVC decides what runs, as in a plain `dvc repro`, which does the same work one stage after the other. After a failure
 all goes on that does not depend on the failed stage.
 """

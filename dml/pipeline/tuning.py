@@ -3,7 +3,7 @@
     python -m dml tune flowers triplet robust '{defenses.robust.eps: 8/255}' '{defenses.robust.eps: 12/255}'
 
 Published gains of metric losses shrank to little once settings were chosen this way and not by test figures (Musgrave
-et al. 2020). Each line of results/tuning.csv is a training of its own on the training classes that are not held out.
+et al. 2020). Each line of results/tuning.csv is a separate training on the training classes that are not held out.
 The held-out classes are attacked by the suite that the headline of results/ shows: the few steps that select an epoch
 leave more queries, and not equally more of every model. With few held-out classes, hold out more of them; lines are
 comparable that hold out the same. Missing images are prepared first:

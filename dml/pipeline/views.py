@@ -17,7 +17,7 @@ from dml.retrieval.metrics import ranking
 
 
 def splits(data: base.Dataset) -> dict[str, base.Split]:
-    """Return the splits by name; queries of their own come last."""
+    """Return the splits by name; separate queries come last."""
     named = {"train": data.train, "validation": data.validation, "test": data.test}
     return named if data.queries is None else named | {"test queries": data.queries}
 

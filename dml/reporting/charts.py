@@ -54,14 +54,14 @@ def headline(tables: Tables, palette: Palette) -> Figure:
 
 
 def ranked(tables: Tables, palette: Palette, named: Collection[str]) -> Figure:
-    """Every model in a row of its own, best first: natural R@1 and what the worst attack leaves at each radius.
+    """One row per model, best first: natural R@1 and what the worst attack leaves at each radius.
 
     Natural R@1 is over the whole test half, as in every table. † marks a model with a gate that does not hold.
 
     Args:
         tables: of one dataset and suite; the models are ranked by the last.
         palette: of the dataset.
-        named: defences with a colour of their own; controls are grey, all others of one colour.
+        named: defences with a separate colour; controls are grey, all others of one colour.
     """
     parts = _with_natural(tables)
     radii = list(parts)

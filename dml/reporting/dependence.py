@@ -22,7 +22,7 @@ from dml.reporting.style import COLORS, GREYS, HATCHES, MARKERS, WIDTH
 from dml.reporting.tables import collapsed, comparison
 from dml.reporting.variants import KIND, differences, leaves
 
-PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in columns of their own
+PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in separate columns
 MODELS = (GREYS[1], *COLORS)  # colours of the models whose batches are looked into, the first untrained
 TUPLES = COLORS[:2]  # colours of the two tuples of a drawing
 
@@ -85,7 +85,7 @@ def _arrow(axes: Axes, start: Tensor, end: Tensor, color: str) -> None:
 def plane(runs: Sequence[Trained]) -> Figure:
     """Embeddings of trainings in the plane, one circle per training, and the loss by step below.
 
-    Every class is drawn on a ring of its own, so that classes in one place do not hide each other. The pale arc is what
+    Every class is drawn on a separate ring, so that classes in one place do not hide each other. The pale arc is what
     its points reach within their balls.
 
     Args:

@@ -2,7 +2,7 @@
 
 All models of a seed meet the same queries, so the outcomes of two models are paired, and what makes a query easy or
 hard for both cancels out of their difference: a paired interval is narrower than two separate ones suggest. Each seed
-attacks queries of its own, of which a few are those of another seed. Where both models have several seeds, the
+attacks other queries, of which a few are those of another seed. Where both models have several seeds, the
 differences of a query are averaged over its seeds first. Intervals and tests are then over queries; like the intervals
 of R@1 they leave out how trainings differ.
 """

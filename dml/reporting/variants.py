@@ -49,7 +49,7 @@ def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collect
 
     Args:
         found: models with ``loss`` and ``defense``, best first; controls are left out.
-        records: of these models; a model whose record names no class is one of its own.
+        records: of these models; a model whose record names no class is a class by itself.
         named: defences that are kept beside the best of their class.
     """
     kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}

@@ -2,7 +2,7 @@
 
 Every process makes the same batches, draws from generators in the same state, and works on the same embeddings: it
 mines the same tuples, takes the same steps of the adversary and finds the same loss. Only the passes of images through
-the network, forward and backward, are shared out. A defence, a loss or an attack therefore needs no line of its own.
+the network, forward and backward, are shared out. A defence, a loss or an attack therefore needs no line for this.
 
 Without a process group of ``torch.distributed``, or in a group of one, every function here does nothing.
 """

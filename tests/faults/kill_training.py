@@ -63,7 +63,7 @@ def train(folder: Path, epochs: int) -> None:
 
 
 def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
-    """Start a training in a process of its own, and return once it trains."""
+    """Start a training in a new process, and return once it trains."""
     words = [sys.executable, __file__, "--train", str(folder), "--epochs", str(epochs)]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None

@@ -19,7 +19,7 @@ def compare(work: Work, kills: int, seed: int) -> int:
     Work that ends before its kill is compared and begins anew in an empty folder.
 
     Args:
-        work: to do, in a process of its own that shares what this one has imported.
+        work: to do, in a new process that shares what this one has imported.
         kills: how many.
         seed: of the moments.
 

@@ -41,7 +41,7 @@ PLAIN = "import sys; from dvc.cli import main; sys.exit(main(['repro']))"
 
 
 def start(project: Path, code: str) -> subprocess.Popen[str]:
-    """Start a pipeline run in a process group of its own."""
+    """Start a pipeline run in a new process group."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

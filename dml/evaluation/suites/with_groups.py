@@ -46,7 +46,7 @@ class WithGroupsSuite(AttackSuite):
 
 
 def with_groups(search: Search) -> Search:
-    """Return the same search with each item in a group of its own."""
+    """Return the same search with each item in a separate group."""
     gallery = Gallery(search.gallery.embeddings, search.gallery.labels)
     queries = replace(search.query_split, groups=None) if search.apart else search.query_split
     return replace(search, gallery=gallery, query_split=queries)
