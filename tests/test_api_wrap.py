@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -91,6 +92,39 @@ def test_a_method_counts_as_its_module() -> None:
     pd.testing.assert_frame_equal(found.outcomes, alike.outcomes)
     direct = dml.evaluate(towers.tower.eval(), images, **options)
     pd.testing.assert_frame_equal(found.outcomes, direct.outcomes)
+
+
+def _wrapped(network: nn.Module) -> dict[str, Any]:
+    """A network's weights as trainings leave them."""
+    plain = network.state_dict()
+    parallel = nn.DataParallel(network).state_dict()
+    compiled = {f"_orig_mod.{key}": value for key, value in plain.items()}
+    return {
+        "timm.pth": {"epoch": 3, "arch": "test_resnet", "state_dict": plain},
+        "parallel.pth": parallel,
+        "lightning.ckpt": {"epoch": 3, "state_dict": {f"model.{key}": value for key, value in parallel.items()}},
+        "compiled.pth": {"model": compiled, "optimizer": {"state": {}}},
+        "parallel.safetensors": parallel,
+    }
+
+
+def test_weights_are_read_whatever_a_training_put_around_them(tmp_path: Path) -> None:
+    import timm
+
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    images = torch.rand(2, 3, 32, 32)
+    config = network.pretrained_cfg
+    wanted = dml.wrap(network, config["mean"], config["std"])(images)
+    for name, held in _wrapped(network).items():
+        save_file(held, tmp_path / name) if name.endswith(".safetensors") else torch.save(held, tmp_path / name)
+        assert torch.equal(dml.load("timm:test_resnet", tmp_path / name)(images), wanted), name
+    before = {file.name for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=rf"{tmp_path}/timm.pth holds no weights of test_vit"):
+        dml.load("timm:test_vit", tmp_path / "timm.pth")
+    torch.save({"state_dict": 3}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match=r"empty\.pth holds no weights of test_resnet"):
+        dml.load("timm:test_resnet", tmp_path / "empty.pth")
+    assert {file.name for file in tmp_path.iterdir()} == before | {"empty.pth"}
 
 
 def test_load_reads_a_model_of_this_repository(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dml.api import hugging_face
+from dml.api import hugging_face, state_dict
 from dml.api.pixels import Side, check_side
 from dml.common.checks import known
 from dml.common.files import ROOT
@@ -23,7 +23,6 @@ from dml.models import weights as stored
 
 KINDS = "a folder with settings.json and weights.safetensors, timm:NAME, torchvision:NAME, hf:PATH or file.py:function"
 RGB, BGR = "rgb", "bgr"
-NO_LAYER = "\0"  # a prefix that no layer has: the file must hold every layer that the network has left
 
 
 class Method(nn.Module):
@@ -134,8 +133,9 @@ def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tenso
             ``timm:NAME`` or ``torchvision:NAME``, without the classifier; ``hf:PATH``, the image features of a model
             of transformers, see :mod:`dml.api.hugging_face`; or ``file.py:function``, a function without arguments
             that returns the model. The last runs the file.
-        weights: of a timm or torchvision model: safetensors, or a state dict that torch.save wrote, which is read
-            without running code. None takes the published ones.
+        weights: of a timm or torchvision model: safetensors, or what torch.save wrote, which is read without running
+            code: a state dict, also inside a checkpoint or with the prefix of DataParallel. None takes the published
+            ones.
 
     Raises:
         ValueError: there is no such model, or its weights cannot be had.
@@ -173,7 +173,7 @@ def _timm(name: str, weights: Path | None) -> nn.Module:
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
     if weights is not None:
         network = timm.create_model(name, num_classes=0)
-        _read(network, weights, name)
+        state_dict.read(network, weights, name)
     else:
         network = _timm_pretrained(name)
     return wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
@@ -214,7 +214,7 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
         raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
     setattr(network, head, _without_last(getattr(network, head)))
     if weights is not None:
-        _read(network, weights, name)
+        state_dict.read(network, weights, name)
     transform = published.transforms()
     return wrap(network, transform.mean, transform.std)
 
@@ -226,10 +226,6 @@ def _without_last(head: nn.Module) -> nn.Module:
     last = max(place for place, layer in enumerate(head) if any(True for _ in layer.parameters()))
     pool = [nn.AdaptiveAvgPool2d(1)] if isinstance(head[last], nn.Conv2d) else []
     return nn.Sequential(*head[:last], *pool)
-
-
-def _read(network: nn.Module, file: Path, name: str) -> None:
-    stored.load_backbone(network, file, name, without=NO_LAYER)
 
 
 def _function(file: Path, name: str) -> Callable[[Tensor], Any]:
