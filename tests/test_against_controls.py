@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pandas as pd
 from made_records import EPS, FIGURES, GATE, record, row
 
+from dml.evaluation.statistics import wilson
 from dml.reporting import against_controls, pages
 
 QUICK = "Suite `quick`, 400 queries: "
@@ -35,9 +37,21 @@ def test_each_score_says_which_controls_the_projects_own_model_is_ahead_of() -> 
     ), "MAP@R is .55 of each: not ahead"
     assert lines[3] == "| ahead of | natural R@1 | natural MAP@R | R@1 at 0.01 | R@1 at 8/255 |"
     # Of 402 queries, one of them added for either model, 101 are ahead and one behind: the mean is 100 / 402.
-    assert lines[5].startswith("| pixels 8 | +0.300 | +0.000 | +0.250 (")
+    assert lines[5].startswith("| pixels 8 | +0.300 (0.260 to 0.339) | +0.000 | +0.250 (")
     assert "| +0.007~ (" in lines[6], "three queries: p is .25"
     assert "| -0.075 (" in lines[6]
+
+
+def test_natural_shares_are_compared_by_the_interval_of_newcombe() -> None:
+    """His example, 56 of 70 against 48 of 80, whose interval is .0524 to .3339 (1998, table II, method 10)."""
+    sides = []
+    for hits, count in ((56, 70), (48, 80)):
+        low, high = wilson(hits, count)
+        sides.append(pd.Series({"natural": hits / count, "natural_low": low, "natural_high": high}))
+    found = against_controls.natural(*sides)
+    assert (round(found.value, 4), round(found.low, 4), round(found.high, 4)) == (0.2, 0.0524, 0.3339)
+    assert (found.verdict, against_controls.natural(*sides[::-1]).verdict) == ("holds", "fails")
+    assert against_controls.natural(sides[0], sides[0]).verdict == "not separated"
 
 
 def test_a_model_ahead_of_all_is_said_to_be_and_a_broken_gate_marked() -> None:

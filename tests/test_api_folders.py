@@ -186,3 +186,27 @@ def test_a_model_of_faces() -> None:
 def test_items_of_a_dataset_that_are_no_pairs(item: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         dml.evaluate(flat, [item] * 8, [0, 1] * 4, **COMMON)
+
+
+def test_controls_that_do_not_fit_the_images_are_named(picture_folder: Callable[..., Path]) -> None:
+    common = COMMON | {"controls": ("pixels_8", "pixels_16", "pixels_linear", "soft_histogram")}
+    with pytest.warns(UserWarning, match="24 x 8 pixels do not divide into the boxes of pixels_16, left out") as told:
+        found = dml.evaluate(flat, picture_folder(classes=6), size=(24, 8), **common)
+    assert len(told) == 1
+    assert set(found.summary["model"]) == {"your model", "pixels_8", "soft_histogram"}
+
+
+@pytest.mark.parametrize(("similarity", "total"), [("cosine", 36), ("euclidean", 72)])
+def test_embedding_a_gallery_says_how_far_it_is(
+    toy_split: Split, monkeypatch: pytest.MonkeyPatch, similarity: str, total: int
+) -> None:
+    monkeypatch.setattr("dml.api.embedding.EVERY", 0.0)
+    monkeypatch.setattr("dml.retrieval.index.CHUNK", 12)
+    lines: list[str] = []
+    dml.evaluate(flat, (toy_split.images, toy_split.labels), similarity=similarity, **COMMON | {"report": lines.append})
+    told = [line for line in lines if line.startswith("embedd")]
+    assert told[0] == f"embedding {total} images"
+    assert [line.split(", ")[0] for line in told[1:]] == [
+        f"embedded {done}/{total} images" for done in range(12, total, 12)
+    ]
+    assert all(line.endswith("0:00 left") for line in told[1:])

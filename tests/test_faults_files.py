@@ -1,8 +1,10 @@
 """Full disks, damaged files and folders that cannot be written: recovery, or one sentence, and nothing lost."""
 
 import errno
+import gc
 import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +76,40 @@ def test_a_full_disk_leaves_the_old_file(kind: str, tmp_path: Path) -> None:
         WRITERS[kind](file, 50_000)
     assert "\n" not in str(caught.value)
     assert {place.name: place.read_bytes() for place in tmp_path.iterdir()} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB in memory; only root can have one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_disk_without_space_leaves_the_old_file(kind: str, small_disk: Path) -> None:
+    file = small_disk / "made.json"
+    WRITERS[kind](file, 10)
+    before = {place.name: place.read_bytes() for place in small_disk.iterdir()}
+    with pytest.raises(FULL, match=r"^[^\n]+$"):
+        WRITERS[kind](file, 70_000)
+    assert {place.name: place.read_bytes() for place in small_disk.iterdir()} == before
+    gc.collect()  # the error's traceback holds the removed file open
+    WRITERS[kind](file, 20)
+    assert file.read_bytes() != before[file.name], "there is space again"
+
+
+def test_a_preparation_without_space_leaves_the_old_one(picture_folder: Callable[..., Path], small_disk: Path) -> None:
+    place, enough = small_disk / "out", read_folder(picture_folder())
+    prepare.prepare(enough, place, **OPTIONS)
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    large = read_folder(picture_folder(images=12, name="more"))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        prepare.prepare(large, place, **OPTIONS)
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == before
 
 
 OPTIONS = {"name": "toy", "size": 16, "train_fraction": 0.5, "validation_fraction": 0.4}

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from dml.common.files import ROOT
 
 MADE = (".git", ".venv", "artifacts", "scratch", ".notebooks", ".digests", ".checkpoints", ".hypothesis")
 SKIPPED = shutil.ignore_patterns(*MADE, "cache", "tmp", "*_cache")
 RUN = "triplet-robust-0"
+WEIGHTS = "weights.safetensors"
 ALL = {"digests", "prepare", "train", "surrogate", "train_robust", "attack", "control", "dependence", "figures"}
 
 
@@ -222,7 +224,7 @@ def test_records_follow_where_earlier_code_makes_the_same_on_this_machine(projec
 
 def test_a_notebook_run_by_hand_reruns_nothing(project: Path) -> None:
     """From its own folder, as JupyterLab does: it writes below scratch/ and leaves outputs in the notebook."""
-    tracked = project / "artifacts" / "models" / "glyphs" / RUN / "weights.safetensors"
+    tracked = project / "artifacts" / "models" / "glyphs" / RUN / WEIGHTS
     before = tracked.read_bytes()
     done = command(
         project,
@@ -230,7 +232,7 @@ def test_a_notebook_run_by_hand_reruns_nothing(project: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert nbformat.read(project / "notebooks/03_robust_training.ipynb", as_version=4).cells[2].execution_count
-    assert (project / "scratch" / "artifacts" / "models" / "glyphs" / RUN / "weights.safetensors").exists()
+    assert (project / "scratch" / "artifacts" / "models" / "glyphs" / RUN / WEIGHTS).exists()
     assert tracked.read_bytes() == before
     assert stages(command(project, "dvc", "repro")) <= {"digests"}, "only the first stage looks again"
 
@@ -250,6 +252,24 @@ def test_a_model_of_scratch_does_not_shadow_the_pipelines(project: Path) -> None
     refused = command(project, *attack, "-p", "changes", "{recipes.glyphs.schedule.epochs: 9}")
     assert refused.returncode == 1
     assert "schedule.epochs is 2, not 9" in refused.stderr + refused.stdout
+
+
+def test_a_trained_recipe_becomes_the_start_of_others(project: Path) -> None:
+    """A model of the pipeline is exported as it is, and one that is not there is trained first."""
+    models = project / "artifacts" / "models" / "glyphs"
+    for seed in (0, 7):
+        words = ("pretrain", "glyphs", "triplet", "robust", f"scratch/{seed}.safetensors", "--seed", str(seed))
+        done = command(project, sys.executable, "-m", "dml", *words)
+        assert done.returncode == 0, done.stderr
+        assert ("epoch 1/2" in done.stdout) == (seed == 7)
+        made = json.loads((project / f"scratch/{seed}.json").read_text())
+        assert (made["seed"], made["images"]["dataset"], made["epochs"]) == (seed, "glyphs", 2)
+        start, whole = (
+            load_file(project / f"scratch/{seed}.safetensors"),
+            load_file(models / f"triplet-robust-{seed}" / WEIGHTS),
+        )
+        assert all(torch.equal(value, whole[f"backbone.{name}"]) for name, value in start.items())
+    shutil.rmtree(models / "triplet-robust-7")
 
 
 CODE = "\nEXTRA = 1\n"
@@ -311,18 +331,9 @@ def test_again_from_the_start_gives_the_same_bytes(project: Path) -> None:
     assert [name for name in before if after.get(name) != before[name]] == []
 
 
-def test_a_failing_last_stage_leaves_the_results(project: Path) -> None:
-    kept = {file: file.read_bytes() for file in (project / "results").rglob("*") if file.is_file()}
-    broken = project / "results/runs/glyphs/broken.json"
-    broken.write_text("{")
-    assert command(project, "dvc", "repro").returncode != 0
-    broken.unlink()
-    assert {file: file.read_bytes() for file in kept if file.exists()} == kept
-
-
 def test_a_wrong_setting_ends_with_one_sentence(project: Path) -> None:
     kept = (project / "params.yaml").read_text()
-    weights = project / "artifacts" / "models" / "glyphs" / RUN / "weights.safetensors"
+    weights = project / "artifacts" / "models" / "glyphs" / RUN / WEIGHTS
     edit(project, {"recipes.glyphs.defenses.robust": {"eps": -0.1, "steps": 2}})
     done = command(project, "dvc", "repro")
     (project / "params.yaml").write_text(kept)
@@ -330,7 +341,7 @@ def test_a_wrong_setting_ends_with_one_sentence(project: Path) -> None:
     said = [line for line in (done.stdout + done.stderr).splitlines() if "eps is -0.1" in line]
     assert said == ["ParamsError: params.yaml: recipes.glyphs.defenses.robust.eps is -0.1; it must be at least 0"]
     assert "Traceback" not in done.stdout + done.stderr
-    assert stages(command(project, "dvc", "repro")) <= {"digests", "dependence", "figures"}
+    assert stages(command(project, "dvc", "repro")) <= {"digests"}
     assert weights.exists(), "the first stage refuses it, and nothing is lost"
 
 
@@ -342,3 +353,12 @@ def test_more_queries_than_images_are_refused_before_training(project: Path) -> 
     assert done.returncode != 0
     assert "suites.quick.queries is 999,999; glyphs has 800 test images" in done.stdout + done.stderr
     assert "epoch 1" not in done.stdout
+
+
+def test_a_failing_last_stage_leaves_the_results(project: Path) -> None:
+    kept = {file: file.read_bytes() for file in (project / "results").rglob("*") if file.is_file()}
+    broken = project / "results/runs/glyphs/broken.json"
+    broken.write_text("{")
+    assert command(project, "dvc", "repro").returncode != 0
+    broken.unlink()
+    assert {file: file.read_bytes() for file in kept if file.exists()} == kept

@@ -205,6 +205,8 @@ def test_suites_are_compared_on_the_queries_that_both_attacked() -> None:
     assert lines[-1].startswith(shown), "the first four of seed 0"
     weak = record("triplet", "standard", 0.9, 4, "paper", claims=False, survival={"0.031373": "1111"})
     assert trust.effort_section([quick, weak], EPS, FIGURES) == [], "no claim rests on it"
+    again = [quick | {"weights": "a"}, auto | {"weights": "b"}]
+    assert trust.effort_section(again, EPS, FIGURES) == [], "the model was trained again in between"
 
 
 def test_defences_are_paired_on_the_same_queries() -> None:

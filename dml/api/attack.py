@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dml.api.embedding import at_once
+from dml.api.embedding import at_once, wait
 from dml.api.similarity import SimilaritySearch
 from dml.attacks.balls import Ball, Linf, radius_text
 from dml.common.files import DAMAGED, atomic, read_columns, write_columns
@@ -105,8 +105,8 @@ def run(
         images.append(found.images)
         done = first + len(chunk)
         left = _left(pd.concat(tables))
-        wait = _wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""
-        report(f"{name}: attacked {done}/{len(rows)} queries{left}{wait}")
+        told = wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""
+        report(f"{name}: attacked {done}/{len(rows)} queries{left}{told}")
     return Attacked(pd.concat(tables, ignore_index=True), np.concatenate(images))
 
 
@@ -158,7 +158,3 @@ def _quiet(line: str) -> None:
 def _left(done: pd.DataFrame) -> str:
     left = done[done["attack"] == "worst"].groupby("eps")["r1"].mean()
     return ", R@1 left: " + ", ".join(f"{value:.3f} at {radius_text(eps)}" for eps, value in left.items())
-
-
-def _wait(seconds: float) -> str:
-    return f", {int(seconds // 60)}:{int(seconds % 60):02d} left"

@@ -11,9 +11,14 @@ SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least ima
 
 
 def controls(
-    names: str | Sequence[str], split: Split, data: Dataset | None, seed: int, report: Callable[[str], None]
+    names: str | Sequence[str],
+    split: Split,
+    data: Dataset | None,
+    seed: int,
+    report: Callable[[str], None],
+    notes: list[str],
 ) -> dict[str, nn.Module]:
-    """Build controls by name; those whose boxes do not divide the images are left out.
+    """Build controls by name; those whose boxes do not divide the images are left out, and a note says so.
 
     Args:
         names: as in :data:`dml.evaluation.CONTROLS`, one or several.
@@ -21,6 +26,7 @@ def controls(
         data: to fit those controls to that can be fitted; None leaves these out.
         seed: of the fit.
         report: receives one line per fit.
+        notes: what the user should know is added.
 
     Raises:
         ValueError: a name is unknown, or the training images have another size or cannot be fitted to.
@@ -30,13 +36,19 @@ def controls(
         raise ValueError(
             f"training images have {data.train.images.shape[1:3]} pixels and the others {shape}; bring them to one size"
         )
-    found = {}
+    found, odd = {}, []
     for name in (names,) if isinstance(names, str) else names:
         control = build.control(name)
         if any(side % SIDES.get(name, 1) for side in shape):
+            odd.append(name)
             continue
         if not hasattr(control, "fit"):
             found[name] = control
         elif data is not None:
             found[name] = control.fit(data, seed, report=report)
+    if odd := [name for name in odd if name != "pixels_linear" or data is not None]:
+        notes.append(
+            f"images of {shape[0]} x {shape[1]} pixels do not divide into the boxes of {', '.join(odd)}, left out as "
+            "controls; with a height and width that are multiples of 16 all controls stand beside the model"
+        )
     return found

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from dml.models.embedder import best_device, device_of, evaluating
 PIXELS = {"cpu": 2**19, "cuda": 2**23}  # of a batch whose intermediate values are kept at a time, to bound memory
 
 HALF = (torch.float16, torch.bfloat16)
+EVERY = 30.0  # seconds between two lines on images that are being embedded
 
 
 class Embedding(nn.Module):
@@ -72,6 +74,38 @@ class Embedding(nn.Module):
 def at_once(shape: tuple[int, ...], device: torch.device) -> int:
     """Return how many images of some height and width to put through a model at a time."""
     return max(1, PIXELS.get(device.type, PIXELS["cpu"]) // (shape[0] * shape[1]))
+
+
+@contextmanager
+def progress(embedding: Embedding, total: int, report: Callable[[str], None]) -> Iterator[None]:
+    """Say how many images are to be embedded, and at intervals how many are done and how long the others will take.
+
+    Args:
+        embedding: of the model.
+        total: images that go through it inside the block.
+        report: receives each line.
+    """
+    begun = last = perf_counter()
+    before = embedding.forwards
+
+    def hook(*_: Any) -> None:
+        nonlocal last
+        now, done = perf_counter(), embedding.forwards - before
+        if now - last >= EVERY and 0 < done < total:
+            last = now
+            report(f"embedded {done:,}/{total:,} images{wait((now - begun) / done * (total - done))}")
+
+    report(f"embedding {total:,} images")
+    handle = embedding.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def wait(seconds: float) -> str:
+    """Return how the end of a line says the time left."""
+    return f", {int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
 def weights_sha256(given: Any) -> str | None:

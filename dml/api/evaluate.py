@@ -18,7 +18,7 @@ from dml.api import attack
 from dml.api.about import about as told
 from dml.api.checks import answerable, check_embedding, check_finite, check_module, copies
 from dml.api.controls import controls as built
-from dml.api.embedding import Embedding, lent, weights_sha256
+from dml.api.embedding import Embedding, lent, progress, weights_sha256
 from dml.api.full_precision import full_precision
 from dml.api.images import splits, training_data
 from dml.api.loading import Prepare
@@ -105,7 +105,7 @@ def evaluate(
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
     data = training_data(training, images, size=size, transform=transform) if controls else None
-    beside = built(controls, split, data, seed, report)
+    beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
     with full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
@@ -147,10 +147,12 @@ def _searched(
     Raises:
         ValueError: an embedding of the gallery or of an attacked query is not finite.
     """
-    report(f"embedding {len(split) + (0 if asked is None else len(asked)):,} images")
-    search = search_over(embedding, split, asked, similarity)
+    separate = asked is not None or similarity != "cosine"  # else an image has one vector as query and item
+    with progress(embedding, len(split) + separate * len(split if asked is None else asked), report):
+        search = search_over(embedding, split, asked, similarity)
+        queries = search.query_embeddings
     check_finite(search.gallery.embeddings, "gallery embeddings")
-    check_finite(search.query_embeddings[torch.from_numpy(rows)], "embeddings of queries")
+    check_finite(queries[torch.from_numpy(rows)], "embeddings of queries")
     return search
 
 

@@ -1,6 +1,8 @@
 """The leading model against each control in every score: what a claim of robustness on photographs rests on."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,14 +17,29 @@ from dml.reporting.tables import comparison, of_suite, ranked
 from dml.reporting.variants import OWN
 
 UNSURE = "~"  # beside a difference that a test does not tell from chance
-NATURAL = ("natural R@1", "natural MAP@R")
 METHODS = (
-    "Natural scores are over the whole test half; no test was made of them. The others are on the queries that both "
-    "met, with a paired 95% interval; intervals and tests are those of the table above. "
-    f"{UNSURE}: not separated, as p is .05 or more after correction for all differences of this table (Holm 1979), or "
-    "as the mean and the number of queries point to different models."
+    "Natural scores are over the whole test half, R@1 with the unpaired 95% interval of Newcombe (1998), wider than a "
+    f"paired one; {UNSURE} where it holds 0. Natural MAP@R was not tested. The other scores are on the queries "
+    "that both met, with a paired 95% interval; intervals and tests are those of the table above. "
+    f"{UNSURE} there: not separated, as p is .05 or more after correction for all differences of this table (Holm "
+    "1979), or as the mean and the number of queries point to different models."
 )
-Cells = dict[str, Difference | float]
+
+
+class Apart(NamedTuple):
+    """How far one share is ahead of another, and the 95% interval, where the images they share are not known."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """As :attr:`dml.reporting.paired.Difference.verdict`."""
+        return "not separated" if self.low <= 0 <= self.high else "holds" if self.value > 0 else "fails"
+
+
+Cells = dict[str, Difference | Apart | float]
 """Score -> how far the model is ahead of a control; a plain number where nothing was tested."""
 
 
@@ -65,13 +82,24 @@ def _of_largest_suite(records: Sequence[Record], figures: Figures) -> list[Recor
 
 def _cells(records: Sequence[Record], model: pd.Series, control: pd.Series, figures: Figures) -> Cells:
     """All scores that both have."""
-    cells: Cells = dict(zip(NATURAL, (float(model[key] - control[key]) for key in ("natural", "map_r")), strict=True))
+    cells: Cells = {"natural R@1": natural(model, control), "natural MAP@R": float(model["map_r"] - control["map_r"])}
     pair = [(row["loss"], row["defense"]) for row in (model, control)]
     for eps in dict.fromkeys((figures.paper_eps, figures.eps)):
         both = same_queries(records, *pair, eps_key(eps))
         for score, compare in (("R@1", in_r1), ("MAP@R", in_map_r)):
             cells[f"{score} at {radius_text(eps)}"] = compare(both, eps_key(eps)) if both else None
     return {score: value for score, value in cells.items() if value is not None}
+
+
+def natural(model: pd.Series, control: pd.Series) -> Apart:
+    """Return how far a row of :func:`dml.reporting.tables.comparison` is ahead of another in natural R@1.
+
+    The interval is that of Newcombe (1998, method 10), from Wilson's of either share.
+    """
+    value = model["natural"] - control["natural"]
+    below = math.hypot(model["natural"] - model["natural_low"], control["natural_high"] - control["natural"])
+    above = math.hypot(model["natural_high"] - model["natural"], control["natural"] - control["natural_low"])
+    return Apart(float(value), float(value - below), float(value + above))
 
 
 def _corrected(ahead: Mapping[str, Cells]) -> dict[str, Cells]:
@@ -90,14 +118,14 @@ def _corrected(ahead: Mapping[str, Cells]) -> dict[str, Cells]:
     }
 
 
-def _text(value: Difference | float) -> str:
+def _text(value: Difference | Apart | float) -> str:
     if isinstance(value, float):
         return f"{value:+.3f}"
     mark = UNSURE if value.verdict == "not separated" else ""
     return f"{value.value:+.3f}{mark} {interval(value.low, value.high)}"
 
 
-def _verdict(value: Difference | float) -> str:
+def _verdict(value: Difference | Apart | float) -> str:
     if isinstance(value, float):
         return "ahead of" if value > 0 else "behind"
     return WORDS[value.verdict]

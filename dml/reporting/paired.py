@@ -164,10 +164,11 @@ def in_map_r(pairs: Pairs, key: str) -> Difference | None:
 
 def _differences(pairs: Pairs, values: Callable[[Record], Sequence[float]]) -> np.ndarray:
     """First less second model on each query, the mean over its seeds."""
-    found: dict[int, list[float]] = {}
+    queries, found = [], []
     for first, second in pairs:
-        differences = np.subtract(values(first), values(second))
-        queries = attacked_rows(len(differences), first["natural"]["queries"], first["seed"])
-        for query, difference in zip(queries, differences, strict=True):
-            found.setdefault(int(query), []).append(float(difference))
-    return np.array([np.mean(several) for several in found.values()])
+        found.append(np.subtract(values(first), values(second)))
+        queries.append(attacked_rows(len(found[-1]), first["natural"]["queries"], first["seed"]))
+    if not found:
+        return np.array([])
+    _, which, times = np.unique(np.concatenate(queries), return_inverse=True, return_counts=True)
+    return np.bincount(which, np.concatenate(found)) / times

@@ -101,7 +101,11 @@ def pool(records: Sequence[Record]) -> pd.DataFrame:
         ValueError: see :func:`check_alike`.
     """
     check_alike(records)
-    rows = metrics(records)
+    return _pooled(metrics(records))
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`metrics` with the queries of all seeds counted together."""
     return pool_seeds(rows.assign(gates=rows["gates"].mask(rows["collapsed"], "fail")))
 
 
@@ -143,13 +147,14 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     Raises:
         ValueError: see :func:`check_alike`.
     """
-    found = pool(records)
-    found = found[found["norm"].eq("linf") & np.isclose(found["eps"], eps)]
+    check_alike(records)
+    rows = metrics(records)
+    rows = rows[rows["norm"].eq("linf") & np.isclose(rows["eps"], eps) & rows["attack"].isin(["worst", LOWERED])]
+    found = _pooled(rows)
     lowered = found.loc[found["attack"].eq(LOWERED), [*MODEL, "map_r"]].rename(columns={"map_r": "adversarial_map_r"})
     found = found[found["attack"].eq("worst")].drop(columns="map_r")
     found = found.merge(lowered, on=MODEL, how="left").merge(_natural(records), on=MODEL)
-    runs = metrics(records)
-    runs = runs[runs["norm"].eq("linf") & np.isclose(runs["eps"], eps) & runs["attack"].eq("worst")]
+    runs = dict(list(rows[rows["attack"].eq("worst")].groupby(MODEL)))
     factors = [_factor(runs, row.loss, row.defense, figures.baseline) for row in found.itertuples()]
     found[["factor", "factor_low", "factor_high"]] = np.reshape(factors, (-1, 3)).astype(float)
     places = {name: place for place, name in enumerate(order(found["defense"], figures))}
@@ -177,11 +182,15 @@ def _natural(records: Sequence[Record]) -> pd.DataFrame:
     return table.assign(claims=table["claims"] > 0, images=table["images"].astype(int))
 
 
-def _factor(runs: pd.DataFrame, loss: str, defense: str, baseline: str) -> tuple[float, float, float]:
+def _factor(
+    runs: Mapping[tuple[str, str], pd.DataFrame], loss: str, defense: str, baseline: str
+) -> tuple[float, float, float]:
     """A model's fold increase over the baseline on the seeds of both, and its 95% interval."""
-    own, base = (runs[runs["loss"].eq(loss) & runs["defense"].eq(name)] for name in (defense, baseline))
+    if defense == baseline or (loss, baseline) not in runs:
+        return np.nan, np.nan, np.nan
+    own, base = runs[loss, defense], runs[loss, baseline]
     seeds = set(own["seed"]) & set(base["seed"])
-    if defense == baseline or not seeds:
+    if not seeds:
         return np.nan, np.nan, np.nan
     counts = []
     for side in (own, base):

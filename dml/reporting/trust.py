@@ -106,7 +106,7 @@ def effort_section(records: Sequence[Record], eps: float, figures: Figures) -> l
     """Compare suites of different effort on the queries that all of them attacked, one row per model.
 
     Suites attack the first queries of one order, so each model's suites are compared on the shortest of them, over the
-    seeds that all of them attacked. Only suites that claims rest on are compared.
+    seeds that all of them attacked with the same weights. Only suites that claims rest on are compared.
 
     Args:
         records: of one dataset.
@@ -122,7 +122,9 @@ def effort_section(records: Sequence[Record], eps: float, figures: Figures) -> l
         for suite in suites_of(own):
             check_alike(of_suite(own, suite))
         ran = {suite: {r["seed"]: r["survival"][key] for r in of_suite(own, suite)} for suite in suites_of(own)}
-        seeds = sorted(set.intersection(*(set(marks) for marks in ran.values())))
+        weights = {seed: {r.get("weights") for r in own if r["seed"] == seed} for seed in {r["seed"] for r in own}}
+        shared = set.intersection(*(set(marks) for marks in ran.values()))
+        seeds = sorted(seed for seed in shared if len(weights[seed]) == 1)
         if len(ran) < 2 or not seeds:
             continue
         size = min(len(marks[seed]) for marks in ran.values() for seed in seeds)
