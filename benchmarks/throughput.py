@@ -1,4 +1,7 @@
-"""How many images a second robust training takes, in float32, in bfloat16, and with the model compiled as well.
+"""How many images a second robust training takes, in float32, in bfloat16, and in ways that it does not use.
+
+Float32 and bfloat16 are what training computes, whose steps repeat bit for bit. On a GPU two more rows tell what that
+costs: cuDNN's fastest algorithms, which may not repeat, and the model compiled as well.
 
 A step of `robust` perturbs one image per tuple in k PGD steps and trains on the clean and the perturbed batch. Its
 floor is k (F + B_in) + 2 (F + B), of passes timed in the same run and format. Its share of the peak is its rate of
@@ -9,6 +12,7 @@ float32 on a processor that has no bfloat16. Without a GPU: conv4 alone, and not
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -26,34 +30,45 @@ BATCH, STEPS, ROUNDS = 112, 5, 7
 
 
 class Format:
-    """A way to compute: how many bits, and whether the model is compiled.
+    """A way to compute: how many bits, whether steps repeat, and whether the model is compiled.
 
     Args:
         model: images -> embeddings.
         short: layers in bfloat16.
+        repeats: cuDNN is kept to algorithms that give the same bits every time, as in training.
     """
 
-    def __init__(self, model: nn.Module | Callable[[Tensor], Tensor], images: Tensor, short: bool) -> None:
-        self.model, self.images, self.short = model, images, short
+    def __init__(
+        self, model: nn.Module | Callable[[Tensor], Tensor], images: Tensor, short: bool, repeats: bool = True
+    ) -> None:
+        self.model, self.images, self.short, self.repeats = model, images, short, repeats
         self.labels = torch.arange(len(images), device=images.device) // 4
         self.loss = Triplet(math.ceil(len(images) / 4), 128, miner="distance_weighted").to(images.device)
 
     def full(self) -> None:
         """Take a forward and a full backward pass."""
-        self._backward(self._embed(self.images).sum())
+        with self._algorithms():
+            self._backward(self._embed(self.images).sum())
 
     def inward(self) -> None:
         """Take a forward pass, and a backward pass to the images."""
         changed = self.images.clone().requires_grad_(True)
-        torch.autograd.grad(self._embed(changed).sum(), changed)
-        self._wait()
+        with self._algorithms():
+            torch.autograd.grad(self._embed(changed).sum(), changed)
+            self._wait()
 
     def step(self, steps: int) -> None:
         """Take a robust step, without the optimiser's."""
         draw, labels = torch.Generator().manual_seed(0), self.labels
-        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.short):
-            values = Robust(steps=steps)(self.model, self.images, labels, self.loss, draw)
-        self._backward(values.mean())
+        with self._algorithms():
+            with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.short):
+                values = Robust(steps=steps)(self.model, self.images, labels, self.loss, draw)
+            self._backward(values.mean())
+
+    def _algorithms(self) -> AbstractContextManager[None]:
+        """Which of cuDNN's algorithms may run."""
+        backend = torch.backends.cudnn
+        return backend.flags(deterministic=self.repeats, benchmark=not self.repeats, allow_tf32=backend.allow_tf32)
 
     def _embed(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.short):
@@ -92,19 +107,19 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=STEPS, help="of PGD")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the median counts")
     parser.add_argument("--product", type=int, default=8192 if cuda else 2048, help="side of the matrix product")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda, help="the model as well")
+    parser.add_argument("--others", action=argparse.BooleanOptionalAction, default=cuda, help="ways not used as well")
     chosen, ratios = parser.parse_args(words), {}
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
     dtype = torch.bfloat16 if computed(device) else torch.float32
     fastest, told = peak(device, chosen.product, dtype), torch.cuda.get_device_name() if cuda else "CPU"
     print(f"{told}: {fastest / 1e12:.2f} Tflop/s of a product in {str(dtype).removeprefix('torch.')}")
-    print(f"{'':34}{'images/s':>10}{'/ float32':>11}{'time / floor':>14}{'of the peak':>13}")
+    print(f"{'':42}{'images/s':>10}{'/ float32':>11}{'time / floor':>14}{'of the peak':>13}")
     for backbone, side in chosen.models:
         images = torch.rand(chosen.batch, 3, side, side, device=device)
         model = build(backbone, 128, seed=0).to(device).train()
         formats = {"float32": Format(model, images, False), "bfloat16": Format(model, images, True)}
-        if chosen.compile:
-            formats["bfloat16, compiled"] = Format(torch.compile(model), images, True)
+        if chosen.others:
+            formats["bfloat16, may not repeat"] = Format(model, images, True, repeats=False)
+            formats["the same, compiled"] = Format(torch.compile(model), images, True, repeats=False)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(images)
@@ -121,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
             gain = seconds["float32 step"] / step
             share = operations / step / fastest
             told = f"{backbone}, {side} px, {name}"
-            print(f"{told:34}{chosen.batch / step:10.1f}{gain:11.2f}{floor:14.2f}{share:13.1%}", flush=True)
+            print(f"{told:42}{chosen.batch / step:10.1f}{gain:11.2f}{floor:14.2f}{share:13.1%}", flush=True)
             ratios[f"{told}, step / floor"] = floor
             if name != "float32":
                 ratios[f"{told} / float32"] = 1 / gain

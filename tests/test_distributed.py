@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dml.config.load import load
 from dml.data.base import Split
 from dml.defenses import DEFENSES
 from dml.defenses.base import Defense
+from dml.defenses.robust import Robust
 from dml.defenses.standard import Standard
 from dml.losses.base import Loss
 from dml.losses.normalized_softmax import NormalizedSoftmax
@@ -90,13 +92,18 @@ def metric(kind: Callable[..., Loss], settings: dict[str, Any]) -> Loss:
 
 
 def trained(
-    split: Split, defense: Defense, kind: Callable[..., Loss], settings: dict[str, Any], **given: Any
+    split: Split,
+    defense: Defense,
+    kind: Callable[..., Loss],
+    settings: dict[str, Any],
+    schedule: Schedule = SCHEDULE,
+    **given: Any,
 ) -> list[Any]:
     """Weights, state of the loss and of the defence, and history of one training."""
     model, loss = Exact(split), metric(kind, settings)
     given |= {"validate": validator(split, queries=6, eps=0.03, steps=1, seed=0), "seed": 0}
     quiet = {"report": lambda line: None, "timing": lambda line: None}
-    history = fit(model, split, loss, defense, SCHEDULE, **given, **quiet)
+    history = fit(model, split, loss, defense, schedule, **given, **quiet)
     states = [module.state_dict() for module in (model, loss, defense)]
     return [*states, history.epochs, history.chosen, history.embedded]
 
@@ -116,7 +123,9 @@ def one_image(split: Split) -> list[Tensor]:
 def outcomes(split: Split) -> list[list[Any]]:
     """What is compared between one process and two."""
     cases = [(find(DEFENSES, name, "defense")(**settings), *loss) for name, settings, *loss in CASES]
-    return [one_image(split), *(trained(split, *case) for case in cases)]
+    longer = trained(split, Robust(**BUDGET), Triplet, {"miner": "distance_weighted"}, replace(SCHEDULE, epochs=6))
+    assert len({epoch["loss"] for epoch in longer[3]}) == 6, "a curve, not one point"
+    return [one_image(split), *(trained(split, *case) for case in cases), longer]
 
 
 def resumed(split: Split, checkpoint: Checkpoint) -> list[Any]:
@@ -158,7 +167,7 @@ def test_two_processes_find_the_model_of_one(toy_split: Split, tmp_path: Path, m
     assert {file.name for file in tmp_path.iterdir()} == {"leader.pt", "other.pt", "state of leader.pt"}
     expected = outcomes(toy_split)
     for name, mine, yours, whole in zip(
-        ["one image", *(case[0] for case in CASES)], leader, other, expected, strict=True
+        ["one image", *(case[0] for case in CASES), "six epochs"], leader, other, expected, strict=True
     ):
         for first, second, third in zip(flat(mine), flat(yours), flat(whole), strict=True):
             assert torch.equal(first, second), name

@@ -98,7 +98,7 @@ def counts_groups(record: Record) -> bool:
 
 
 def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
-    """Show R@1 where near duplicates count, beside that of the same queries where they are left out.
+    """Show scores where near duplicates count, beside those of the same queries where they are left out.
 
     Args:
         records: of one dataset.
@@ -112,7 +112,8 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
         for other in records:
             held = (other["loss"], other["defense"], other["seed"])
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
-                cells = [f"{_left(other, eps)} → {_left(record, eps)}" for eps in radii]
+                shown = [*((eps, "r1") for eps in radii), (0.0, "map_r")]
+                cells = [f"{_left(other, *item)} → {_left(record, *item)}" for item in shown]
                 seed = f", seed {record['seed']}" if several else ""
                 differ = other.get("weights") != record.get("weights")
                 anew |= differ
@@ -121,18 +122,19 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
     if not rows:
         return []
     text = (
-        "R@1 of the same queries where images of a query's group are left out → where they count. Whoever evaluates "
+        "Scores of the same queries where images of a query's group are left out → where they count. Whoever evaluates "
         "without groups measures in part how many queries find their twin: another frame, or the next photograph."
     )
     if anew:
         text += " *: trained again for the second number, with the same recipe and seed, and not to the same weights."
-    return ["", text, *table(["model", "queries", "natural", *(f"eps {radius_text(eps)}" for eps in radii[1:])], rows)]
+    attacked = [f"R@1 at {radius_text(eps)}" for eps in radii[1:]]
+    return ["", text, *table(["model", "queries", "natural R@1", *attacked, "natural MAP@R"], rows)]
 
 
-def _left(record: Record, eps: float) -> str:
-    """Natural R@1 of a record's queries at radius 0, else what its attacks leave."""
+def _left(record: Record, eps: float, score: str) -> str:
+    """A natural score of a record's queries at radius 0, else what its attacks leave."""
     attack = "worst" if eps else "none"
-    found = [row["r1"] for row in record["rows"] if row["attack"] == attack and np.isclose(row["eps"], eps)]
+    found = [row[score] for row in record["rows"] if row["attack"] == attack and np.isclose(row["eps"], eps)]
     return number(found[0] if found else None)
 
 

@@ -1,4 +1,8 @@
-"""Classification datasets that torchvision downloads and checks, all official splits joined."""
+"""Classification datasets that torchvision downloads and checks, all official splits joined.
+
+The archives of CIFAR hold pickles, which run code when read; torchvision reads them once their MD5 is the published
+one.
+"""
 
 import functools
 import hashlib
