@@ -312,12 +312,18 @@ def test_a_loss_that_owes_its_lead_to_the_start_leaves_the_claim_in_part() -> No
 
 
 def test_a_perturbation_of_one_tuple_is_compared_with_one_that_tuples_share() -> None:
-    settings = {"model": {}, "defense": {"name": "robust", "eps": EPS}}
-    shared = {"model": {}, "defense": {"name": "robust_image", "defense": "robust", "scope": "image", "eps": EPS}}
-    runs = [record("triplet", "robust", 0.9, 200, settings=settings)]
-    runs.append(record("triplet", "robust_image", 0.9, 150, settings=shared))
+    def made(name: str, survive: int, **given: Any) -> dict[str, Any]:
+        settings = {"model": {}, "defense": {"name": name, "defense": "robust", **given}}
+        return record("triplet", name, 0.9, survive, settings=settings)
+
+    runs = [made("robust", 200, eps=EPS), made("robust_image", 150, eps=EPS, scope="image")]
+    runs += [made("robust_20", 200, eps=20 / 255), made("robust_image_20", 200, eps=20 / 255, scope="image")]
     part = paper.claims_page({"toys": runs}, FIGURES).split("*in that tuple alone*")[1].split("## 4.")[0]
-    assert "| toys | triplet | 8/255 | 0.500 (0.451 to 0.549) | 0.375 (0.329 to 0.423) | < 0.0001 | **holds** |" in part
+    rows = [line for line in part.splitlines() if line.startswith("| toys")]
+    shown = "0.500 (0.451 to 0.549) | 0.375 (0.329 to 0.423) | < 0.0001 | **holds** |"
+    assert rows[0] == f"| toys | triplet | 8/255 | 8/255 | {shown}"
+    assert [row.split(" | ")[2:4] for row in rows[1:]] == [["20/255", "8/255"]], "at the radius of either training"
+    assert rows[1].endswith("| **not separated** |")
     alone = paper.claims_page({"toys": runs[:1]}, FIGURES)
     assert "*in that tuple alone*" not in alone
 

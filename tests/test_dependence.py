@@ -316,6 +316,11 @@ def test_what_else_differs_stands_behind_the_name() -> None:
     assert [row.split(" | ")[0] for row in rows] == ["| robust", "| joint 20 `{eps: 20/255}`"]
 
 
+def test_amd_moves_a_whole_tuple() -> None:
+    told = ("anchor, positive, negative", "one tuple, all roles at once", "never")
+    assert draw.described({"name": "amd_20", "defense": "amd", "eps": 20 / 255}) == told
+
+
 def test_what_is_missing_is_named() -> None:
     wanted = [(name, seed) for name in ("standard", "robust", "joint_each") for seed in (0, 1)]
     held = [run("standard"), run("standard", seed=1), run("robust")]

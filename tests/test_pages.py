@@ -86,7 +86,7 @@ def test_the_overview_shows_the_scatter_of_the_first_dataset(tmp_path: Path) -> 
         style.save(figure, tmp_path / "figures" / dataset, name, f"The {name} of {dataset}.")
     text = write(tmp_path, runs)["README"]
     assert re.findall(r"!\[(.+)\]", text) == ["The scatter of toys."]
-    assert text.index("## Every defence") < text.index("The scatter of toys.") < text.index("## Best models")
+    assert text.index("| defence | loss |") < text.index("The scatter of toys.") < text.index("## Best models")
 
 
 def test_the_committed_overview_is_one_screen() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dml.attacks.balls import Linf
 from dml.data.base import Split
 from dml.defenses.act import ACT
+from dml.defenses.amd import AMD
 from dml.defenses.base import Defense
 from dml.defenses.ca_tride import CATRIDE, anchor_cost, candidates_cost, peak
 from dml.defenses.hardness import Hardness, hardness
@@ -86,12 +87,13 @@ def anchors_turn(defense: CATRIDE) -> CATRIDE:
 
 CASES: list[tuple[Callable[..., Defense], tuple[str, ...]]] = [
     (ACT, CANDIDATES),
+    (AMD, ALL),
     (Hardness, ALL),
     (partial(Hardness, destination="semi_hard"), ALL),
     (CATRIDE, CANDIDATES),
     (lambda *given: anchors_turn(CATRIDE(*given)), ANCHOR),
 ]
-NAMES = ["act", "hardness lga", "hardness semi-hard", "ca-tride candidates", "ca-tride anchor"]
+NAMES = ["act", "amd", "hardness lga", "hardness semi-hard", "ca-tride candidates", "ca-tride anchor"]
 every = pytest.mark.parametrize(("make", "roles"), CASES, ids=NAMES)
 
 
@@ -289,6 +291,16 @@ def test_hardness_on_a_line_takes_the_steps_that_its_destination_needs(generator
     torch.testing.assert_close(reached, -0.5 + 0.07 * torch.arange(9, dtype=torch.float64).clamp(max=5))
 
 
+@pytest.mark.usefixtures("near_start")
+def test_amd_on_a_line_makes_a_tuple_harder_with_every_step(generator: torch.Generator) -> None:
+    """As hardness manipulation, but on beyond any destination, and where the tuple costs nothing under the hinge."""
+    model, images, easy = Line().train(), on_line(-0.25, 0.1, -1.1), FixedTuples(ONE, margin=0.1)
+    loss = AMD(0.2, 8, step_size=0.005)(model, images, torch.tensor([0, 0, 1]), easy, generator)
+    reached = torch.cat([hardness(*point) for point in points(model, ALL, images)])
+    torch.testing.assert_close(reached, -0.5 + 0.07 * torch.arange(9, dtype=torch.float64))
+    torch.testing.assert_close(loss, reached[-1:] + 0.1)
+
+
 def test_hardness_leaves_tuples_that_are_harder_than_their_destination(
     model: Recorder, images: Tensor, generator: torch.Generator
 ) -> None:
@@ -467,8 +479,8 @@ def test_the_step_of_ca_tride_grows_with_progress(model: Recorder, images: Tenso
     assert not torch.equal(last_batch(0.25, 0.02), last_batch(0.5, 0.02))
 
 
-@pytest.mark.parametrize("make", [ACT, Hardness])
-def test_the_radius_grows_over_the_ramp(make: type[ACT | Hardness], model: Recorder, images: Tensor) -> None:
+@pytest.mark.parametrize("make", [ACT, AMD, Hardness])
+def test_the_radius_grows_over_the_ramp(make: type[ACT | AMD | Hardness], model: Recorder, images: Tensor) -> None:
     def last_batch(defense: Defense, progress: float) -> Tensor:
         defense(model, images, LABELS, FixedTuples(), torch.Generator().manual_seed(0), progress)
         return model.trained[-1]

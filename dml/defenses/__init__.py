@@ -6,6 +6,7 @@ DEFENSES: dict[str, str] = {
     "single_step": "dml.defenses.single_step:SingleStep",  # VisualPhishNet (Abdelnabi et al. 2020)
     "visual_phish_net": "dml.defenses.visual_phish_net:VisualPhishNet",  # the same, as its published code has it
     "joint": "dml.defenses.joint:Joint",  # min-max on the batch loss, as for classifiers (Madry et al. 2018)
+    "amd": "dml.defenses.amd:AMD",  # min-max, every slot of a tuple by itself (Zhou and Patel 2022)
     "est": "dml.defenses.est:EST",  # embedding shift (Zhou et al. 2020)
     "act": "dml.defenses.act:ACT",  # anti-collapse triplet (Zhou et al. 2021)
     "hardness": "dml.defenses.hardness:Hardness",  # HM, with LGA and ICS (Zhou and Patel 2022)

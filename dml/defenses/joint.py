@@ -23,6 +23,7 @@ class Joint(Adversarial):
     roles ``targets`` share it; in the other roles the image stays clean. PGD maximises the sum of the tuples' losses.
     Images without effect on that sum stay at their random start. :class:`dml.defenses.robust.Robust` differs in three
     ways: each slot of a tuple moves by itself, the other roles stay fixed, and the hinge is left out.
+    :class:`dml.defenses.amd.AMD` moves each slot by itself, but all three together.
 
     With a loss on the batch, all images move at once: as queries and as the reference they are compared with.
 

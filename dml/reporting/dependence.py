@@ -227,6 +227,8 @@ def described(settings: Mapping[str, Any]) -> tuple[str, str, str]:
         target = settings.get("target", "positive")
         scope = "one role of all its tuples" if settings.get("scope") == "image" else "one role of one tuple"
         return ", ".join([target] if isinstance(target, str) else target), scope, "never"
+    if kind == "amd":
+        return "anchor, positive, negative", "one tuple, all roles at once", "never"
     again = {"none": "never", "after": "after perturbing", "each": "at each step"}
     targets = settings.get("targets", ("anchor", "positive", "negative"))
     return ", ".join(targets), "all tuples of the image", again[settings.get("remine", "none")]

@@ -88,7 +88,7 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
         "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss. {MARK}: a gate fails, or the embedding collapsed."
     )
-    return ["", "## Every defence", "", text, *leaderboard_table(board, figures)]
+    return ["", text, *leaderboard_table(board, figures)]
 
 
 def _page(

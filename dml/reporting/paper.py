@@ -107,20 +107,23 @@ def _on_dependence(evidence: Evidence) -> list[str]:
 
 
 def _at_other_scopes(evidence: Evidence) -> list[str]:
-    """The paper's defence against the same with one perturbation per image, for all tuples that hold it."""
+    """The paper's defence, at any training radius, against the same with one perturbation per image for all tuples."""
     paper, rows = evidence.figures.paper, []
     for dataset, loss, eps in evidence.found:
         own = [record for record in trained(evidence.by_dataset[dataset]) if record["loss"] == loss]
-        for shared in _that_differ(own, paper, SCOPE).values():
-            if cells := paired((dataset, loss, eps), evidence, paper, shared):
-                rows.append([dataset, spell(loss), radius_text(eps), *cells])
+        radii = {leaves(record)[RADIUS]: paper for record in own if record["defense"] == paper}
+        for radius, name in sorted((radii | _that_differ(own, paper, RADIUS)).items()):
+            for shared in _that_differ(own, name, SCOPE).values():
+                if cells := paired((dataset, loss, eps), evidence, name, shared):
+                    rows.append([dataset, spell(loss), radius_text(radius), radius_text(eps), *cells])
     if not rows:
         return []
     text = (
         f"Of its parts, replacing an element *in that tuple alone*: {spell(paper)} training against the same with one "
         "perturbation per image, in all tuples where it has that role."
     )
-    return ["", text, *table(["dataset", "loss", "eps", spell(paper), "shared", "p", "verdict"], rows)]
+    header = ["dataset", "loss", "training eps", "eps", spell(paper), "shared", "p", "verdict"]
+    return ["", text, *table(header, rows)]
 
 
 def _at_other_radii(evidence: Evidence) -> list[str]:

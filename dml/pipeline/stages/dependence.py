@@ -32,7 +32,7 @@ from dml.reporting import records, style
 from dml.reporting.spelling import count, spell, table
 
 FOLDER = Path("results", "dependence")
-COMPARED = ("standard", "robust", "joint")  # defences that differ in what is perturbed, relative to what
+COMPARED = ("standard", "robust", "joint", "amd")  # defences that differ in what is perturbed, relative to what
 CLASSES, IMAGES = 12, 4  # of a batch to look into, and images of each
 CAPTIONS = {
     "two_ways": "Image 2 is the positive of tuple 1 and the negative of tuple 2. A perturbation that raises one tuple "
