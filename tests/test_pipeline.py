@@ -263,7 +263,7 @@ def test_a_trained_recipe_becomes_the_start_of_others(project: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert ("epoch 1/2" in done.stdout) == (seed == 7)
         made = json.loads((project / f"scratch/{seed}.json").read_text())
-        assert (made["seed"], made["images"]["dataset"], made["epochs"]) == (seed, "glyphs", 2)
+        assert (made["seed"], made["images"]["dataset"], len(made["epochs"])) == (seed, "glyphs", 2)
         start, whole = (
             load_file(project / f"scratch/{seed}.safetensors"),
             load_file(models / f"triplet-robust-{seed}" / WEIGHTS),
