@@ -5,6 +5,7 @@ import dml
 result = dml.evaluate(embed, images, labels, eps=8 / 255)
 print(result)
 result.save("report/")
+perturbed = dml.perturb(embed, batch, labels, eps=8 / 255)  # in a training loop of your own
 """
 
 import importlib
@@ -12,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dml.api.evaluate import evaluate
+    from dml.api.perturb import perturb
     from dml.api.wrap import load, wrap
 
 __version__ = "0.2.0"
-__all__ = ["evaluate", "load", "wrap"]
+__all__ = ["evaluate", "load", "perturb", "wrap"]
 
-_HOMES = {"evaluate": "dml.api.evaluate", "load": "dml.api.wrap", "wrap": "dml.api.wrap"}
+_HOMES = {
+    "evaluate": "dml.api.evaluate",
+    "load": "dml.api.wrap",
+    "perturb": "dml.api.perturb",
+    "wrap": "dml.api.wrap",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,9 @@ from dml.config.load import load
 from dml.defenses import DEFENSES
 from dml.evaluation.statistics import wilson
 from dml.reporting import records, sections
+from dml.reporting.claims import judged
 from dml.reporting.spelling import number, table
-from dml.reporting.tables import comparison, leaderboard
+from dml.reporting.tables import comparison, leaderboard, main_records
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -176,6 +177,42 @@ def photographs_table(runs: Path, suites: Sequence[str]) -> str:
         rows.append([f"[{dataset}](results/pages/{dataset}.md)", *cells])
     radii = ", ".join(["natural", *(radius_text(eps) for eps in (figures.paper_eps, figures.eps))])
     return "\n".join(table([f"R@1: {radii}", "best control", *names], rows)).strip()
+
+
+def test_the_verdicts_beside_the_papers_claims_are_the_measured_ones(committed: Path) -> None:
+    """Where a claim holds and where it does not, as the rows of the table say it."""
+    figures = load().figures
+    by_dataset: dict[str, list[records.Record]] = {}
+    for record in records.read(committed):
+        if "digests" in record:
+            by_dataset.setdefault(record["dataset"], []).append(record)
+    main = main_records(by_dataset, figures)
+    found = {(row.claim, name): row.verdict for name, own in main.items() for row in judged(own, figures)}
+
+    def where(claim: str, *words: str) -> set[str]:
+        return {name for (told, name), word in found.items() if told == claim and word in words}
+
+    glyphs, imagenet = {"glyphs", "glyphs_long"}, {"flowers_imagenet"}
+    loses = "`standard` models lose more than half of their natural R@1 at eps {}"
+    rows = re.findall(r"^\| (?!claim|-)(.+?) \| \*\*(.+?)\*\*", README.split("| claim | here |")[1], re.MULTILINE)
+    told = dict(rows[:7])
+    assert told.popitem()[1] == "goes beyond"  # on photographs: the table below it
+    assert told.popitem()[1] == "goes beyond"  # `nearest`: claims.md and the page of glyphs_long
+    assert list(told.values()) == ["reproduced", "in part", "in part", "in part", "not tested"]
+    assert where(loses.format("8/255"), "holds") == set(main)
+    assert where(loses.format("0.01"), "holds") == imagenet
+    gains = "`robust` models keep at least 5 times the R@1 of `standard` ones at eps {}"
+    assert where(gains.format("8/255"), "holds", "holds in part") == glyphs
+    assert where(gains.format("0.01"), "holds", "holds in part") == imagenet
+    board = comparison(main["flowers_imagenet"], figures.paper_eps, figures)
+    best = board.loc[(board["loss"] != "none") & (board["defense"] == "robust"), "r1"].max()
+    assert (board.loc[board["loss"] == "none", "r1"] > best).all(), "every control keeps more"
+    beats = "`robust` models beat `single_step` ones at eps {}"
+    assert where(beats.format("8/255"), "holds") == glyphs
+    assert where(beats.format("0.01"), "holds") == glyphs | imagenet
+    joint = "`robust` models beat `joint` ones at eps {}"
+    assert where(joint.format("8/255"), "fails") == {"glyphs_long"}
+    assert where(joint.format("0.01"), "fails") == imagenet
 
 
 def test_the_costs_beside_the_defences_are_those_of_glyphs_long(committed: Path) -> None:

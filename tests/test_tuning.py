@@ -84,7 +84,7 @@ def test_the_page_shows_means_costs_and_the_best_first() -> None:
         row("robust", short, embedded=48_000, **{"R@1": 1.0}),
         row("standard") | {"dataset": "elsewhere"},
     ]
-    page = trials_page(pd.DataFrame(made), {"d": 24_000, "elsewhere": None})
+    page = trials_page(pd.DataFrame(made), {"d": 24_000, "elsewhere": None}, load().figures)
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert lines[2] == "| as in the recipe | 2 | 4.0 | 0.900 | 0.400 | 0.200 | **0.600** (0.500 to 0.700) |"
     assert lines[3].startswith(

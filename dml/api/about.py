@@ -18,7 +18,7 @@ from dml.data.base import Split
 from dml.data.sampling import evenly
 from dml.evaluation.suites.base import Suite
 
-CODE = ("api", "attacks", "evaluation", "retrieval")  # packages that decide what an attack finds
+CODE = ("api", "attacks", "common", "data", "evaluation", "models", "retrieval")  # they decide what an attack finds
 OWN = "own settings"  # name of a suite that is none of params.yaml
 AT_ONCE = 100  # images digested at a time
 

@@ -17,7 +17,7 @@ class Run:
         losses: of those recipes.
         defenses: trained by notebook 03.
         attacked: defences that notebook 04 evaluates, ``standard`` included.
-        controls: untrained embedders that notebook 04 evaluates beside them.
+        controls: embedders without a trained network that notebook 04 evaluates beside them.
         surrogate: the defence whose adversarial images are tried on every other model.
         surrogate_seed: seed of one more standard model, of the first loss, used in the same way.
         suites: keys of ``suites``.

@@ -105,8 +105,8 @@ def check(name: str, folder: Path, **options: object) -> bool:
     try:
         source: Source = find(SOURCES, name, "source")(folder, **options)
         rows = np.arange(len(source.labels))
-        for _ in tqdm(source.tasks(rows), total=len(rows), desc=f"checking {name}", unit="image", mininterval=5):
-            pass
+        for _, make in tqdm(source.tasks(rows), total=len(rows), desc=f"checking {name}", unit="image", mininterval=5):
+            make(1)  # decoded at the least size
     except DatasetError as error:
         print(f"{name}: {error}")
         return False

@@ -9,7 +9,7 @@ from dml.losses.base import Loss
 
 
 class Defense(nn.Module, ABC):
-    """A way to train. State that it keeps between steps lives in buffers, which checkpoints hold.
+    """A way to train. State that it keeps between steps lives in buffers or its extra state, which checkpoints hold.
 
     The arguments of the constructor are the settings that params.yaml may give.
     """

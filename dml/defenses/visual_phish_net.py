@@ -19,7 +19,7 @@ class VisualPhishNet(SingleStep):
     The code of the authors (``Train_adv.ipynb``) departs from the account in arXiv 2102.07265 in two ways. FGSM raises
     the triplet loss with a margin of 30, where training has 2.2: in effect without a hinge, d(a~, p) - d(a~, n). Under
     the hinge of training, a tuple that costs nothing would leave its anchor where it is. And the radius of a batch is
-    uniform between 0.3 and 1 times the largest, 0.65 on average, where the other draws 0.37.
+    uniform between 0.3 and 1 times the largest, 0.65 on average, where the other draws 0.36.
 
     The authors fine-tune a network that was trained without perturbations, with squared distances of embeddings that
     are not normalised, on tuples drawn at random. Here the loss, its miner and the start are those of the recipe.

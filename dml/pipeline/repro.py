@@ -76,9 +76,10 @@ def run(stage: str, shares: Shares, children: Children, say: Callable[[str], Non
 
 
 def pipeline_lock() -> Lock:
-    """Return the lock of whatever makes the pipeline's models and records, to be held as a context.
+    """Return the lock that `dml repro` and `dml study` hold as a context, since both make all that is missing.
 
-    It is released when the process ends, killed or not.
+    It is released when the process ends, killed or not. `dml train` and `dml attack` make one model or record each and
+    run beside each other; do not start them on a model that a pipeline makes.
     """
     return Lock(os.path.join(Repo(str(ROOT)).tmp_dir, "dml-repro.lock"))
 

@@ -152,7 +152,7 @@ def page(file: Path) -> str:
     """Return the page of a table, with costs relative to standard training by the recipes of today."""
     trials, params = pd.read_csv(file), load()
     known = [name for name in trials["dataset"].unique() if name in params.recipes]
-    return trials_page(trials, {name: standard_images(params.recipe(name)) for name in known})
+    return trials_page(trials, {name: standard_images(params.recipe(name)) for name in known}, params.figures)
 
 
 def standard_images(recipe: Recipe) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -91,14 +91,14 @@ def _cells(records: Sequence[Record], model: pd.Series, control: pd.Series, figu
     return {score: value for score, value in cells.items() if value is not None}
 
 
-def natural(model: pd.Series, control: pd.Series) -> Apart:
+def natural(model: Any, control: Any) -> Apart:
     """Return how far a row of :func:`dml.reporting.tables.comparison` is ahead of another in natural R@1.
 
     The interval is that of Newcombe (1998, method 10), from Wilson's of either share.
     """
-    value = model["natural"] - control["natural"]
-    below = math.hypot(model["natural"] - model["natural_low"], control["natural_high"] - control["natural"])
-    above = math.hypot(model["natural_high"] - model["natural"], control["natural"] - control["natural_low"])
+    value = model.natural - control.natural
+    below = math.hypot(model.natural - model.natural_low, control.natural_high - control.natural)
+    above = math.hypot(model.natural_high - model.natural, control.natural - control.natural_low)
     return Apart(float(value), float(value - below), float(value + above))
 
 

@@ -1,6 +1,5 @@
 """The claims of the paper that is reproduced, judged by what was measured here."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import pandas as pd
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.evaluation.statistics import ratio_interval
+from dml.reporting.against_controls import natural
 from dml.reporting.paired import Model, in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import flagged, marked
@@ -167,11 +167,8 @@ def natural_kept(row: Any, base: Any) -> Kept:
         row: the model's row of :func:`dml.reporting.tables.comparison`.
         base: the undefended model's.
     """
-    value = row.natural - base.natural
-    down = math.hypot(row.natural - row.natural_low, base.natural_high - base.natural)
-    up = math.hypot(row.natural_high - row.natural, base.natural - base.natural_low)
     right = [(round(side.natural * side.images), side.images) for side in (row, base)]
-    return Kept(value, value - down, value + up, row.natural / base.natural, *ratio_interval(*right[0], *right[1]))
+    return Kept(*natural(row, base), row.natural / base.natural, *ratio_interval(*right[0], *right[1]))
 
 
 def judged_by(verdict: str, *gates: str) -> str:

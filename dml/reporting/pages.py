@@ -153,7 +153,7 @@ def dataset_page(
     lines += _figures(drawn[1:], "## Figures")
     lines += _trust(records, figures)
     lines += _suites(records, main, twins, figures)
-    lines += _made(records, figures)
+    lines += _made(records)
     lines += made.stale_section(stale)
     return "\n".join(lines) + "\n"
 
@@ -202,7 +202,7 @@ def _suites(records: Sequence[Record], main: str | None, twins: list[str], figur
     return ["", "## Other suites", *lines] if lines else []
 
 
-def _made(records: Sequence[Record], figures: Figures) -> list[str]:
+def _made(records: Sequence[Record]) -> list[str]:
     if not records:
         return []
     devices = sorted({record["machine"]["device"] for record in records if record.get("machine")})

@@ -6,27 +6,30 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from dml.config.run import Figures
 from dml.reporting.spelling import MISSING, number, spell, table
 
 ABOUT = (
     "Settings compared on training classes that were held out; no test class was read. Each line replaces settings of "
     "the recipe. *Images / standard* is what the training cost: images that the model embedded, relative to standard "
     "training by the recipe (–: not counted). R@1 is that of all held-out images, natural and under the attacks of "
-    "suite `quick`, the mean over trainings. The *score* chooses: for `standard` it is natural MAP@R, for other "
-    "defences the mean of R@1 without attack and at both radii; beside it those of the worst and the best training. "
+    "suite `{suite}`, the mean over trainings. The *score* chooses: for `{baseline}` it is natural MAP@R, for other "
+    "defences the mean of all R@1 shown; beside it those of the worst and the best training. "
     "Few classes are held out, so R@1 is far higher than on the test classes. `python -m dml tune` adds lines to "
     "[tuning.csv](tuning.csv) and writes this page."
 )
 
 
-def trials_page(trials: pd.DataFrame, standard: Mapping[str, int | None]) -> str:
+def trials_page(trials: pd.DataFrame, standard: Mapping[str, int | None], figures: Figures) -> str:
     """Return the page.
 
     Args:
         trials: rows of tuning.csv, one per training.
         standard: dataset -> images that standard training by the recipe embeds; None if that is not known.
+        figures: names the suite that the held-out classes are attacked by, and the baseline.
     """
-    lines = ["# Settings compared on held-out classes", "", ABOUT]
+    about = ABOUT.format(suite=figures.suite, baseline=figures.baseline)
+    lines = ["# Settings compared on held-out classes", "", about]
     for (dataset, defense, loss), found in trials.groupby(["dataset", "defense", "loss"]):
         lines += ["", f"## {dataset}: {spell(defense)}, {loss}", *_compared(found, defense, standard.get(dataset))]
     return "\n".join(lines) + "\n"

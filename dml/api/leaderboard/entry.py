@@ -242,7 +242,8 @@ def write(entry: Entry, folder: Path) -> Path:
 def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
     """Write the entries of a report, all or none, beside those that are there.
 
-    Every report of a dataset brings the same controls; of those the lowest R@1 left stays.
+    Every report of a dataset brings the same controls; of those the lowest R@1 left stays, and so do the claims that
+    lowered one.
 
     Raises:
         ValueError: another entry has the name, dataset and radius of one, or those of its dataset have other queries.
@@ -259,7 +260,12 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
                 "another --name, or delete the file if this one replaces it"
             )
         comparable(item, there.values())
-    return [write(item, folder) for item in new]
+    return [write(_with_claims(item, there.get(item.file_name)), folder) for item in new]
+
+
+def _with_claims(item: Entry, held: Entry | None) -> Entry:
+    """Return a control with the claims that lowered its entry before; any other entry is the one that is held."""
+    return item if held is None else item.model_copy(update={"lowered": held.lowered})
 
 
 def _is_lower(there: Entry | None, item: Entry) -> bool:

@@ -81,7 +81,7 @@ class Certified(Suite):
         folder: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> Evaluation:
-        """See :class:`dml.evaluation.suites.base.Suite`. MAP@R has no certificate: R@1 is given in its place."""
+        """See :class:`dml.evaluation.suites.base.Suite`. MAP@R has no certificate: NaN is given in its place."""
         table = in_chunks(
             rows,
             lambda chunk: self._chunk(search, chunk, seed),

@@ -24,12 +24,14 @@ class Results:
         params: the settings now.
         current: records that these settings and this code would make again.
         stale: the others, which are listed and enter no table or figure.
+        workspace: whose prepared images and examples are shown, before the pipeline's.
         folder: that is written to.
     """
 
     params: Params
     current: list[records.Record]
     stale: list[records.Stale]
+    workspace: str
     folder: Path
 
     @property
@@ -56,7 +58,7 @@ def read(*, workspace: str = "scratch", changes: Mapping[str, Any] | None = None
     metrics = tables.metrics(current)
     tables.write_metrics(metrics, folder / "metrics.csv")
     print(f"{len(current)} runs, {len(metrics)} rows; {len(stale)} stale runs left out")
-    return Results(params, current, stale, folder)
+    return Results(params, current, stale, workspace, folder)
 
 
 def draw(results: Results, dataset: str) -> list[tuple[str, str]]:
@@ -75,22 +77,22 @@ def draw_searches(results: Results, dataset: str) -> list[tuple[str, str]]:
         (file below results/, caption) of each; nothing where the recipe does not allow images in results/, or where the
         prepared images or the examples are not on this machine.
     """
-    params, place = results.params, ROOT / paths.data_dir(dataset)
-    if not params.recipe(dataset).data.show_images or not place.exists():
+    params, places = results.params, paths.candidates(results.workspace, paths.data_dir(dataset))
+    if not params.recipe(dataset).data.show_images or not places:
         return []
     shown = _examples(results, dataset)
-    return draw_examples(shown, base.load(place).test, dataset, params.figures, results.folder)
+    return draw_examples(shown, base.load(places[0]).test, dataset, params.figures, results.folder)
 
 
 def _examples(results: Results, dataset: str) -> dict[str, Examples]:
-    """Defence -> examples, of the first seed's models with the loss that images are shown of."""
+    """Defence -> examples, of the first seed's models with the loss that images are shown of; not of stale runs."""
     figures, run = results.params.figures, results.params.run
-    found = {}
+    current, found = {records.run_key(record) for record in results.current}, {}
     for defense in (figures.baseline, figures.paper):
         name = paths.run_name(figures.loss, defense, run.seeds[0])
-        file = ROOT / paths.attack_dir(dataset, name, figures.suite) / "examples.npz"
-        if file.exists():
-            found[defense] = Examples.read(file)
+        files = paths.candidates(results.workspace, paths.attack_dir(dataset, name, figures.suite) / "examples.npz")
+        if files and (dataset, figures.loss, defense, figures.suite) in current:
+            found[defense] = Examples.read(files[0])
     return found
 
 

@@ -1,0 +1,111 @@
+"""`dml.perturb`: adversarial images for any retrieval model, for example inside a training loop of one's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dml.api.embedding import Embedding, lent
+from dml.api.similarity import Unit
+from dml.api.wrap import as_module
+from dml.attacks import ATTACKS
+from dml.attacks.balls import Linf
+from dml.attacks.base import Attack
+from dml.common.arguments import record
+from dml.common.checks import linf_radius
+from dml.common.randomness import torch_generator
+from dml.common.table import find
+from dml.data.base import Split
+from dml.evaluation.engine import Worst
+from dml.retrieval.gallery import Gallery, Matches, Queries
+from dml.retrieval.index import Search
+
+IMAGES = 4  # dimensions of (B, 3, H, W)
+
+
+def perturb(
+    embed: Callable[[Tensor], Any],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    gallery: tuple[Tensor, Tensor] | None = None,
+    eps: float = 8 / 255,
+    attack: str = "soft_margin",
+    seed: int = 0,
+    **settings: Any,
+) -> Tensor:
+    """Perturb queries so that the nearest gallery item by cosine similarity is of another class.
+
+    It is the attack of the suites, on one batch and without their checks, reports and gates: to judge a model, take
+    :func:`dml.evaluate`. A query whose nearest item is wrong already comes back as it is.
+
+    Args:
+        embed: see :func:`dml.evaluate`. A module is put into evaluation mode for the duration; its weights and their
+            ``.grad`` stay as they are.
+        images: (B, 3, H, W) in [0, 1], on any device.
+        labels: (B,) class of each.
+        gallery: what is searched, and its labels (N,): images (N, 3, H, W), or their embeddings (N, D), which save
+            time. None searches the other images of the batch.
+        eps: radius of the l-inf ball, in pixels of [0, 1].
+        attack: a key of :data:`dml.attacks.ATTACKS`.
+        seed: of the random starts.
+        settings: of the attack, such as ``steps=20``.
+
+    Returns:
+        (B, 3, H, W), detached, within the ball and [0, 1]: the worst that the attack found for each query.
+
+    Raises:
+        ValueError: an argument cannot be used; one sentence says why.
+    """
+    linf_radius("eps", eps)
+    chosen: Attack = record(find(ATTACKS, attack, "attack"), settings, attack)
+    _check(images, labels, "images", "labels")
+    images, labels = images.detach(), labels.to(images.device)
+    embed = as_module(embed)
+    with lent(embed, images.device) as device, torch.enable_grad():
+        model = Unit(Embedding(embed, device))
+        search, queries = _search(model, images, labels, gallery)
+        worst = Worst(search, images, queries, chosen.lowers)
+        for number, run in enumerate(chosen.runs(search)):
+            worst.advance(run, Linf(eps), torch_generator(seed, "perturb", number))
+    return worst.images
+
+
+def _check(images: Tensor, labels: Tensor, name: str, names: str) -> None:
+    """Raise ValueError unless there is a label for each image or embedding."""
+    if not (isinstance(images, Tensor) and images.ndim in {2, IMAGES} and images.is_floating_point()):
+        raise ValueError(f"{name} must be a float tensor (N, 3, H, W) in [0, 1]")
+    if images.ndim == IMAGES and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"{name} lie between {images.min():.3g} and {images.max():.3g}; they must lie in [0, 1]")
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+        raise ValueError(f"{names} must be a tensor of {len(images)} numbers, one for each of {name}")
+
+
+@torch.no_grad()
+def _search(
+    model: Unit, images: Tensor, labels: Tensor, gallery: tuple[Tensor, Tensor] | None
+) -> tuple[Search, Queries]:
+    """Return the search, and the batch as queries to it."""
+    if images.ndim != IMAGES:
+        raise ValueError("images must be a float tensor (N, 3, H, W) in [0, 1]")
+    if gallery is None:
+        own = torch.arange(len(images), device=images.device)
+        searched = Gallery(model(images), labels)
+        queries = Queries(labels, own, own)
+    else:
+        items, names = gallery
+        _check(items, names, "the gallery's items", "the gallery's labels")
+        items = items.to(images.device)
+        found = F.normalize(items, dim=1) if items.ndim != IMAGES else model(items)
+        none = torch.full_like(labels, -1)
+        searched = Gallery(found, names.to(images.device))
+        queries = Queries(labels, none, none)
+    right, wrong, _ = Matches.of(queries, searched)
+    alone = labels[~(right.any(1) & wrong.any(1))]
+    if len(alone):
+        raise ValueError(f"a query of class {int(alone[0])} needs items of its class and of another in the gallery")
+    split = Split(np.empty((0, 1, 1, 3), np.uint8), np.empty(0, np.int64), [])  # attacks look at the gallery alone
+    return Search(model, split, searched, split), queries
