@@ -8,6 +8,7 @@ digests      write what the stages of the pipeline depend on
 evaluate     attack any retrieval model on a folder of images, and write a report
 leaderboard  add a model to the leaderboard, or check a claim that breaks one
 notebook     strip notebooks, or run one with parameters
+prepare      prepare the images of a dataset, and train nothing
 pretrain     train a robust start that other recipes begin with
 repro        run the pipeline, independent stages side by side
 study        train and attack many defences, block by block
@@ -29,6 +30,7 @@ COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns
     "evaluate": "dml.api.command:main",
     "leaderboard": "dml.api.leaderboard.command:main",
     "notebook": "dml.pipeline.notebook:main",
+    "prepare": "dml.pipeline.preparing:main",
     "pretrain": "dml.pipeline.pretrain:main",
     "repro": "dml.pipeline.repro:main",
     "study": "dml.pipeline.study:main",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +260,36 @@ def test_wrapped_models_keep_their_metric() -> None:
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = dml.nothing
+
+
+def test_a_head_that_the_network_has_no_place_for_is_told(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The features before it are another model; ImageNet's own classifier is left out without a word."""
+    from torchvision.models import resnet18
+
+    network = resnet18()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.save(network.state_dict(), tmp_path / "published.pth")
+        dml.load("torchvision:resnet18", tmp_path / "published.pth")
+    network.fc = nn.Linear(512, 128)
+    inner = {f"model.{key}": value for key, value in network.state_dict().items()}
+    for name, held in (("plain", network.state_dict()), ("whole", {"state_dict": inner})):
+        torch.save(held, tmp_path / f"{name}.pth")
+        with pytest.warns(UserWarning, match=rf"{name}\.pth has fc\.weight \[128, 512\], which resnet18 without"):
+            dml.load("torchvision:resnet18", tmp_path / f"{name}.pth")
+    words = [
+        "--model",
+        "torchvision:resnet18",
+        "--weights",
+        str(tmp_path / "whole.pth"),
+        "--size",
+        "32",
+        "--eps",
+        "1/255",
+    ]
+    words += ["--queries", "2", "--no-controls", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", str(picture_folder(classes=3, images=3)), *words]) == 0
+    assert capsys.readouterr().out.startswith("note: ")
+    assert "fc.weight" in json.loads((tmp_path / "out" / "result.json").read_text())["notes"][0]

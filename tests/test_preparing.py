@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from dml.__main__ import main
 from dml.common.files import ROOT
+from dml.pipeline import preparing
 
 PROGRAM = "import sys, json; from dml.pipeline.preparing import prepare_missing as p; p(*json.loads(sys.argv[1]))"
 
@@ -21,3 +25,22 @@ def test_jobs_that_start_together_prepare_once(tmp_path: Path) -> None:
     assert [job.returncode for job in jobs] == [0, 0, 0], told
     assert sum("preparing glyphs" in text for text in told) == 1
     assert (tmp_path / "artifacts/data/glyphs/settings.json").is_file()
+
+
+def test_the_command_prepares_and_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, str]] = []
+    real = preparing.prepare_missing
+
+    def elsewhere(name: str, workspace: str, changes: dict[str, object]) -> None:
+        asked.append((name, workspace))
+        real(name, str(tmp_path), changes)
+
+    monkeypatch.setattr(preparing, "prepare_missing", elsewhere)
+    assert main(["prepare", "glyphs"]) == 0
+    assert asked == [("glyphs", ".")]
+    assert (tmp_path / "artifacts/data/glyphs/settings.json").is_file()
+    assert "artifacts/data/glyphs is there" in capsys.readouterr().out
+    assert main(["prepare", "glyfs"]) == 1
+    assert "did you mean 'glyphs'?" in capsys.readouterr().err

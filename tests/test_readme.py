@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
-from dml.config.load import load
+from dml.config.load import fractions, load
 from dml.defenses import DEFENSES
 from dml.evaluation.statistics import wilson
 from dml.reporting import records, sections
@@ -57,17 +58,20 @@ def test_no_figure_is_typed_by_hand() -> None:
     assert not re.findall(r"(?<![\w/.])0?\.\d{2,}", prose)
 
 
-def test_the_defence_of_the_readme_trains(tmp_path: Path) -> None:
-    """The code as it is printed, put where the README says, trains for two steps under the name that it gets."""
-    ((place, code),) = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "ADDING.md"])
+def test_the_defence_of_a_page_trains(page: str, tmp_path: Path) -> None:
+    """The code as it is printed, put where the page says, trains for two steps under the name that it gets."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    ((place, code),) = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
     assert len(code.splitlines()) <= 40
-    ((name, entry),) = re.findall(r'"(\w+)": "([\w.]+:\w+)"', README)
+    name, entry = re.findall(r'"(\w+)": "([\w.]+:\w+)"', text)[-1]
     assert entry.split(":")[0] == place.removesuffix(".py").replace("/", ".")
+    given = yaml.safe_load(re.findall(rf"`{name}: ({{.*?}})`", text)[-1])
     package = tmp_path / "extra"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / f"{name}.py").write_text(code, encoding="utf-8")
-    script = TRAIN.format(name=name, entry=f"extra.{name}:{entry.split(':')[1]}")
+    script = TRAIN.format(name=name, entry=f"extra.{name}:{entry.split(':')[1]}", given=fractions(given))
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("trained"), done.stderr
@@ -101,14 +105,15 @@ from dml.models.embedder import build
 from dml.training.loop import fit
 from dml.training.schedule import Schedule
 DEFENSES["{name}"] = "{entry}"
-defense = training.defense("{name}", {{"sigma": 0.05}})
+defense = training.defense("{name}", {given})
 images = np.random.default_rng(0).integers(0, 255, (24, 16, 16, 3), np.uint8)
 split = Split(images, np.repeat(np.arange(4), 6), list("abcd"))
 model = build("conv4", 8, seed=0)
 before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 loss = training.loss("triplet", {{"miner": "random"}}, classes=4, dimension=8)
 schedule = Schedule(epochs=1, batches=2, classes=3, images_per_class=2)
-fit(model, split, loss, defense, schedule, seed=0, validate=lambda model: {{"natural": 0.5}}, checkpoint=None)
+scores = {{"natural": 0.5, "adversarial": 0.1}}
+fit(model, split, loss, defense, schedule, seed=0, validate=lambda _: scores, checkpoint=None)
 after = torch.cat([p.detach().flatten() for p in model.parameters()])
 print("trained" if not torch.equal(before, after) else "unchanged")
 """

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from made_records import EPS, FIGURES, GATE, record, row, six
 
+from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import claims, kinds, made, pages, records, sections, spelling, tables, trust
+from dml.reporting import claims, columns, kinds, made, pages, records, sections, spelling, tables, trust
 
 
 def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) -> None:
@@ -34,6 +35,20 @@ def test_a_certificate_has_no_map(tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "a.csv")
     assert written.set_index("attack")["map_r"].isna().sum() == 1
     assert written.set_index("attack")["map_r"].isna()["certified"]
+
+
+def test_every_column_is_described() -> None:
+    assert list(columns.METRICS) == list(tables.metrics(six()))
+    assert list(columns.COMPARED) == list(tables.compared({"glyphs": six()}, FIGURES))
+
+
+def test_compared_csv_has_what_the_pages_show_at_both_radii() -> None:
+    found = tables.compared({"glyphs": six()}, FIGURES)
+    for eps, rows in found.groupby("radius"):
+        shown = tables.comparison(six(), {"8/255": 8 / 255, "0.01": 0.01}[str(eps)], FIGURES)
+        same = list(shown)
+        pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), shown, check_dtype=False)
+    assert set(found["radius"]) == {radius_text(eps) for eps in {item["eps"] for item in six()[0]["rows"]} - {0.0}}
 
 
 def test_metrics_csv_in_git_is_what_its_records_give(tmp_path: Path) -> None:

@@ -32,10 +32,16 @@ def _run(chosen: argparse.Namespace) -> int:
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        model = load(chosen.model, chosen.weights)
+    notes = [str(warning.message) for warning in told]
+    for note in notes:
+        print(f"note: {note}", flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the result repeats those of the checks
         result = evaluate(
-            load(chosen.model, chosen.weights),
+            model,
             chosen.folder,
             eps=chosen.eps,
             suite=chosen.suite,
@@ -49,6 +55,7 @@ def _run(chosen: argparse.Namespace) -> int:
             folder=unfinished,
             report=lambda line: print(line, flush=True),
         )
+    result.notes[:0] = notes
     print(f"\n{result}\n\nwrote {result.save(chosen.output)}")
     remove(unfinished)
     return 0
@@ -69,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder",
         type=Path,
-        help="one sub-folder per class, a labels.csv of path,label[,group,query], or a prepared dataset in artifacts",
+        help="one sub-folder per class, or a labels.csv of path,label[,group,query]: all classes are attacked, leave "
+        "out those trained on. Or a prepared dataset in artifacts, of which the test classes are attacked",
     )
     add = parser.add_argument
     add(

@@ -1,6 +1,7 @@
 """State dicts as people keep them: alone, inside a training's checkpoint, or named by what wrapped the model."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +16,15 @@ from dml.models.weights import WeightsError, load_backbone
 
 INSIDE = ("state_dict", "model_state_dict", "model")  # keys of checkpoints, as timm, Lightning and tutorials write them
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, an attribute of a Lightning module
+CLASSES = (1000, 21841)  # of ImageNet's classifiers, which no embedding needs
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
 
 
 def read(network: nn.Module, file: Path, name: str) -> None:
     """Read weights into a network, whatever a training put around them.
+
+    Warns of weights in the file that the network has no place for, unless they are ImageNet's classifier: a head that
+    makes the embeddings would be left out.
 
     Args:
         network: changed in place.
@@ -29,10 +34,10 @@ def read(network: nn.Module, file: Path, name: str) -> None:
     Raises:
         WeightsError: the file does not exist or holds other weights.
     """
+    inner = unwrapped(file)
     try:
         load_backbone(network, file, name, without=NO_LAYER)
     except WeightsError:
-        inner = unwrapped(file)
         if inner is None:
             raise
         with TemporaryDirectory() as folder:
@@ -42,12 +47,27 @@ def read(network: nn.Module, file: Path, name: str) -> None:
                 load_backbone(network, alone, name, without=NO_LAYER)
             except WeightsError as error:
                 raise WeightsError(str(error).replace(str(alone), str(file))) from error
+    _warn_of_others(network, file, name, inner or _held(file))
+
+
+def _warn_of_others(network: nn.Module, file: Path, name: str, held: Mapping[str, Any]) -> None:
+    """Warn of weights that the network has no place for."""
+    has = network.state_dict()
+    others = {key: list(value.shape) for key, value in held.items() if key not in has and isinstance(value, Tensor)}
+    named = next((f"{key} {shape}" for key, shape in others.items() if shape and shape[0] not in CLASSES), None)
+    if named is not None:
+        warnings.warn(
+            f"{file} has {named}, which {name} without its classifier has no place for: the features before it are "
+            "attacked; if it makes the embeddings, write file.py:function",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def unwrapped(file: Path) -> dict[str, Tensor] | None:
     """Return the state dict inside a file that holds more, or other names; None if there is nothing to unwrap."""
     try:
-        held: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        held = _held(file)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError):
         return None
     found = held
@@ -58,3 +78,7 @@ def unwrapped(file: Path) -> dict[str, Tensor] | None:
     while prefix := next((word for word in WRAPPERS if all(key.startswith(word) for key in found)), None):
         found = {key.removeprefix(prefix): value for key, value in found.items()}
     return None if found is held else dict(found)
+
+
+def _held(file: Path) -> Any:
+    return load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)

@@ -34,10 +34,10 @@ MEASURED = (
     "all attacks on each query. Of each training the best epoch on held-out classes is kept, under attack or, without "
     "a defence, on natural images. Intervals and tests are over queries; differences between classes and between "
     "trainings would widen them. Claims rest only on suites with gates, which look for signs that an attack failed. "
-    "Each page has the leaderboard of all defences, settings, gates and paired tests. The pipeline writes all of "
-    "this from [runs/](runs), the records with the outcome of each query; [metrics.csv](metrics.csv) has all rows "
-    "as a table, [cost.md](cost.md) the cost of training, and [provenance.json](provenance.json) device, versions "
-    "and seconds of each run."
+    "Each page has the leaderboard of all defences, settings, gates and paired tests. The pipeline writes all of this "
+    "from [runs/](runs), the records with the outcome of each query; [compared.csv](compared.csv) has what the pages "
+    "show as a table and [metrics.csv](metrics.csv) all rows ([columns](columns.md)), [cost.md](cost.md) the cost of "
+    "training, and [provenance.json](provenance.json) device, versions and seconds of each run."
 )
 
 

@@ -180,7 +180,8 @@ def _trust(records: Sequence[Record], figures: Figures) -> list[str]:
     for radius_eps in dict.fromkeys((figures.eps, figures.paper_eps)):
         effort = trust.effort_section(records, radius_eps, figures)
         lines += details(f"More effort on the same queries, eps {radius_text(radius_eps)}", effort)
-    lines += details(f"One attack at a time, eps {radius}", kinds.alone_section(records, eps, figures))
+        alone = kinds.alone_section(records, radius_eps, figures)
+        lines += details(f"One attack at a time, eps {radius_text(radius_eps)}", alone)
     for suite in trust.suites_of(records):
         own = of_suite(records, suite)
         summary = f"Defences on the same queries, suite <code>{suite}</code>, eps {radius}"

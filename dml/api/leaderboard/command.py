@@ -3,7 +3,7 @@
 python -m dml leaderboard add report/ --name "ResNet-50" --authors "A. Author" --link https://... \\
     --data CUB200-2011 --architecture ResNet-50 --dataset cub200
 python -m dml leaderboard check results/leaderboard/resnet_50-cub200-8_255.json --adversarial arrays.npz \\
-    --images data/CUB_200_2011/images --model mine.py:make --by "B. Breaker"
+    --images artifacts/data/cub200 --model mine.py:make --by "B. Breaker"
 python -m dml leaderboard page
 """
 
