@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dml
+from dml.api import controls
 from dml.api.embedding import Embedding, at_once
+from dml.api.images import splits
 from dml.api.similarity import search_over
 from dml.config.build.evaluation import suite as build_suite
 from dml.data.base import Split
+from dml.evaluation.controls import ColourHistogram
 from dml.evaluation.engine import CHUNK
 from dml.evaluation.statistics import wilson
 from dml.models.embedder import build
@@ -298,3 +301,18 @@ def test_pytorch_metric_learning_as_its_documentation_trains(toy_split: Split) -
     nearest = (embedded @ embedded.T).fill_diagonal_(-2).argmax(1).numpy()
     right = toy_split.labels[nearest] == toy_split.labels
     assert result.summary["natural_r1"].iloc[0] == right[result.images.rows].mean()
+
+
+def test_histograms_count_the_colours_of_large_images_after_averaging() -> None:
+    """A control that looks at fewer pixels is attacked in less time; the perturbation is still one of all pixels."""
+    images = torch.rand(6, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(3).repeat_interleave(2)
+    split, _ = splits(images, labels, None, None, None)
+    notes: list[str] = []
+    found = controls.controls(["pixels_8", "colour_histogram"], split, None, 0, print, notes)
+    assert notes == ["colour_histogram: of images averaged to 64 pixels a side"]
+    whole = ColourHistogram()(F.adaptive_avg_pool2d(images, (64, 64)))
+    assert torch.equal(found["colour_histogram"](images), whole)
+    small, _ = splits(images[..., :64, :64], labels, None, None, None)
+    (alone,) = controls.controls("colour_histogram", small, None, 0, print, notes).values()
+    assert isinstance(alone, ColourHistogram)

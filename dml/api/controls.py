@@ -2,12 +2,27 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dml.config.build import evaluation as build
 from dml.data.base import Dataset, Split
 
 SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least image that each averages boxes to
+
+HISTOGRAMS = ("colour_histogram", "soft_histogram")
+LARGEST = 64  # side of an image, pixels, whose colours are counted: an attack at 224 pixels would take 12 times as long
+
+
+class Averaged(nn.Module):
+    """A control that looks at images averaged to at most :data:`LARGEST` pixels a side."""
+
+    def __init__(self, control: nn.Module) -> None:
+        super().__init__()
+        self.control = control
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.control(F.adaptive_avg_pool2d(images, [min(side, LARGEST) for side in images.shape[2:]]))
 
 
 def controls(
@@ -19,6 +34,8 @@ def controls(
     notes: list[str],
 ) -> dict[str, nn.Module]:
     """Build controls by name; those whose boxes do not divide the images are left out, and a note says so.
+
+    Histograms count the colours of large images after averaging them to :data:`LARGEST` pixels a side.
 
     Args:
         names: as in :data:`dml.evaluation.CONTROLS`, one or several.
@@ -39,6 +56,8 @@ def controls(
     found, odd = {}, []
     for name in (names,) if isinstance(names, str) else names:
         control = build.control(name)
+        if name in HISTOGRAMS and max(shape) > LARGEST:
+            control = Averaged(control)
         if any(side % SIDES.get(name, 1) for side in shape):
             odd.append(name)
             continue
@@ -46,6 +65,8 @@ def controls(
             found[name] = control
         elif data is not None:
             found[name] = control.fit(data, seed, report=report)
+    if counted := [name for name in found if isinstance(found[name], Averaged)]:
+        notes.append(f"{' and '.join(counted)}: of images averaged to {LARGEST} pixels a side")
     if odd := [name for name in odd if name != "pixels_linear" or data is not None]:
         notes.append(
             f"images of {shape[0]} x {shape[1]} pixels do not divide into the boxes of {', '.join(odd)}, left out as "
