@@ -24,7 +24,7 @@ METRICS = {
     "r1_low": "lower end of Wilson's 95% interval over queries",
     "r1_high": "upper end",
     "map_r": "MAP@R of the images that the attack left; only `map` looks for the lowest",
-    "gates": "`hold`, `fail`, or `not run`: signs that an attack failed",
+    "gates": "`hold`, `fail` or `not run`; collapse has its own column",
     "collapsed": "whether the embedding collapsed; the pages mark it as they mark a gate that fails",
 }
 COMPARED = {
@@ -35,7 +35,7 @@ COMPARED = {
     "trainings": "seeds that are pooled",
     "queries": "attacked, those of all seeds counted together",
     "claims": "whether the suite has gates, so that claims rest on it",
-    "gates": "as above; a collapsed embedding counts as `fail`",
+    "gates": "`hold`, `fail` or `not run`: signs that an attack failed; a collapsed embedding counts as `fail`",
     "images": "of the test half, over which natural scores are taken",
     "natural": "natural R@1, the mean over seeds",
     "natural_low": "lower end of its 95% interval",
