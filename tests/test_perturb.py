@@ -97,6 +97,11 @@ def test_a_gallery_is_images_or_their_embeddings(batch: tuple[Tensor, Tensor]) -
     assert not torch.equal(first, queries[0])
 
 
+def test_inference_mode_is_refused(batch: tuple[Tensor, Tensor]) -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match="forbids gradients; call outside it"):
+        dml.perturb(Lengths(), *batch)
+
+
 @pytest.mark.parametrize("attack", sorted(set(ATTACKS) - {"peer"}))
 def test_every_attack_stays_in_its_ball(attack: str, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch

@@ -30,7 +30,7 @@ def check_module(given: Any, notes: list[str]) -> None:
         ValueError: it cannot be called, or inference mode is on.
     """
     if torch.is_inference_mode_enabled():
-        raise ValueError("torch.inference_mode() is on, which forbids gradients; call evaluate outside it")
+        raise ValueError("torch.inference_mode() is on, which forbids gradients; call outside it")
     if not callable(given):
         raise ValueError(f"embed is a {type(given).__name__}; give a module or a function from images to embeddings")
     if not isinstance(given, nn.Module):

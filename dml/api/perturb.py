@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dml.api.checks import check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.similarity import Unit
 from dml.api.wrap import as_module
@@ -65,6 +66,7 @@ def perturb(
     _check(images, labels, "images", "labels")
     images, labels = images.detach(), labels.to(images.device)
     embed = as_module(embed)
+    check_module(embed, [])
     with lent(embed, images.device) as device, torch.enable_grad():
         model = Unit(Embedding(embed, device))
         search, queries = _search(model, images, labels, gallery)
