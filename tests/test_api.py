@@ -310,7 +310,7 @@ def test_histograms_count_the_colours_of_large_images_after_averaging() -> None:
     split, _ = splits(images, labels, None, None, None)
     notes: list[str] = []
     found = controls.controls(["pixels_8", "colour_histogram"], split, None, 0, print, notes)
-    assert notes == ["colour_histogram: of images averaged to 64 pixels a side"]
+    assert notes == ["colour_histogram looked at images averaged to at most 64 pixels a side"]
     whole = ColourHistogram()(F.adaptive_avg_pool2d(images, (64, 64)))
     assert torch.equal(found["colour_histogram"](images), whole)
     small, _ = splits(images[..., :64, :64], labels, None, None, None)

@@ -294,6 +294,21 @@ def test_of_a_control_the_strongest_attack_stays(board: Board) -> None:
     assert entries.read(file) == stronger
 
 
+def test_claims_stay_when_a_stronger_attack_replaces_a_control(tmp_path: Path) -> None:
+    """And so do the queries that they broke, which the new attack may have missed."""
+    first = made("pixels_8", kept=4, control=True, weights_sha256=None)
+    claim = {"by": "B. Breaker", "queries": 1, "before": first.worst_case.r1.value, "file_sha256": "0" * 64}
+    held = first.model_copy(update={"lowered": (entries.Lowered(**claim),)})
+    entries.write(held, tmp_path)
+    stronger = made("pixels_8", kept=3, control=True, weights_sha256=None)
+    turned = stronger.model_copy(update={"survived": stronger.survived[::-1]})
+    (file,) = entries.join([turned], tmp_path)
+    found = entries.read(file)
+    assert found.lowered == held.lowered
+    assert found.survived == "".join(map(min, held.survived, turned.survived))
+    assert found.worst_case.r1.value == found.survived.count("1") / found.queries < stronger.worst_case.r1.value
+
+
 def test_radius_zero_of_a_report_is_no_entry(board: Board, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report" / "result.json").read_text())
     natural = [row | {"eps": 0.0} for row in report["summary"]]

@@ -94,6 +94,8 @@ def test_a_gallery_is_images_or_their_embeddings(batch: tuple[Tensor, Tensor]) -
         embedded = model(items[0])
     first = dml.perturb(model, *queries, gallery=items, **given)
     assert torch.equal(first, dml.perturb(model, *queries, gallery=(embedded, items[1]), **given))
+    precise = (embedded.double(), items[1].int())
+    assert torch.equal(first, dml.perturb(model, *queries, gallery=precise, **given))
     assert not torch.equal(first, queries[0])
 
 
@@ -107,6 +109,19 @@ def test_every_attack_stays_in_its_ball(attack: str, batch: tuple[Tensor, Tensor
     images, labels = batch
     found = dml.perturb(Lengths(), images, labels, eps=EPS, attack=attack)
     assert (found - images).abs().max() <= EPS + 1e-6
+    assert not torch.equal(found, images)
+
+
+def test_formats_that_a_training_computes_in_change_nothing(batch: tuple[Tensor, Tensor]) -> None:
+    """An attack in bfloat16 would end on the first step: its scores hold three digits."""
+    images, labels = batch
+    given = {"eps": EPS, "steps": 5, "classes": 0}
+    wanted = dml.perturb(Lengths(), images, labels, **given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dml.perturb(Lengths(), images, labels, **given), wanted)
+    short = dml.perturb(Lengths(), images.bfloat16(), labels, **given)
+    assert short.dtype == torch.float32
+    assert EPS - 1e-3 < (short - images.bfloat16().float()).abs().max() <= EPS + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -118,10 +133,16 @@ def test_every_attack_stays_in_its_ball(attack: str, batch: tuple[Tensor, Tensor
         ({"images": 255 * torch.ones(2, 3, 4, 4)}, "images lie between 255 and 255; they must lie in"),
         ({"images": torch.ones(2, 3, 4, 4, dtype=torch.uint8)}, "images must be a float tensor"),
         ({"labels": torch.tensor([0])}, "labels must be a tensor of 2 numbers, one for each of images"),
-        ({"labels": torch.tensor([0, 1])}, "a query of class 0 needs items of its class and of another"),
+        ({"labels": torch.tensor([0, 1])}, "a query of class 0 needs items of its class and of another in the batch"),
+        ({"images": torch.empty(0, 3, 4, 4)}, "images must be a float tensor"),
+        (
+            {"embed": lambda images: images.detach().flatten(1)},
+            "embed gives no gradients; take an attack that needs none",
+        ),
+        ({"embed": lambda images: images.flatten(1) / 0}, "2 of 2 embeddings hold NaN or infinity"),
     ],
 )
 def test_wrong_arguments_get_one_sentence(changes: dict[str, object], sentence: str) -> None:
-    given = {"images": torch.rand(2, 3, 4, 4), "labels": torch.tensor([0, 0])} | changes
+    given = {"embed": nn.Flatten(), "images": torch.rand(2, 3, 4, 4), "labels": torch.tensor([0, 0])} | changes
     with pytest.raises(ValueError, match=sentence):
-        dml.perturb(nn.Flatten(), **given)
+        dml.perturb(**given)

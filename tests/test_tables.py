@@ -11,6 +11,7 @@ from made_records import EPS, FIGURES, GATE, record, row, six
 
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
+from dml.config.load import load
 from dml.evaluation.statistics import ratio_interval, wilson
 from dml.reporting import claims, columns, kinds, made, pages, records, sections, spelling, tables, trust
 
@@ -37,27 +38,45 @@ def test_a_certificate_has_no_map(tmp_path: Path) -> None:
     assert written.set_index("attack")["map_r"].isna()["certified"]
 
 
+def current() -> list[records.Record]:
+    """The records in git that are not stale."""
+    keys = set(pd.read_csv(ROOT / "results" / "metrics.csv")[list(records.KEYS)].itertuples(index=False, name=None))
+    runs = records.read(ROOT / "results" / "runs")
+    return [run for run in runs if tuple(run[key] for key in records.KEYS) in keys]
+
+
 def test_every_column_is_described() -> None:
     assert list(columns.METRICS) == list(tables.metrics(six()))
     assert list(columns.COMPARED) == list(tables.compared({"glyphs": six()}, FIGURES))
 
 
 def test_compared_csv_has_what_the_pages_show_at_both_radii() -> None:
-    found = tables.compared({"glyphs": six()}, FIGURES)
-    for eps, rows in found.groupby("radius"):
-        shown = tables.comparison(six(), {"8/255": 8 / 255, "0.01": 0.01}[str(eps)], FIGURES)
-        same = list(shown)
-        pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), shown, check_dtype=False)
-    assert set(found["radius"]) == {radius_text(eps) for eps in {item["eps"] for item in six()[0]["rows"]} - {0.0}}
+    runs = [record("triplet", "standard", 0.9, 20), record("triplet", "robust", 0.88, 200)]
+    for item in runs:
+        item["rows"].append(row("worst", 0.01, 250))
+    runs[1]["settings"] = {"defense": {"name": "robust", "defense": "nearest"}}
+    found = tables.compared({"glyphs": runs}, FIGURES)
+    assert found["radius"].tolist() == ["8/255"] * 2 + ["0.01"] * 2
+    assert found["kind"].tolist() == ["standard", "nearest"] * 2
+    for eps in (EPS, 0.01):
+        shown = tables.comparison(runs, eps, FIGURES)
+        rows = found.loc[found["radius"] == radius_text(eps), list(shown)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, shown, check_dtype=False)
+
+
+def test_compared_csv_and_its_columns_in_git_are_what_the_records_give(tmp_path: Path) -> None:
+    by_dataset: dict[str, list[dict[str, Any]]] = {}
+    for item in current():
+        by_dataset.setdefault(item["dataset"], []).append(item)
+    figures = load().figures
+    tables.write_metrics(tables.compared(by_dataset, figures), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (ROOT / "results" / "compared.csv").read_bytes()
+    assert columns.columns_page(figures) == (ROOT / "results" / "columns.md").read_text(encoding="utf-8")
 
 
 def test_metrics_csv_in_git_is_what_its_records_give(tmp_path: Path) -> None:
-    """Byte for byte, whichever of the records in git are current."""
-    file = ROOT / "results" / "metrics.csv"
-    keys = set(pd.read_csv(file)[list(records.KEYS)].itertuples(index=False, name=None))
-    runs = [run for run in records.read(ROOT / "results" / "runs") if tuple(run[key] for key in records.KEYS) in keys]
-    tables.write_metrics(tables.metrics(runs), tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_bytes() == file.read_bytes()
+    tables.write_metrics(tables.metrics(current()), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (ROOT / "results" / "metrics.csv").read_bytes()
 
 
 def test_factors_are_relative_to_the_baseline_of_the_same_loss() -> None:

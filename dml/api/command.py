@@ -29,15 +29,20 @@ def main(arguments: list[str]) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
+    from dml.api.state_dict import UnusedWeightsWarning
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always", UnusedWeightsWarning)
         model = load(chosen.model, chosen.weights)
-    notes = [str(warning.message) for warning in told]
-    for note in notes:
-        print(f"note: {note}", flush=True)
+    notes = []
+    for warning in told:
+        if issubclass(warning.category, UnusedWeightsWarning):
+            notes.append(str(warning.message))
+            print(f"note: {warning.message}", flush=True)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the result repeats those of the checks
         result = evaluate(

@@ -25,6 +25,16 @@ class Averaged(nn.Module):
         return self.control(F.adaptive_avg_pool2d(images, [min(side, LARGEST) for side in images.shape[2:]]))
 
 
+def control(name: str, shape: Sequence[int]) -> nn.Module:
+    """Build a control for images (height, width); a histogram counts the colours of large ones after averaging them.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    found = build.control(name)
+    return Averaged(found) if name in HISTOGRAMS and max(shape) > LARGEST else found
+
+
 def controls(
     names: str | Sequence[str],
     split: Split,
@@ -34,8 +44,6 @@ def controls(
     notes: list[str],
 ) -> dict[str, nn.Module]:
     """Build controls by name; those whose boxes do not divide the images are left out, and a note says so.
-
-    Histograms count the colours of large images after averaging them to :data:`LARGEST` pixels a side.
 
     Args:
         names: as in :data:`dml.evaluation.CONTROLS`, one or several.
@@ -55,18 +63,16 @@ def controls(
         )
     found, odd = {}, []
     for name in (names,) if isinstance(names, str) else names:
-        control = build.control(name)
-        if name in HISTOGRAMS and max(shape) > LARGEST:
-            control = Averaged(control)
+        built = control(name, shape)
         if any(side % SIDES.get(name, 1) for side in shape):
             odd.append(name)
             continue
-        if not hasattr(control, "fit"):
-            found[name] = control
+        if not hasattr(built, "fit"):
+            found[name] = built
         elif data is not None:
-            found[name] = control.fit(data, seed, report=report)
+            found[name] = built.fit(data, seed, report=report)
     if counted := [name for name in found if isinstance(found[name], Averaged)]:
-        notes.append(f"{' and '.join(counted)}: of images averaged to {LARGEST} pixels a side")
+        notes.append(f"{' and '.join(counted)} looked at images averaged to at most {LARGEST} pixels a side")
     if odd := [name for name in odd if name != "pixels_linear" or data is not None]:
         notes.append(
             f"images of {shape[0]} x {shape[1]} pixels do not divide into the boxes of {', '.join(odd)}, left out as "

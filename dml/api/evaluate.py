@@ -88,7 +88,8 @@ def evaluate(
             to this, the whole image resized to (height, width), or any function, for example the one that your own
             evaluation has.
         controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
-            not divide the images are left out, and ``pixels_linear`` without training images.
+            not divide the images are left out, and ``pixels_linear`` without training images. Unlike the pipeline's,
+            histograms look at images above 64 pixels after averaging them, which an attack takes far less time for.
         seed: of the choice of queries, of the attacks and of the fit.
         device: None takes the GPU if there is one. A GPU computes in full float32, without TF32.
         folder: keeps what is finished; the same call again continues there.

@@ -16,15 +16,20 @@ from dml.models.weights import WeightsError, load_backbone
 
 INSIDE = ("state_dict", "model_state_dict", "model")  # keys of checkpoints, as timm, Lightning and tutorials write them
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, an attribute of a Lightning module
-CLASSES = (1000, 21841)  # of ImageNet's classifiers, which no embedding needs
+CLASSES = (1000, 11221, 11821, 21841, 21842, 21843)  # of classifiers of ImageNet's parts, which no embedding needs
+CLASSIFIERS = {torch.Size([count]) for count in CLASSES}
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
+
+
+class UnusedWeightsWarning(UserWarning):
+    """A file of weights holds more than the network that was made from it."""
 
 
 def read(network: nn.Module, file: Path, name: str) -> None:
     """Read weights into a network, whatever a training put around them.
 
-    Warns of weights in the file that the network has no place for, unless they are ImageNet's classifier: a head that
-    makes the embeddings would be left out.
+    Warns of weights in the state dict that the network has no place for, unless they are ImageNet's classifier: a head
+    that makes the embeddings would be left out.
 
     Args:
         network: changed in place.
@@ -53,13 +58,13 @@ def read(network: nn.Module, file: Path, name: str) -> None:
 def _warn_of_others(network: nn.Module, file: Path, name: str, held: Mapping[str, Any]) -> None:
     """Warn of weights that the network has no place for."""
     has = network.state_dict()
-    others = {key: list(value.shape) for key, value in held.items() if key not in has and isinstance(value, Tensor)}
-    named = next((f"{key} {shape}" for key, shape in others.items() if shape and shape[0] not in CLASSES), None)
-    if named is not None:
+    others = {key: value for key, value in held.items() if key not in has and isinstance(value, Tensor)}
+    heads = [key for key, value in others.items() if value.is_floating_point() and value.shape[:1] not in CLASSIFIERS]
+    if heads:
         warnings.warn(
-            f"{file} has {named}, which {name} without its classifier has no place for: the features before it are "
-            "attacked; if it makes the embeddings, write file.py:function",
-            UserWarning,
+            f"{file} has {heads[0]} {list(others[heads[0]].shape)}, which {name} without its classifier has no place "
+            "for: the features before it are attacked; if it makes the embeddings, write file.py:function",
+            UnusedWeightsWarning,
             stacklevel=2,
         )
 

@@ -23,7 +23,7 @@ METRICS = {
     "r1": "R@1 of these queries",
     "r1_low": "lower end of Wilson's 95% interval over queries",
     "r1_high": "upper end",
-    "map_r": "MAP@R of the images that the attack left; only `map` looks for the lowest",
+    "map_r": "MAP@R of the images that the attack left; only `map` looks for the lowest; empty for `certified`",
     "gates": "`hold`, `fail` or `not run`; collapse has its own column",
     "collapsed": "whether the embedding collapsed; the pages mark it as they mark a gate that fails",
 }
@@ -45,7 +45,10 @@ COMPARED = {
     "r1_low": "lower end of its 95% interval",
     "r1_high": "upper end",
     "adversarial_map_r": "MAP@R that an attack on it leaves; empty for a suite without one",
-    "factor": "r1 relative to that of `{baseline}` with the same loss, on the seeds of both",
+    "factor": (
+        "r1 relative to that of `{baseline}` with the same loss, on the seeds of both; empty for `{baseline}` and "
+        "controls, `inf` where no query of `{baseline}` survived"
+    ),
     "factor_low": "lower end of its 95% interval",
     "factor_high": "upper end",
 }
@@ -55,7 +58,7 @@ def columns_page(figures: Figures) -> str:
     """Return the page."""
     shown = "[compared.csv](compared.csv) holds what the pages show: each model under its dataset's main suite."
     lines = ["# Columns", "", shown, *_described(COMPARED, figures), ""]
-    lines += ["[metrics.csv](metrics.csv) holds every attack on every training under every suite."]
+    lines += ["[metrics.csv](metrics.csv) holds every training under every suite."]
     return "\n".join([*lines, *_described(METRICS, figures)]) + "\n"
 
 

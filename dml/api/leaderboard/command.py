@@ -46,10 +46,10 @@ def _add(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    from dml.api.controls import control
     from dml.api.images import splits
     from dml.api.leaderboard import claims, entry
     from dml.api.wrap import load
-    from dml.config.build import evaluation as build
 
     item = entry.read(chosen.entry)
     images, model = chosen.images or item.images, chosen.model or item.model
@@ -59,7 +59,7 @@ def _check(chosen: argparse.Namespace) -> int:
     is_prepared, (height, width) = (Path(images) / "images.bin").exists(), item.shape
     size = None if is_prepared else height if height == width else (height, width)
     split, asked = splits(images, None, None, None, None, size=size)
-    embed = build.control(item.name) if item.control else load(model, chosen.weights)
+    embed = control(item.name, item.shape) if item.control else load(model, chosen.weights)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)
     for sentence in verdict.sentences:
         print(sentence)

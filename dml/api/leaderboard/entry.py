@@ -264,8 +264,14 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
 
 
 def _with_claims(item: Entry, held: Entry | None) -> Entry:
-    """Return a control with the claims that lowered its entry before; any other entry is the one that is held."""
-    return item if held is None else item.model_copy(update={"lowered": held.lowered})
+    """Return a control with the claims that lowered its entry before, and without the queries that broke then."""
+    if held is None or not held.lowered:
+        return item
+    survived = "".join(map(min, item.survived, held.survived))
+    low, high = wilson(survived.count("1"), item.queries)
+    left = Share(value=survived.count("1") / item.queries, low=low, high=high)
+    worst = Scores(r1=left, map_r=item.worst_case.map_r)
+    return item.model_copy(update={"lowered": held.lowered, "survived": survived, "worst_case": worst})
 
 
 def _is_lower(there: Entry | None, item: Entry) -> bool:
