@@ -13,7 +13,7 @@ from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import claims, columns, kinds, made, pages, records, sections, spelling, tables, trust
+from dml.reporting import claims, compared, kinds, made, pages, records, sections, spelling, tables, trust
 
 
 def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def current() -> list[records.Record]:
 
 
 def test_every_column_is_described() -> None:
-    assert list(columns.METRICS) == list(tables.metrics(six()))
-    assert list(columns.COMPARED) == list(tables.compared({"glyphs": six()}, FIGURES))
+    assert list(compared.METRICS) == list(tables.metrics(six()))
+    assert list(compared.COMPARED) == list(compared.compared({"glyphs": six()}, FIGURES))
 
 
 def test_compared_csv_has_what_the_pages_show_at_both_radii() -> None:
@@ -55,7 +55,7 @@ def test_compared_csv_has_what_the_pages_show_at_both_radii() -> None:
     for item in runs:
         item["rows"].append(row("worst", 0.01, 250))
     runs[1]["settings"] = {"defense": {"name": "robust", "defense": "nearest"}}
-    found = tables.compared({"glyphs": runs}, FIGURES)
+    found = compared.compared({"glyphs": runs}, FIGURES)
     assert found["radius"].tolist() == ["8/255"] * 2 + ["0.01"] * 2
     assert found["kind"].tolist() == ["standard", "nearest"] * 2
     for eps in (EPS, 0.01):
@@ -69,9 +69,9 @@ def test_compared_csv_and_its_columns_in_git_are_what_the_records_give(tmp_path:
     for item in current():
         by_dataset.setdefault(item["dataset"], []).append(item)
     figures = load().figures
-    tables.write_metrics(tables.compared(by_dataset, figures), tmp_path / "a.csv")
+    tables.write_metrics(compared.compared(by_dataset, figures), tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes() == (ROOT / "results" / "compared.csv").read_bytes()
-    assert columns.columns_page(figures) == (ROOT / "results" / "columns.md").read_text(encoding="utf-8")
+    assert compared.columns_page(figures) == (ROOT / "results" / "columns.md").read_text(encoding="utf-8")
 
 
 def test_metrics_csv_in_git_is_what_its_records_give(tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dml.attacks.balls import radius_text
 from dml.common.files import atomic
 from dml.config.run import Figures
 from dml.evaluation.collapse import why_collapsed
 from dml.evaluation.statistics import pool_seeds, ratio_interval, wilson
-from dml.reporting.columns import COMPARED
 from dml.reporting.records import KEYS, LOWERED, Record
 from dml.reporting.spelling import CONTROL, order
 
@@ -201,29 +199,6 @@ def _factor(
     survive, queries, survive_base, queries_base = counts
     factor = (survive / queries) / (survive_base / queries_base) if survive_base else np.inf
     return factor, *ratio_interval(*counts)
-
-
-def compared(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> pd.DataFrame:
-    """Return the rows of compared.csv: those of :func:`comparison` at both radii, under each dataset's main suite.
-
-    Args:
-        by_dataset: dataset -> its current records.
-        figures: what results/ reports.
-    """
-    parts = []
-    for dataset, own in main_records(by_dataset, figures).items():
-        kinds = {record["defense"]: _kind(record) for record in own}
-        for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
-            found = comparison(own, eps, figures)
-            kind = found["defense"].map(kinds)
-            parts.append(found.assign(dataset=dataset, suite=own[0]["suite"], radius=radius_text(eps), kind=kind))
-    return pd.concat(parts, ignore_index=True)[list(COMPARED)] if parts else pd.DataFrame(columns=list(COMPARED))
-
-
-def _kind(record: Record) -> str:
-    """Return the class of a record's defence; the name of a control."""
-    settings = record["settings"].get("defense", {})
-    return settings.get("defense", record["defense"])
 
 
 def ranked(found: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from dml.evaluation.examples import Examples
 from dml.pipeline import paths
 from dml.pipeline.digest import expected
 from dml.reporting import pages, records, tables
-from dml.reporting.columns import columns_page
+from dml.reporting.compared import columns_page, compared
 from dml.reporting.draw import draw_examples, draw_records
 
 
@@ -61,7 +61,7 @@ def read(*, workspace: str = "scratch", changes: Mapping[str, Any] | None = None
     by_dataset: dict[str, list[records.Record]] = {}
     for record in current:
         by_dataset.setdefault(record["dataset"], []).append(record)
-    tables.write_metrics(tables.compared(by_dataset, params.figures), folder / "compared.csv")
+    tables.write_metrics(compared(by_dataset, params.figures), folder / "compared.csv")
     write_text(folder / "columns.md", columns_page(params.figures))
     print(f"{len(current)} runs, {len(metrics)} rows; {len(stale)} stale runs left out")
     return Results(params, current, stale, workspace, folder)

@@ -1,7 +1,14 @@
-"""results/columns.md: what each column of metrics.csv and compared.csv holds."""
+"""results/compared.csv: what the pages show as a table; columns.md: what its columns hold, and those of metrics.csv."""
 
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from dml.attacks.balls import radius_text
 from dml.config.run import Figures
+from dml.reporting.records import Record
 from dml.reporting.spelling import table
+from dml.reporting.tables import comparison, main_records
 
 SHARED = {
     "dataset": "recipe of `params.yaml`",
@@ -52,6 +59,29 @@ COMPARED = {
     "factor_low": "lower end of its 95% interval",
     "factor_high": "upper end",
 }
+
+
+def compared(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> pd.DataFrame:
+    """Return the rows of compared.csv: those of :func:`comparison` at both radii, under each dataset's main suite.
+
+    Args:
+        by_dataset: dataset -> its current records.
+        figures: what results/ reports.
+    """
+    parts = []
+    for dataset, own in main_records(by_dataset, figures).items():
+        kinds = {record["defense"]: _kind(record) for record in own}
+        for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
+            found = comparison(own, eps, figures)
+            kind = found["defense"].map(kinds)
+            parts.append(found.assign(dataset=dataset, suite=own[0]["suite"], radius=radius_text(eps), kind=kind))
+    return pd.concat(parts, ignore_index=True)[list(COMPARED)] if parts else pd.DataFrame(columns=list(COMPARED))
+
+
+def _kind(record: Record) -> str:
+    """Return the class of a record's defence; the name of a control."""
+    settings = record["settings"].get("defense", {})
+    return settings.get("defense", record["defense"])
 
 
 def columns_page(figures: Figures) -> str:
