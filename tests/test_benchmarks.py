@@ -539,6 +539,9 @@ def test_tiny_imagenet_may_be_a_part_that_a_table_lists(tmp_path: Path, capsys: 
     assert read_tiny_imagenet(tmp_path).labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert commands.check("tiny_imagenet", tmp_path)
     assert "tiny_imagenet: complete, 6 images of 6 classes (2 for training)" in capsys.readouterr().out
+    (tmp_path / "3.jpg").write_bytes(jpeg(3, 0)[:200])
+    assert not commands.check("tiny_imagenet", tmp_path)
+    assert "3.jpg" in capsys.readouterr().out
 
 
 def test_tiny_imagenet_that_lacks_images_is_refused(tmp_path: Path) -> None:
