@@ -35,11 +35,11 @@ def dataset(items: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     return (patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels
 
 
-def ratio(backbone: str, side: int, queries: int, items: int, eps: float = EPS) -> float:
+def ratio(backbone: str, side: int, queries: int, items: int) -> float:
     """Print seconds of `dml.evaluate` and of the bare loop, and their ratio; return it."""
     model = build(backbone, 128, seed=0).eval()
     images, labels = dataset(items, side)
-    settings = {"eps": eps, "controls": (), "device": "cpu", "report": lambda line: None}
+    settings = {"eps": EPS, "controls": (), "device": "cpu", "report": lambda line: None}
     dml.evaluate(model, images, labels, limit=2, **settings)  # the first call imports what it needs
     passes: list[tuple[int, bool]] = []
     hook = model.register_forward_hook(lambda _, given, found: passes.append((len(given[0]), found.requires_grad)))

@@ -100,7 +100,7 @@ def test_a_gallery_is_images_or_their_embeddings(batch: tuple[Tensor, Tensor]) -
 
 
 def test_inference_mode_is_refused(batch: tuple[Tensor, Tensor]) -> None:
-    with torch.inference_mode(), pytest.raises(ValueError, match="forbids gradients; call outside it"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="forbids gradients; switch it off"):
         dml.perturb(Lengths(), *batch)
 
 

@@ -24,6 +24,7 @@ from dml.retrieval.metrics import recall_at
 RANKS = (2, 4, 8)
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
+BLACK_BOX: dict[str, dict[str, int]] = {"noise": {"draws": 10}, "nes": {"steps": 5}, "square": {}}  # need no gradient
 COLUMNS = [f"r{k}" for k in RANKS]
 
 
@@ -46,8 +47,7 @@ class Attacked(NamedTuple):
 def black_box(suite: AttackSuite) -> AttackSuite:
     """Return the attacks that need no gradient, on as many queries and at the same radii as a suite."""
     tries = max(suite.gate_tries, *(settings.get("tries", 0) for settings in suite.attacks.values()))
-    attacks = {"noise": {"draws": 10}, "nes": {"steps": 5}, "square": {"tries": tries}}
-    return replace(suite, attacks=attacks, alone=False, claims=False)
+    return replace(suite, attacks=BLACK_BOX | {"square": {"tries": tries}}, alone=False, claims=False)
 
 
 def with_map(suite: AttackSuite) -> AttackSuite | None:

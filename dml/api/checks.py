@@ -20,7 +20,7 @@ REPEATS = 1e-3  # relative change of an embedding between two calls that roundin
 
 
 def check_module(given: Any, notes: list[str]) -> None:
-    """Note a module in training mode, or one whose normalisation was left outside.
+    """Note a module in training mode, one whose normalisation was left outside, or whose weights were not all read.
 
     Args:
         given: the module or function.
@@ -30,13 +30,15 @@ def check_module(given: Any, notes: list[str]) -> None:
         ValueError: it cannot be called, or inference mode is on.
     """
     if torch.is_inference_mode_enabled():
-        raise ValueError("torch.inference_mode() is on, which forbids gradients; call outside it")
+        raise ValueError("torch.inference_mode() is on, which forbids gradients; switch it off")
     if not callable(given):
         raise ValueError(f"embed is a {type(given).__name__}; give a module or a function from images to embeddings")
     if not isinstance(given, nn.Module):
         return
     if any(module.training for module in given.modules()):
         notes.append("the model is in training mode; it is evaluated in evaluation mode, and put back afterwards")
+    if isinstance(given, Wrapped) and given.left_out:
+        notes.append(given.left_out)
     config = next(filter(None, map(_trained_with, given.modules())), None)
     if config and not _normalises(given):
         what = "this timm model" if _trained_with(given) else "the timm model inside"

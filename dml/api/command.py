@@ -29,24 +29,13 @@ def main(arguments: list[str]) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
-    from dml.api.state_dict import UnusedWeightsWarning
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", UnusedWeightsWarning)
-        model = load(chosen.model, chosen.weights)
-    notes = []
-    for warning in told:
-        if issubclass(warning.category, UnusedWeightsWarning):
-            notes.append(str(warning.message))
-            print(f"note: {warning.message}", flush=True)
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the result repeats those of the checks
+        warnings.simplefilter("ignore", UserWarning)  # the result repeats them
         result = evaluate(
-            model,
+            load(chosen.model, chosen.weights),
             chosen.folder,
             eps=chosen.eps,
             suite=chosen.suite,
@@ -60,7 +49,6 @@ def _run(chosen: argparse.Namespace) -> int:
             folder=unfinished,
             report=lambda line: print(line, flush=True),
         )
-    result.notes[:0] = notes
     print(f"\n{result}\n\nwrote {result.save(chosen.output)}")
     remove(unfinished)
     return 0

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dml.api.attack import BLACK_BOX
 from dml.api.checks import check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
@@ -27,7 +28,6 @@ from dml.retrieval.gallery import Gallery, Matches, Queries
 from dml.retrieval.index import Search
 
 IMAGES = 4  # dimensions of (B, 3, H, W)
-BLIND = ("noise", "nes", "square")  # attacks that follow no gradient
 
 
 def perturb(
@@ -78,8 +78,8 @@ def perturb(
     given = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
     with full_precision(), torch.autocast(device.type, enabled=False), lent(embed, device), torch.enable_grad():
         model = Unit(Embedding(embed, device))
-        if attack not in BLIND and not model(given[:1].requires_grad_(True)).requires_grad:
-            raise ValueError(f"embed gives no gradients; take an attack that needs none: {', '.join(BLIND)}")
+        if attack not in BLACK_BOX and not model(given[:1].requires_grad_(True)).requires_grad:
+            raise ValueError(f"embed gives no gradients; take an attack that needs none: {', '.join(BLACK_BOX)}")
         search, queries = _search(model, given.detach(), labels.to(device, torch.int64), gallery)
         worst = Worst(search, given, queries, chosen.lowers)
         for number, run in enumerate(chosen.runs(search)):

@@ -46,7 +46,7 @@ def page(result: Result) -> str:
     kind = "" if about["gradients"] else ", black box: the model gives no gradients"
     parts = [
         "<h1>How easily is this search fooled?</h1>",
-        f'<p class="small">{about["queries"]:,} of {about["all_queries"]:,} queries, of which all scores are; gallery '
+        f'<p class="small">{about["queries"]:,} of {about["all_queries"]:,} queries, which all scores are of; gallery '
         f"of {about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} × "
         f"{about['shape'][1]} pixels; suite {escape(about['suite'])}{kind}; {about['similarity']} similarity.</p>",
         *(_said(sentence) for sentence in result.sentences()),

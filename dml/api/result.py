@@ -186,7 +186,7 @@ class Result:
         about = self.about
         kind = "" if about["gradients"] else ", black box (no gradients)"
         lines = [
-            f"{about['queries']:,} of {about['all_queries']:,} queries, of which all scores are; gallery of "
+            f"{about['queries']:,} of {about['all_queries']:,} queries, which all scores are of; gallery of "
             f"{about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} "
             "pixels",
             f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, l-inf ball",

@@ -16,16 +16,11 @@ from dml.models.weights import WeightsError, load_backbone
 
 INSIDE = ("state_dict", "model_state_dict", "model")  # keys of checkpoints, as timm, Lightning and tutorials write them
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, an attribute of a Lightning module
-CLASSES = (1000, 11221, 11821, 21841, 21842, 21843)  # of classifiers of ImageNet's parts, which no embedding needs
-CLASSIFIERS = {torch.Size([count]) for count in CLASSES}
+CLASSIFIERS = {(count,) for count in (1000, 11221, 11821, 21841, 21842, 21843)}  # of ImageNet and its parts
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
 
 
-class UnusedWeightsWarning(UserWarning):
-    """A file of weights holds more than the network that was made from it."""
-
-
-def read(network: nn.Module, file: Path, name: str) -> None:
+def read(network: nn.Module, file: Path, name: str) -> str | None:
     """Read weights into a network, whatever a training put around them.
 
     Warns of weights in the state dict that the network has no place for, unless they are ImageNet's classifier: a head
@@ -36,13 +31,17 @@ def read(network: nn.Module, file: Path, name: str) -> None:
         file: safetensors, or what ``torch.save`` wrote of tensors in dictionaries; no code in it is run.
         name: of the network, for messages.
 
+    Returns:
+        What it warned of.
+
     Raises:
         WeightsError: the file does not exist or holds other weights.
     """
-    inner = unwrapped(file)
     try:
         load_backbone(network, file, name, without=NO_LAYER)
+        inner = _held(file)
     except WeightsError:
+        inner = unwrapped(file)
         if inner is None:
             raise
         with TemporaryDirectory() as folder:
@@ -52,21 +51,23 @@ def read(network: nn.Module, file: Path, name: str) -> None:
                 load_backbone(network, alone, name, without=NO_LAYER)
             except WeightsError as error:
                 raise WeightsError(str(error).replace(str(alone), str(file))) from error
-    _warn_of_others(network, file, name, inner or _held(file))
+    told = _without_place(network, file, name, inner)
+    if told is not None:
+        warnings.warn(told, UserWarning, stacklevel=2)
+    return told
 
 
-def _warn_of_others(network: nn.Module, file: Path, name: str, held: Mapping[str, Any]) -> None:
-    """Warn of weights that the network has no place for."""
+def _without_place(network: nn.Module, file: Path, name: str, held: Mapping[str, Any]) -> str | None:
+    """Name the first of the weights that a network has no place for; None if there are none."""
     has = network.state_dict()
-    others = {key: value for key, value in held.items() if key not in has and isinstance(value, Tensor)}
-    heads = [key for key, value in others.items() if value.is_floating_point() and value.shape[:1] not in CLASSIFIERS]
-    if heads:
-        warnings.warn(
-            f"{file} has {heads[0]} {list(others[heads[0]].shape)}, which {name} without its classifier has no place "
-            "for: the features before it are attacked; if it makes the embeddings, write file.py:function",
-            UnusedWeightsWarning,
-            stacklevel=2,
-        )
+    weights = [key for key, value in held.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    first = next((key for key in weights if key not in has and held[key].shape[:1] not in CLASSIFIERS), None)
+    if first is None:
+        return None
+    return (
+        f"{file} has {first} {list(held[first].shape)}, which {name} without its classifier has no place for: the "
+        "features before it are attacked; if it makes the embeddings, write file.py:function"
+    )
 
 
 def unwrapped(file: Path) -> dict[str, Tensor] | None:

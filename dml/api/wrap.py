@@ -58,7 +58,12 @@ class Wrapped(nn.Module):
         size: side, or height and width, that images are resized to inside the model; None leaves them.
         channels: ``rgb``, or ``bgr`` for a module that wants blue first.
         output: key or place of the embeddings in what the module gives; None if it gives nothing else.
+
+    Attributes:
+        left_out: what the file of its weights holds that it has no place for, in a sentence, if anything.
     """
+
+    left_out: str | None = None
 
     def __init__(
         self,
@@ -171,12 +176,15 @@ def _timm(name: str, weights: Path | None) -> nn.Module:
 
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
+    left_out = None
     if weights is not None:
         network = timm.create_model(name, num_classes=0)
-        state_dict.read(network, weights, name)
+        left_out = state_dict.read(network, weights, name)
     else:
         network = _timm_pretrained(name)
-    return wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+    model = wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+    model.left_out = left_out
+    return model
 
 
 def _timm_pretrained(name: str) -> nn.Module:
@@ -213,10 +221,11 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
     if head is None:
         raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
     setattr(network, head, _without_last(getattr(network, head)))
-    if weights is not None:
-        state_dict.read(network, weights, name)
+    left_out = None if weights is None else state_dict.read(network, weights, name)
     transform = published.transforms()
-    return wrap(network, transform.mean, transform.std)
+    model = wrap(network, transform.mean, transform.std)
+    model.left_out = left_out
+    return model
 
 
 def _without_last(head: nn.Module) -> nn.Module:

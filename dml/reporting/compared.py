@@ -9,6 +9,7 @@ from dml.config.run import Figures
 from dml.reporting.records import Record
 from dml.reporting.spelling import table
 from dml.reporting.tables import comparison, main_records
+from dml.reporting.variants import KIND, leaves, trained
 
 SHARED = {
     "dataset": "recipe of `params.yaml`",
@@ -70,18 +71,12 @@ def compared(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> pd
     """
     parts = []
     for dataset, own in main_records(by_dataset, figures).items():
-        kinds = {record["defense"]: _kind(record) for record in own}
+        kinds = {record["defense"]: leaves(record)[KIND] for record in trained(own)}
         for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
             found = comparison(own, eps, figures)
-            kind = found["defense"].map(kinds)
+            kind = found["defense"].map(kinds).fillna(found["defense"])
             parts.append(found.assign(dataset=dataset, suite=own[0]["suite"], radius=radius_text(eps), kind=kind))
     return pd.concat(parts, ignore_index=True)[list(COMPARED)] if parts else pd.DataFrame(columns=list(COMPARED))
-
-
-def _kind(record: Record) -> str:
-    """Return the class of a record's defence; the name of a control."""
-    settings = record["settings"].get("defense", {})
-    return settings.get("defense", record["defense"])
 
 
 def columns_page(figures: Figures) -> str:

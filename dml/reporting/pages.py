@@ -8,13 +8,14 @@ from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
 from dml.reporting import ablation, against_controls, grid, kinds, made, sections, standing, trust
 from dml.reporting.claims import finding, judged
+from dml.reporting.compared import columns_page, compared
 from dml.reporting.overview import FOLDER, overview
 from dml.reporting.paper import claims_page
 from dml.reporting.provenance import provenance
 from dml.reporting.records import Record, Stale
 from dml.reporting.spelling import CONTROL, MARK, count, details, table, verdict_text
 from dml.reporting.style import caption_of
-from dml.reporting.tables import comparison, main_records, main_suite, of_suite
+from dml.reporting.tables import comparison, main_records, main_suite, of_suite, write_metrics
 
 # Order of figures.
 FIRST = ("headline", "scatter", "accuracy_by_eps", "grid", "attacks", "certified", "search", "embeddings")
@@ -50,7 +51,7 @@ def write(
     origins: Mapping[str, str],
     drawn: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write README.md, pages/<dataset>.md, claims.md, cost.md and provenance.json.
+    """Write README.md, pages/<dataset>.md, claims.md, compared.csv, columns.md, cost.md and provenance.json.
 
     Pages of datasets without records are removed.
 
@@ -83,6 +84,8 @@ def write(
         for name, text in pages.items():
             (partial / f"{name}.md").write_text(text, encoding="utf-8")
     write_text(results / "claims.md", claims_page(main_records(by_dataset, figures), figures))
+    write_metrics(compared(by_dataset, figures), results / "compared.csv")
+    write_text(results / "columns.md", columns_page(figures))
     write_text(results / "cost.md", made.cost_page(by_dataset, figures))
     write_json(results / "provenance.json", provenance(records))
     return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]

@@ -15,14 +15,13 @@ from dml.api.checks import answerable
 from dml.api.embedding import Embedding, lent, weights_sha256
 from dml.api.evaluate import attacked
 from dml.api.full_precision import full_precision
-from dml.api.leaderboard.entry import Entry, Lowered, Scores, Share, validated
+from dml.api.leaderboard.entry import Entry, Lowered, Scores, share_of, validated
 from dml.api.similarity import SimilaritySearch, search_over
 from dml.api.wrap import as_module
 from dml.attacks.balls import Linf
 from dml.common.files import DAMAGED
 from dml.data.base import Split
 from dml.data.transforms import to_float
-from dml.evaluation.statistics import wilson
 from dml.retrieval.metrics import per_query
 
 SLACK = 1e-6  # rounding that an array may leave the ball by; what is ranked is its projection into the exact ball
@@ -209,12 +208,10 @@ def _lowered(entry: Entry, survived: dict[int, bool], broken: list[int], by: str
     if not broken:
         return entry
     digits = "".join("1" if value and row not in broken else "0" for row, value in survived.items())
-    low, high = wilson(digits.count("1"), entry.queries)
-    left = Share(value=digits.count("1") / entry.queries, low=low, high=high)
     claim = Lowered(by=by, queries=len(broken), before=entry.worst_case.r1.value, file_sha256=sha256)
     changed = {
         "survived": digits,
-        "worst_case": Scores(r1=left, map_r=entry.worst_case.map_r).model_dump(),
+        "worst_case": Scores(r1=share_of(digits), map_r=entry.worst_case.map_r).model_dump(),
         "lowered": [item.model_dump() for item in (*entry.lowered, claim)],
     }
     return validated(entry.model_dump() | changed, entry.name)

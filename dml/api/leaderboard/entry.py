@@ -52,6 +52,13 @@ class Share(_Record):
         return self
 
 
+def share_of(survived: str) -> Share:
+    """Return the share of queries that survive, from one digit per query, with Wilson's interval."""
+    count = survived.count("1")
+    low, high = wilson(count, len(survived))
+    return Share(value=count / len(survived), low=low, high=high)
+
+
 class Scores(_Record):
     """R@1 and MAP@R."""
 
@@ -268,9 +275,7 @@ def _with_claims(item: Entry, held: Entry | None) -> Entry:
     if held is None or not held.lowered:
         return item
     survived = "".join(map(min, item.survived, held.survived))
-    low, high = wilson(survived.count("1"), item.queries)
-    left = Share(value=survived.count("1") / item.queries, low=low, high=high)
-    worst = Scores(r1=left, map_r=item.worst_case.map_r)
+    worst = Scores(r1=share_of(survived), map_r=item.worst_case.map_r)
     return item.model_copy(update={"lowered": held.lowered, "survived": survived, "worst_case": worst})
 
 

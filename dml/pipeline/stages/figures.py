@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dml.common.files import ROOT, write_text
+from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params
 from dml.data import base
@@ -13,7 +13,6 @@ from dml.evaluation.examples import Examples
 from dml.pipeline import paths
 from dml.pipeline.digest import expected
 from dml.reporting import pages, records, tables
-from dml.reporting.compared import columns_page, compared
 from dml.reporting.draw import draw_examples, draw_records
 
 
@@ -42,7 +41,7 @@ class Results:
 
 
 def read(*, workspace: str = "scratch", changes: Mapping[str, Any] | None = None) -> Results:
-    """Read the record of every run, of this machine and of others, and write metrics.csv and compared.csv.
+    """Read the record of every run, of this machine and of others, and write metrics.csv.
 
     Args:
         workspace: below the project root, where results go; its records replace the pipeline's of the same run.
@@ -58,11 +57,6 @@ def read(*, workspace: str = "scratch", changes: Mapping[str, Any] | None = None
     folder = paths.output(workspace, paths.RECORDS).parent
     metrics = tables.metrics(current)
     tables.write_metrics(metrics, folder / "metrics.csv")
-    by_dataset: dict[str, list[records.Record]] = {}
-    for record in current:
-        by_dataset.setdefault(record["dataset"], []).append(record)
-    tables.write_metrics(compared(by_dataset, params.figures), folder / "compared.csv")
-    write_text(folder / "columns.md", columns_page(params.figures))
     print(f"{len(current)} runs, {len(metrics)} rows; {len(stale)} stale runs left out")
     return Results(params, current, stale, workspace, folder)
 
