@@ -128,6 +128,7 @@ def test_changes_replace_values() -> None:
         ("suites.quick", {"queries": 3}, "suites.quick lacks the key 'kind'"),
         ("run.surrogate_seed", 0, "run.surrogate_seed is 0, one of run.seeds; it must be another"),
         ("run.surrogate", "standard", "run.surrogate 'standard' is unknown; known: .*robust"),
+        ("study.batch.surrogate", "nonsense", r"study\.batch\.surrogate \(of recipes\.glyphs_long, .*'nonsense' is"),
         ("suites.quick.eps", [0.01], r"suites\.quick\.eps lacks 0\.0313725, the radius figures\.eps"),
         ("suites.quick.attacks", {"margins": {"steps": 3}}, "'margins' is unknown; did you mean 'margin'"),
         ("suites.quick.attacks", {"margin": {"step": 3}}, "key 'step' is unknown; did you mean 'steps'"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,24 @@ def test_a_job_needs_images_its_model_and_surrogates_and_nothing_else(params: Pa
         "02 glyphs-triplet-standard-1",
         "02 glyphs-contrastive-standard-100",
     }
+
+
+def test_a_block_can_have_its_own_surrogate(params: Params) -> None:
+    """A loss on whole queries refuses the target of `robust`, so that another defence takes its place in the gates."""
+    block = replace(params.block("grid"), suite="quick", surrogate="joint")
+    found = study.plan(params, [block])
+    assert not any(name in title for title in found for name in ("single_step", "robust-0-radii"))
+    job, needs = found["04_attack_evaluation glyphs-triplet-robust-0-quick"]
+    assert {title.split()[1] for title in needs} == {
+        "glyphs",
+        "glyphs-triplet-robust-0",
+        "glyphs-triplet-standard-0",
+        "glyphs-triplet-joint-0",
+        "glyphs-contrastive-standard-100",
+    }
+    run = load(SETTINGS | json.loads(job.parameters["changes"])).run
+    assert run.surrogate == "joint", "which the notebook then tries on the model"
+    assert params.under(block).run == run
 
 
 def test_blocks_that_ask_for_the_same_share_it(params: Params) -> None:

@@ -179,7 +179,8 @@ def _check_study(params: Params) -> None:
             known(f"{where}.datasets", dataset, params.recipes)
             recipe = params.recipes[dataset]
             known(f"run.losses (of recipes.{dataset}, for {where})", params.run.losses[0], recipe.losses)
-            known(f"run.surrogate (of recipes.{dataset}, for {where})", params.run.surrogate, recipe.defenses)
+            key = f"{where}.surrogate" if block.surrogate else "run.surrogate"
+            known(f"{key} (of recipes.{dataset}, for {where})", params.under(block).run.surrogate, recipe.defenses)
             for loss, defenses in block.losses.items():
                 known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
                 for defense in defenses:

@@ -1,7 +1,7 @@
 """Plain records of what the pipeline runs and what results/ reports: they choose among results and decide none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dml.common.checks import at_least, known
@@ -62,12 +62,14 @@ class Study:
         losses: the defences to train and attack, ``standard`` included, by loss.
         suite: a key of ``suites``.
         seeds: of the trainings and evaluations.
+        surrogate: a defence that takes the place of ``run.surrogate``, for losses which that refuses.
     """
 
     datasets: list[str]
     losses: dict[str, list[str]]
     suite: str
     seeds: list[int]
+    surrogate: str = ""
 
     def __post_init__(self) -> None:
         for name in ("datasets", "losses", "seeds"):
@@ -75,6 +77,12 @@ class Study:
                 raise ValueError(f"{name} is empty; list at least one")
         for name, listed in {"datasets": self.datasets, "seeds": self.seeds, **self.losses}.items():
             _once(name, listed)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Settings that the block's evaluations replace; the pipeline itself trains no such surrogate."""
+        own = [self.surrogate]
+        return {"run.surrogate": self.surrogate, "run.defenses": own, "run.attacked": own} if self.surrogate else {}
 
 
 def _once(name: str, listed: Sequence[Any]) -> None:
@@ -141,6 +149,11 @@ class Params:
         """Return a block of the study; ValueError if there is none."""
         known("study block", name, self.study)
         return self.study[name]
+
+    def under(self, block: Study) -> "Params":
+        """Return these settings as the evaluations of a block have them: with its surrogate."""
+        run = {key.removeprefix("run."): value for key, value in block.changes.items()}
+        return replace(self, run=replace(self.run, **run))
 
     def suite(self, name: str) -> Settings:
         """Return the settings of a suite; ValueError if there are none."""

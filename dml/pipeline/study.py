@@ -132,13 +132,15 @@ def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[st
         for dataset in dict.fromkeys(model.dataset for model in missing):
             if not _has(params, dataset):
                 add(_images(dataset), [])
+        chosen = params.under(block)
         for seed in block.seeds:
             own = [model for model in missing if model.seed == seed]
-            for model in trainings(params, own):
+            for model in trainings(chosen, own):
                 if not trained(params, model):
                     add(_training(model), [_images(model.dataset)])
             for model in own:
-                add(_attack(model, block.suite), [_images(model.dataset), *map(_training, trainings(params, [model]))])
+                needs = [_images(model.dataset), *map(_training, trainings(chosen, [model]))]
+                add(_attack(model, block), needs)
     return found
 
 
@@ -154,9 +156,11 @@ def _training(model: Model) -> Job:
     return Job(chapter, f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
 
 
-def _attack(model: Model, suite: str) -> Job:
-    parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": suite}
-    return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{suite}", parameters)
+def _attack(model: Model, block: Study) -> Job:
+    parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": block.suite}
+    if block.changes:
+        parameters["changes"] = json.dumps(block.changes)
+    return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{block.suite}", parameters)
 
 
 def _has(params: Params, dataset: str) -> bool:
