@@ -68,7 +68,8 @@ class Format:
     def _algorithms(self) -> AbstractContextManager[None]:
         """Which of cuDNN's algorithms may run."""
         backend = torch.backends.cudnn
-        return backend.flags(deterministic=self.repeats, benchmark=not self.repeats, allow_tf32=backend.allow_tf32)
+        chosen = {"deterministic": self.repeats, "benchmark": not self.repeats, "allow_tf32": backend.allow_tf32}
+        return backend.flags(enabled=True, **chosen)  # which is off where it is not said
 
     def _embed(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.short):
@@ -82,6 +83,18 @@ class Format:
     def _wait(self) -> None:
         if self.images.is_cuda:
             torch.cuda.synchronize()
+
+
+def compiled(model: nn.Module, images: Tensor) -> dict[str, Format]:
+    """Return the model compiled, or nothing where there is no compiler for it, which is told."""
+    way = Format(torch.compile(model), images, True, repeats=False)
+    try:
+        way.full()
+        way.inward()
+    except Exception as error:  # of torch, the compiler or the driver
+        print(f"not compiled: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        return {}
+    return {"the same, compiled": way}
 
 
 def peak(device: torch.device, size: int, dtype: torch.dtype) -> float:
@@ -119,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
         formats = {"float32": Format(model, images, False), "bfloat16": Format(model, images, True)}
         if chosen.others:
             formats["bfloat16, may not repeat"] = Format(model, images, True, repeats=False)
-            formats["the same, compiled"] = Format(torch.compile(model), images, True, repeats=False)
+            formats |= compiled(model, images)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(images)

@@ -1,7 +1,10 @@
 """Small models and datasets that the tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected was computed on a CPU; test_gpu.py has a stand-in
 
 import numpy as np
 import pytest

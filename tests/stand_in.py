@@ -64,9 +64,11 @@ def attach(patched: pytest.MonkeyPatch) -> Iterable[Any]:
     """Give the modes in which the machine has one GPU, after telling torch so."""
     waited.clear()
     answers = {"is_available": True, "device_count": 1, "is_bf16_supported": False, "get_device_name": "stand-in"}
-    for name, answer in answers.items():
+    memory = {"memory_allocated": 0, "memory_reserved": 0, "max_memory_allocated": 8, "mem_get_info": (2**36, 2**36)}
+    for name, answer in (answers | memory).items():
         patched.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
-    patched.setattr(torch.cuda, "synchronize", lambda *_: None)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        patched.setattr(torch.cuda, name, lambda *_: None)
     patched.setattr(torch, "Generator", Generator)
     patched.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)
     # Modes hold in their own thread alone, and torch.save would write Python objects.

@@ -108,6 +108,8 @@ def test_gradients_are_found_under_no_grad_and_missed_in_inference_mode(images: 
     with torch.no_grad():
         result = evaluate(linear(), images, labels, eps=0.1)
     assert result.cost["backward"] > 0
+    with torch.device("meta"), pytest.raises(ValueError, match="new tensors go to meta by default"):
+        dml.evaluate(lambda found: found.flatten(1), images, labels)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         evaluate(linear(), images, labels, eps=0.1)
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -93,6 +94,22 @@ def test_a_method_counts_as_its_module() -> None:
     pd.testing.assert_frame_equal(found.outcomes, alike.outcomes)
     direct = dml.evaluate(towers.tower.eval(), images, **options)
     pd.testing.assert_frame_equal(found.outcomes, direct.outcomes)
+
+
+def test_a_model_in_distributed_training_is_attacked_without_its_wrapper(tmp_path: Path) -> None:
+    """The wrapper sends buffers to the other processes at each call, and they call another number of times."""
+    meeting = (tmp_path / "store").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        inner = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 8))
+        trained = nn.parallel.DistributedDataParallel(inner)
+        images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+        with mock.patch.object(trained, "forward", side_effect=AssertionError):
+            assert dml.perturb(trained, images, labels, eps=0.1).shape == images.shape
+        assert trained.training
+        assert inner.training
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def _wrapped(network: nn.Module) -> dict[str, Any]:

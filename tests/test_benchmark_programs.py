@@ -2,13 +2,15 @@
 
 import importlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import report, retrieval
+from benchmarks import report, retrieval, throughput
 from dml.attacks.queries.peer import INSTALLED
 from dml.common.files import write_json
 from dml.data.prepare import prepare
@@ -48,6 +50,30 @@ def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name.removeprefix("conv4, 16 px, ") for name in found] == wanted
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert all(float(row[-4]) > 0 and float(row[-1].rstrip("%")) > 0 for row in rows), "images a second, of the peak"
+
+
+def test_throughput_of_ways_that_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        def fails(images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler\nat all")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    found = ratios("throughput", "--others")
+    assert "conv4, 16 px, bfloat16, may not repeat / float32" in found
+    assert not any("compiled" in name for name in found)
+    assert "not compiled: no compiler\n" in capsys.readouterr().out
+
+
+def test_formats_keep_cudnn() -> None:
+    model, images = build("conv4", 8, seed=0), torch.rand(8, 3, 16, 16)
+    for repeats in (True, False):
+        with throughput.Format(model, images, False, repeats)._algorithms():
+            chosen = torch.backends.cudnn
+            assert (chosen.enabled, chosen.deterministic, chosen.benchmark) == (True, repeats, not repeats)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs adversarial-library")

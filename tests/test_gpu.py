@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from stand_in import GPU, OnGPU, attach, waited
+from torch.utils.data import TensorDataset
 
 import dml
+from dml.api.embedding import Embedding, bounded
+from dml.api.loading import load as load_images
 from dml.attacks.balls import L2, Linf
 from dml.common.files import ROOT
 from dml.common.randomness import torch_generator
@@ -213,3 +216,46 @@ def test_anybodys_model_is_attacked(similarity: Any, toy_split: Split, gpu: torc
     assert len(dml.evaluate(model, images, labels, **given).outcomes)
     assert not isinstance(next(model.parameters()), OnGPU), "it came back as it was"
     assert len(dml.evaluate(lambda found: found.flatten(1), images, labels, device="cuda", **given).outcomes)
+
+
+def test_a_dataset_may_lie_there(toy_split: Split, gpu: torch.device) -> None:
+    pixels = torch.from_numpy(toy_split.images).permute(0, 3, 1, 2) / 255
+    dataset = TensorDataset(pixels.to("cuda"), torch.from_numpy(toy_split.labels).to("cuda"))
+    found = load_images(dataset, None)
+    assert np.array_equal(found.labels, toy_split.labels)
+    assert np.allclose(found.pixels[:], toy_split.images)
+
+
+def test_no_more_images_at_a_time_than_its_memory_holds(monkeypatch: pytest.MonkeyPatch, gpu: torch.device) -> None:
+    sizes: list[int] = []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return images.flatten(1)
+
+    embedding, images = Embedding(model, gpu), torch.rand(10, 3, 4, 4).to("cuda")
+    expected = embedding(images.requires_grad_(True))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)  # so that two images took 400
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 600)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_100, 9_000))  # and 500 of what torch holds
+    with bounded(embedding, 2):
+        pass
+    assert embedding.most == 4
+    sizes.clear()
+    found = embedding(images.requires_grad_(True))
+    assert sizes == [4, 4, 2]
+    assert torch.equal(found.cpu(), expected.cpu())
+
+
+def test_full_memory_is_told(gpu: torch.device) -> None:
+    """Such a model has gradients: it is not attacked as one that has none."""
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        if images.requires_grad:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1)
+
+    images = torch.rand(8, 3, 4, 4)
+    with pytest.raises(ValueError, match="8 images with gradients do not fit on cuda:0"):
+        dml.evaluate(model, images, torch.arange(8) // 2, device="cuda", limit=2, controls=(), report=str)

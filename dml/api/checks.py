@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dml.api.embedding import Embedding
+from dml.api.embedding import Embedding, bounded
 from dml.api.wrap import Wrapped
 from dml.common.randomness import torch_generator
 from dml.data.base import Split
@@ -27,8 +27,13 @@ def check_module(given: Any, notes: list[str]) -> None:
         notes: receive one sentence for each.
 
     Raises:
-        ValueError: it cannot be called, or inference mode is on.
+        ValueError: it cannot be called, inference mode is on, or new tensors go to a GPU by default.
     """
+    if torch.get_default_device().type != "cpu":
+        raise ValueError(
+            f"new tensors go to {torch.get_default_device()} by default, where random numbers would differ; call "
+            'torch.set_default_device("cpu") and put model and images there yourself'
+        )
     if torch.is_inference_mode_enabled():
         raise ValueError("torch.inference_mode() is on, which forbids gradients; switch it off")
     if not callable(given):
@@ -89,7 +94,8 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
         )
     if len(first) > 1 and bool((first == first[0]).all()):
         notes.append("the model embeds all of the first images alike; does it expect images in [0, 1]?")
-    return _has_gradient(embedding, images, notes)
+    with bounded(embedding, len(images)):
+        return _has_gradient(embedding, images, notes)
 
 
 def _check_shape(embeddings: Tensor, count: int) -> None:
@@ -128,6 +134,10 @@ def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> boo
             gradient = None
             if found.requires_grad:
                 (gradient,) = torch.autograd.grad(along(found).sum(), images, allow_unused=True)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"{len(images)} images with gradients do not fit on {images.device}; free its memory"
+        ) from error
     except Exception as error:  # whatever the model does
         notes.append(f"embed fails where gradients are wanted ({_first_line(error)}); it {black_box}")
         return False

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from dml.models.embedder import best_device, device_of, evaluating
 
 PIXELS = {"cpu": 2**19, "cuda": 2**23}  # of a batch whose intermediate values are kept at a time, to bound memory
+SHARE = 0.5  # of a GPU's free memory for them; similarities to the gallery need some, too
 
 HALF = (torch.float16, torch.bfloat16)
 EVERY = 30.0  # seconds between two lines on images that are being embedded
@@ -31,6 +32,7 @@ class Embedding(nn.Module):
     Attributes:
         forwards, backwards: images that went through so far.
         half: the half-precision format that the model was seen to compute in, or None.
+        most: images of which a GPU can keep the intermediate values, as :func:`bounded` found.
     """
 
     def __init__(self, given: Callable[[Tensor], Any], device: torch.device) -> None:
@@ -40,10 +42,12 @@ class Embedding(nn.Module):
         self.register_buffer("place", torch.zeros((), device=device), persistent=False)
         tensors = given.parameters() if isinstance(given, nn.Module) else ()
         self.half: torch.dtype | None = None
+        self.most: int | None = None
         self.dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def forward(self, images: Tensor) -> Tensor:
         size = at_once(images.shape[2:], images.device)
+        size = size if self.most is None else min(size, self.most)
         if len(images) <= size:
             found = self._embed(images)
         elif torch.is_grad_enabled() and images.requires_grad:
@@ -74,6 +78,28 @@ class Embedding(nn.Module):
 def at_once(shape: tuple[int, ...], device: torch.device) -> int:
     """Return how many images of some height and width to put through a model at a time."""
     return max(1, PIXELS.get(device.type, PIXELS["cpu"]) // (shape[0] * shape[1]))
+
+
+@contextmanager
+def bounded(embedding: Embedding, count: int) -> Iterator[None]:
+    """On a GPU, bound how many images go through at a time by what a few take with gradients inside the block.
+
+    A large transformer keeps ten times as much of an image as a ResNet does.
+
+    Args:
+        embedding: of the model.
+        count: images that go through it at once inside the block.
+    """
+    device = embedding.place.device
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield
+    taken = max(1, torch.cuda.max_memory_allocated(device) - before)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+    embedding.most = max(1, int(SHARE * free * count / taken))
 
 
 @contextmanager

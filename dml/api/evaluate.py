@@ -72,8 +72,8 @@ def evaluate(
         images, labels: each image is a query to all others. Images are a float tensor (N, 3, H, W) in [0, 1], a uint8
             array (N, H, W, 3), a dataset, a folder with one sub-folder per class or a labels.csv, or a dataset that
             this repository prepared (``artifacts/data/NAME``: its test classes); folders bring their labels, and
-            datasets may. Above 1 GiB of pixels a dataset or folder is read anew by the model and by each control; what
-            this repository prepared is mapped into memory.
+            datasets may. Above an eighth of the machine's memory a dataset or folder is read anew by the model and by
+            each control; what this repository prepared is mapped into memory.
         queries, gallery: two pairs (images, labels), or two datasets or folders, instead.
         groups: (N,) track, burst or camera of each image: a query never finds images of its class and group, as
             re-identification has it; for two sets a pair. A folder has them in the column ``group`` of its labels.csv.
@@ -98,11 +98,11 @@ def evaluate(
     Raises:
         ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
     """
-    known("similarity", similarity, SIMILARITIES)
-    chosen = _suite(suite, eps, limit)
     notes: list[str] = []
     embed = as_module(embed)
     check_module(embed, notes)
+    known("similarity", similarity, SIMILARITIES)
+    chosen = _suite(suite, eps, limit)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
     data = training_data(training, images, size=size, transform=transform) if controls else None

@@ -1,5 +1,6 @@
 """Images and labels as people have them: tensors, arrays, datasets, folders."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,17 @@ from dml.data.sources.folder import read_folder
 Prepare = Callable[[Any], Any]
 """An image of a folder or a dataset -> an image (3, H, W) in [0, 1], or a PIL image."""
 
-KEPT = 2**30  # bytes of decoded images that are held in memory; more are decoded whenever they are asked for
 LOOKED_AT = 8  # images of a dataset read twice, to see whether its transform is random
 LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
+
+
+def memory() -> int:
+    """Return the bytes of this machine's memory; 0 where the system does not say."""
+    told = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in told else 0
+
+
+KEPT = max(2**30, memory() // 8)  # bytes of decoded images that are held; more are decoded whenever asked for
 
 
 class Loaded(NamedTuple):
@@ -159,6 +168,8 @@ def _lazy(
 
 def flat(values: Any, name: str) -> np.ndarray:
     """Return values as an array; raise ValueError unless there is one per image."""
+    if isinstance(values, list):  # of a dataset, which may lie on a GPU
+        values = [value.item() if isinstance(value, Tensor) and not value.ndim else value for value in values]
     found = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     if found.ndim != 1:
         raise ValueError(f"{name} has shape {found.shape}; it must hold one value per image")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dml.api import hugging_face, state_dict
 from dml.api.pixels import Side, check_side
@@ -42,7 +43,12 @@ class Method(nn.Module):
 
 
 def as_module(given: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """Return a method of a module as a module, and anything else as it is."""
+    """Return a method of a module as a module, that of distributed training without it, and anything else as it is.
+
+    Processes that train together exchange buffers at each call, and an attack calls in each as often as it needs.
+    """
+    if isinstance(given, DistributedDataParallel):
+        given = given.module
     is_method = isinstance(given, MethodType) and isinstance(given.__self__, nn.Module)
     return Method(given) if is_method else given
 

@@ -5,13 +5,16 @@ import inspect
 from typing import Any
 
 import torch
-from pytorch_metric_learning import losses
-from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dml.common.checks import known
+from dml.common.importing import put_off
 from dml.losses.base import BatchLoss, pairs
+
+with put_off("scipy.stats"):  # a second of every start of the command line, for one function that no loss calls
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.reducers import DoNothingReducer
 
 FAR = 1e4
 """Distance of a query to its own image in the reference, and minus its similarity: beyond every other item."""
