@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -244,3 +245,21 @@ def test_how_many_processes_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
         processes.wanted(3)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert processes.wanted(3) == 1, "torchrun has started them"
+
+
+@pytest.mark.parametrize(("error", "ended"), [(None, ["destroyed"]), (KeyError, ["aborted"])])
+def test_after_an_error_no_process_waits_for_the_others(
+    error: type[Exception] | None, ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To destroy a group of NCCL means to wait for processes that wait for this one in another place."""
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: told.append(backend))
+    monkeypatch.setattr(dist, "barrier", lambda: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: told.append("destroyed"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: told.append("aborted"))
+    with pytest.raises(error) if error else nullcontext(), processes._group("env://", 0, 2, 0):
+        if error:
+            raise error
+    assert told == ["nccl", *ended]

@@ -163,5 +163,15 @@ def _group(meeting: str, rank: int, processes: int, device: int) -> Iterator[Non
     try:
         yield
         dist.barrier()  # what the leader wrote is there for all
-    finally:
+    except BaseException:
+        _leave(backend)
+        raise
+    dist.destroy_process_group()
+
+
+def _leave(backend: str) -> None:
+    """Leave a process group after an error; NCCL's end would wait for processes that wait for this one elsewhere."""
+    if backend == "nccl":
+        dist.distributed_c10d._abort_process_group()
+    else:
         dist.destroy_process_group()

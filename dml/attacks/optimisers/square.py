@@ -45,16 +45,17 @@ def square(
 
     best = ball.project(images + eps * signs(count, channels, 1, width), images)
     best_value = value_of(objective, best)
-    down, across = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
+    down, across = (torch.arange(length, device=images.device) for length in (height, width))
+    down, across = down.view(1, -1, 1), across.view(1, 1, -1)
     for done in range(1, tries):
         if goal is not None and bool((best_value >= goal).all()):
             break
         side = side_length(done / tries, height, width)
-        top = torch.randint(0, height - side + 1, (count, 1, 1), generator=generator)
-        left = torch.randint(0, width - side + 1, (count, 1, 1), generator=generator)
+        top = torch.randint(0, height - side + 1, (count, 1, 1), generator=generator).to(images.device)
+        left = torch.randint(0, width - side + 1, (count, 1, 1), generator=generator).to(images.device)
         inside = (down >= top) & (down < top + side) & (across >= left) & (across < left + side)
         colour = images + eps * signs(count, channels, 1, 1)
-        trial = ball.project(torch.where(inside[:, None].to(images.device), colour, best), images)
+        trial = ball.project(torch.where(inside[:, None], colour, best), images)
         value = value_of(objective, trial)
         ahead = value > best_value
         best, best_value = torch.where(spread(ahead), trial, best), torch.where(ahead, value, best_value)

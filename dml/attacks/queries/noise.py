@@ -10,6 +10,7 @@ from dml.attacks.base import Attack, Run
 from dml.attacks.objectives.margin import margin_objective
 from dml.attacks.optimisers.pgd import better, value_of
 from dml.common.checks import at_least
+from dml.common.randomness import normal
 from dml.retrieval.gallery import Queries
 from dml.retrieval.index import Search
 
@@ -35,7 +36,7 @@ class Noise(Attack):
             worst, value = images, value_of(objective, images)
             for _ in range(self.draws):
                 inner = ball.start(images, generator)
-                direction = torch.randn(images.shape, generator=generator).to(images)
+                direction = normal(images.shape, images, generator)
                 corner = ball.project(ball.step(images, direction, ball.eps), images)
                 for trial in (inner, corner):
                     worst, value = better(worst, value, trial, value_of(objective, trial))
