@@ -92,9 +92,8 @@ def test_a_job_needs_images_its_model_and_surrogates_and_nothing_else(params: Pa
 def test_a_block_can_have_its_own_surrogate(params: Params) -> None:
     """A loss on whole queries refuses the target of `robust`, so that another defence takes its place in the gates."""
     block = replace(params.block("grid"), suite="quick", surrogate="joint")
-    found = study.plan(params, [block])
-    assert not any(name in title for title in found for name in ("single_step", "robust-0-radii"))
-    job, needs = found["04_attack_evaluation glyphs-triplet-robust-0-quick"]
+    params = replace(params, study={"grid": block})
+    _, needs = study.plan(params, [block])["04_attack_evaluation glyphs-triplet-robust-0-quick"]
     assert {title.split()[1] for title in needs} == {
         "glyphs",
         "glyphs-triplet-robust-0",
@@ -102,9 +101,11 @@ def test_a_block_can_have_its_own_surrogate(params: Params) -> None:
         "glyphs-triplet-joint-0",
         "glyphs-contrastive-standard-100",
     }
-    run = load(SETTINGS | json.loads(job.parameters["changes"])).run
-    assert run.surrogate == "joint", "which the notebook then tries on the model"
-    assert params.under(block).run == run
+    assert params.surrogate("glyphs", "triplet") == "joint"
+    assert params.surrogate("glyphs", "contrastive") == params.surrogate("glyphs_long", "triplet") == "robust"
+    two = replace(params, study={"grid": block, "other": replace(block, surrogate="est")})
+    with pytest.raises(ValueError, match="two surrogates for glyphs with triplet: est and joint"):
+        two.surrogate("glyphs", "triplet")
 
 
 def test_blocks_that_ask_for_the_same_share_it(params: Params) -> None:

@@ -180,8 +180,9 @@ def _check_study(params: Params) -> None:
             recipe = params.recipes[dataset]
             known(f"run.losses (of recipes.{dataset}, for {where})", params.run.losses[0], recipe.losses)
             key = f"{where}.surrogate" if block.surrogate else "run.surrogate"
-            known(f"{key} (of recipes.{dataset}, for {where})", params.under(block).run.surrogate, recipe.defenses)
             for loss, defenses in block.losses.items():
+                surrogate = params.surrogate(dataset, loss)
+                known(f"{key} (of recipes.{dataset}, for {where})", surrogate, recipe.defenses)
                 known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
                 for defense in defenses:
                     known(f"{where}.losses.{loss} (of recipes.{dataset})", defense, recipe.defenses)

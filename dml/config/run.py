@@ -1,7 +1,7 @@
 """Plain records of what the pipeline runs and what results/ reports: they choose among results and decide none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from dml.common.checks import at_least, known
@@ -62,7 +62,8 @@ class Study:
         losses: the defences to train and attack, ``standard`` included, by loss.
         suite: a key of ``suites``.
         seeds: of the trainings and evaluations.
-        surrogate: a defence that takes the place of ``run.surrogate``, for losses which that refuses.
+        surrogate: a defence that takes the place of ``run.surrogate`` for these datasets and losses, where that refuses
+            the losses.
     """
 
     datasets: list[str]
@@ -77,12 +78,6 @@ class Study:
                 raise ValueError(f"{name} is empty; list at least one")
         for name, listed in {"datasets": self.datasets, "seeds": self.seeds, **self.losses}.items():
             _once(name, listed)
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """Settings that the block's evaluations replace; the pipeline itself trains no such surrogate."""
-        own = [self.surrogate]
-        return {"run.surrogate": self.surrogate, "run.defenses": own, "run.attacked": own} if self.surrogate else {}
 
 
 def _once(name: str, listed: Sequence[Any]) -> None:
@@ -150,10 +145,17 @@ class Params:
         known("study block", name, self.study)
         return self.study[name]
 
-    def under(self, block: Study) -> "Params":
-        """Return these settings as the evaluations of a block have them: with its surrogate."""
-        run = {key.removeprefix("run."): value for key, value in block.changes.items()}
-        return replace(self, run=replace(self.run, **run))
+    def surrogate(self, dataset: str, loss: str) -> str:
+        """Return the defence whose adversarial images are tried on the other models of a dataset and loss.
+
+        Raises:
+            ValueError: two blocks of the study name different ones.
+        """
+        blocks = [block for block in self.study.values() if dataset in block.datasets and loss in block.losses]
+        own = sorted({block.surrogate for block in blocks if block.surrogate})
+        if len(own) > 1:
+            raise ValueError(f"study has two surrogates for {dataset} with {loss}: {own[0]} and {own[1]}")
+        return own[0] if own else self.run.surrogate
 
     def suite(self, name: str) -> Settings:
         """Return the settings of a suite; ValueError if there are none."""

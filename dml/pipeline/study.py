@@ -110,7 +110,7 @@ def trainings(params: Params, attacked: list[Model]) -> list[Model]:
             found[model] = None
             for loss, defense, seed in (
                 (model.loss, "standard", model.seed),
-                (model.loss, run.surrogate, model.seed),
+                (model.loss, params.surrogate(model.dataset, model.loss), model.seed),
                 (run.losses[0], "standard", run.surrogate_seed),
             ):
                 found[Model(model.dataset, loss, defense, seed)] = None
@@ -132,15 +132,14 @@ def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[st
         for dataset in dict.fromkeys(model.dataset for model in missing):
             if not _has(params, dataset):
                 add(_images(dataset), [])
-        chosen = params.under(block)
         for seed in block.seeds:
             own = [model for model in missing if model.seed == seed]
-            for model in trainings(chosen, own):
+            for model in trainings(params, own):
                 if not trained(params, model):
                     add(_training(model), [_images(model.dataset)])
             for model in own:
-                needs = [_images(model.dataset), *map(_training, trainings(chosen, [model]))]
-                add(_attack(model, block), needs)
+                needs = [_images(model.dataset), *map(_training, trainings(params, [model]))]
+                add(_attack(model, block.suite), needs)
     return found
 
 
@@ -156,11 +155,9 @@ def _training(model: Model) -> Job:
     return Job(chapter, f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
 
 
-def _attack(model: Model, block: Study) -> Job:
-    parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": block.suite}
-    if block.changes:
-        parameters["changes"] = json.dumps(block.changes)
-    return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{block.suite}", parameters)
+def _attack(model: Model, suite: str) -> Job:
+    parameters = {name: str(value) for name, value in model._asdict().items()} | {"suite": suite}
+    return Job("04_attack_evaluation", f"{model.dataset}-{paths.run_name(*model[1:])}-{suite}", parameters)
 
 
 def _has(params: Params, dataset: str) -> bool:

@@ -259,8 +259,8 @@ def _surrogates(target: Target, others: Sequence[str]) -> list[str]:
     """Names of other models: undefended and of another defence, of the same loss, and undefended of another seed."""
     if target.loss == CONTROL:
         return sorted(others)
-    run = target.params.run
-    names = {paths.run_name(target.loss, name, target.seed) for name in ("standard", run.surrogate)}
+    run, surrogate = target.params.run, target.params.surrogate(target.dataset, target.loss)
+    names = {paths.run_name(target.loss, name, target.seed) for name in ("standard", surrogate)}
     names |= {paths.run_name(run.losses[0], "standard", run.surrogate_seed), *others}
     return sorted(names - {target.run})
 
