@@ -24,7 +24,7 @@ from dml.models.embedder import build
 from dml.pipeline import paths
 from dml.pipeline.stages import dependence as chapter
 from dml.reporting import dependence as draw
-from dml.reporting import style
+from dml.reporting import dependence_table, style
 from dml.retrieval.gallery import Gallery
 from dml.retrieval.index import Search
 
@@ -280,7 +280,7 @@ def test_an_image_is_pulled_two_ways() -> None:
     ],
 )
 def test_settings_are_told_as_they_are(settings: dict[str, Any], told: tuple[str, str, str]) -> None:
-    assert draw.described(settings) == told
+    assert dependence_table.described(settings) == told
 
 
 def run(defense: str, survive: int = 100, seed: int = 0, rank: float = 12.0, **changes: Any) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def run(defense: str, survive: int = 100, seed: int = 0, rank: float = 12.0, **c
 def test_the_table_shows_what_each_setting_achieves() -> None:
     runs = [run("standard", 20), run("robust", 200), run("robust", 100, seed=1), run("joint_each", 40, rank=2.0)]
     runs += [run("joint_each", 40, seed=1), run("joint", 30, embedding={})]
-    header, _, *rows = draw.settings_table(runs, EPS, FIGURES)[1:]
+    header, _, *rows = dependence_table.settings_table(runs, EPS, FIGURES)[1:]
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in rows}
     assert header.count("|") == 9
     assert list(cells) == ["standard", "robust", "joint", "joint each"]
@@ -312,24 +312,38 @@ def test_what_else_differs_stands_behind_the_name() -> None:
     wide = {"name": "joint_20", "defense": "joint", "eps": 20 / 255}
     runs = [run("robust", 200), run("joint_20", 40)]
     runs[1]["settings"]["defense"] = wide
-    rows = draw.settings_table(runs, EPS, FIGURES)[3:]
+    rows = dependence_table.settings_table(runs, EPS, FIGURES)[3:]
     assert [row.split(" | ")[0] for row in rows] == ["| robust", "| joint 20 `{eps: 20/255}`"]
+
+
+def test_a_loss_on_whole_queries_has_no_tuples() -> None:
+    kinds = {"robust_query": 300, "robust_query_20": 200, "joint": 40}
+    runs = [run(name, survive) | {"loss": "multi_similarity"} for name, survive in kinds.items()]
+    runs[1]["settings"]["defense"] = {"name": "robust_query_20", "defense": "robust", "eps": 20 / 255}
+    rows = [row.strip("| ").split(" | ")[:4] for row in dependence_table.settings_table(runs, EPS, FIGURES)[3:]]
+    assert sorted(rows) == [
+        ["joint", "every image", "all queries", "–"],
+        ["robust query", "each query", "nothing else", "–"],
+        ["robust query 20 `{eps: 20/255}`", "each query", "nothing else", "–"],
+    ]
 
 
 def test_amd_moves_a_whole_tuple() -> None:
     told = ("anchor, positive, negative", "one tuple, all roles at once", "never")
-    assert draw.described({"name": "amd_20", "defense": "amd", "eps": 20 / 255}) == told
+    assert dependence_table.described({"name": "amd_20", "defense": "amd", "eps": 20 / 255}) == told
 
 
 def test_what_is_missing_is_named() -> None:
     wanted = [(name, seed) for name in ("standard", "robust", "joint_each") for seed in (0, 1)]
     held = [run("standard"), run("standard", seed=1), run("robust")]
-    assert draw.missing(wanted, held, [run("joint_each", seed=1)]) == [
+    assert dependence_table.missing(wanted, held, [run("joint_each", seed=1)]) == [
         "no record of robust with seed 1 yet: run `make study`",
         "no current record of joint_each yet: run `make study`",
     ]
-    assert draw.missing(wanted[:2], held, []) == []
-    assert draw.missing(wanted, [], []) == ["no record of standard, robust, joint_each yet: run `make study`"]
+    assert dependence_table.missing(wanted[:2], held, []) == []
+    assert dependence_table.missing(wanted, [], []) == [
+        "no record of standard, robust, joint_each yet: run `make study`"
+    ]
 
 
 def test_the_study_lists_tables_and_gaps_by_loss() -> None:
@@ -351,6 +365,7 @@ def test_the_study_lists_tables_and_gaps_by_loss() -> None:
 def test_blocks_of_the_same_suite_share_a_table() -> None:
     several = {"study.main.losses": {"triplet": ["standard"]}, "study.main.seeds": [0, 1]}
     single = {"study.variants.losses": {"triplet": ["robust", "joint"]}, "study.variants.seeds": [0]}
+    single |= {"study.batch.losses": {"triplet": ["standard"]}}
     held = [run("standard"), run("standard", seed=1), run("robust")]
     lines = chapter.study_lines(load(several | single), held, [])
     assert sum(line.startswith("**glyphs_long, triplet loss") for line in lines) == 1

@@ -269,7 +269,7 @@ def dependence_code(params: Params) -> Code:
     paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
     shown = [
         f"dml.reporting.{name}"
-        for name in ("dependence", "records", "sections", "spelling", "style", "tables", "variants")
+        for name in ("dependence", "dependence_table", "records", "sections", "spelling", "style", "tables", "variants")
     ]
     return stage_code("dependence", [*named, entry(DEFENSES, paper), *shown])
 

@@ -27,8 +27,7 @@ from dml.models.embedder import best_device
 from dml.pipeline import paths
 from dml.pipeline.digest import expected
 from dml.pipeline.stored import open_data, open_model
-from dml.reporting import dependence as shown
-from dml.reporting import records, style
+from dml.reporting import dependence_table, records, style
 from dml.reporting.spelling import count, spell, table
 
 FOLDER = Path("results", "dependence")
@@ -172,8 +171,8 @@ def study_lines(params: Params, current: Sequence[records.Record], stale: Sequen
         keys = {(dataset, loss, name, suite) for name, _ in wanted}
         here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
         lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{suite}`, eps {radius_text(eps)}**"]
-        lines += shown.settings_table(here, eps, params.figures) if here else []
-        gaps = shown.missing(wanted, here, old)
+        lines += dependence_table.settings_table(here, eps, params.figures) if here else []
+        gaps = dependence_table.missing(wanted, here, old)
         lines += ["", *(f"- {text}" for text in gaps)] if gaps else []
     return lines
 
