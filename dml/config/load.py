@@ -181,9 +181,9 @@ def _check_study(params: Params) -> None:
             known(f"run.losses (of recipes.{dataset}, for {where})", params.run.losses[0], recipe.losses)
             key = f"{where}.surrogate" if block.surrogate else "run.surrogate"
             for loss, defenses in block.losses.items():
+                known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
                 surrogate = params.surrogate(dataset, loss)
                 known(f"{key} (of recipes.{dataset}, for {where})", surrogate, recipe.defenses)
-                known(f"{where}.losses (of recipes.{dataset})", loss, recipe.losses)
                 for defense in defenses:
                     known(f"{where}.losses.{loss} (of recipes.{dataset})", defense, recipe.defenses)
 

@@ -138,8 +138,7 @@ def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[st
                 if not trained(params, model):
                     add(_training(model), [_images(model.dataset)])
             for model in own:
-                needs = [_images(model.dataset), *map(_training, trainings(params, [model]))]
-                add(_attack(model, block.suite), needs)
+                add(_attack(model, block.suite), [_images(model.dataset), *map(_training, trainings(params, [model]))])
     return found
 
 
