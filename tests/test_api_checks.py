@@ -76,6 +76,8 @@ def test_outputs_that_change(run: Callable[..., Any], model: nn.Module) -> None:
     batchnorm = nn.BatchNorm1d(8)  # in training mode inside a function, where it cannot be seen
     with pytest.raises(ValueError, match=sentence):
         run(lambda images: batchnorm(model(images)))
+    with pytest.raises(ValueError, match=sentence):  # a branch for large batches
+        run(lambda images: model(images) if len(images) <= 8 else model(images).round(decimals=1))
 
 
 def test_embeddings_that_are_no_numbers(run: Callable[..., Any], model: nn.Module, floats: Tensor) -> None:

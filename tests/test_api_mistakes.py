@@ -181,6 +181,35 @@ def test_a_folder_of_another_gradient_is_not_continued(images: np.ndarray, label
     assert evaluate(mended, images, labels, eps=0.1, folder=tmp_path).about["key"] != first.about["key"]
 
 
+def test_a_folder_of_another_model_of_equal_embeddings_is_not_continued(
+    images: np.ndarray, labels: np.ndarray, tmp_path: Path
+) -> None:
+    """One rounds pixels to levels that all these images have: it differs near them only."""
+    torch.manual_seed(0)
+    plain = linear()
+
+    def rounds(batch: Tensor) -> Tensor:
+        return plain(batch + ((batch * 85).round() / 85 - batch).detach())
+
+    thirds = images // 3 * 3  # multiples of 1/85
+    keys = {evaluate(embed, thirds, labels, eps=0.1, folder=tmp_path).about["key"] for embed in (plain.forward, rounds)}
+    assert len(keys) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_pixel_whose_gradient_is_no_number_does_not_make_a_black_box(
+    images: np.ndarray, labels: np.ndarray
+) -> None:
+    """The square root of a pixel at 0 has an infinite slope, and its product with 0 is not a number."""
+    images[:, 0, 0] = 0
+    inner = linear()
+
+    def embed(batch: Tensor) -> Tensor:
+        return inner(batch) + 0 * batch[:, :1, 0, 0].sqrt()
+
+    assert evaluate(embed, images, labels, eps=0.1).about["gradients"]
+
+
 @pytest.mark.parametrize(
     ("given", "radii"),
     [
@@ -245,7 +274,8 @@ def test_queries_with_a_copy_in_the_gallery_are_told(images: np.ndarray, labels:
     twice = np.concatenate([images[:10], images[:2]])  # two of them are there twice
     with pytest.warns(UserWarning, match="4 of 12 queries have a copy in the gallery"):
         evaluate(linear(), twice, np.concatenate([labels[:10], labels[:2]]))
-    other = np.concatenate([images[:3], 255 - images[3:]])
+    near = images[:3] + np.where(images[:3] < 128, 1, -1)  # as another compression would leave them
+    other = np.concatenate([near, 255 - images[3:]]).astype(np.uint8)
     pairs = {"queries": (images, labels), "gallery": (other, labels)}
     found = evaluate(linear(), **pairs)
     assert [note for note in found.notes if "copy" in note] == [

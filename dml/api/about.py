@@ -14,6 +14,7 @@ import torch
 import dml
 from dml.api.checks import LOOKED_AT, along
 from dml.api.similarity import SimilaritySearch
+from dml.common.randomness import torch_generator
 from dml.data.base import Split
 from dml.data.sampling import evenly
 from dml.evaluation.suites.base import Suite
@@ -21,6 +22,7 @@ from dml.evaluation.suites.base import Suite
 CODE = ("api", "attacks", "common", "data", "evaluation", "models", "retrieval")  # they decide what an attack finds
 OWN = "own settings"  # name of a suite that is none of params.yaml
 AT_ONCE = 100  # images digested at a time
+NEAR = 4 / 255  # how far from the images a model's behaviour is looked at
 
 
 def about(
@@ -68,7 +70,7 @@ def about(
     }
     asked = search.query_split
     decides = [found, rows.tolist(), asked.labels.tolist(), None if asked.groups is None else asked.groups.tolist()]
-    decides += [code_sha256(), steepness(search) if has_gradient else None]
+    decides += [code_sha256(), behaviour(search, has_gradient)]
     return found | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
 
 
@@ -87,12 +89,25 @@ def gallery_sha256(split: Split) -> str:
     return total.hexdigest()
 
 
-def steepness(search: SimilaritySearch) -> list[str]:
-    """Return the length of a few images' gradients to two digits: models of equal outputs may differ in them."""
-    images = search.images(evenly(LOOKED_AT, len(search))).requires_grad_(True)
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(along(search.model(images)).sum(), images)
-    return [f"{length:.1e}" for length in gradient.flatten(1).norm(dim=1).tolist()]  # on a GPU further digits change
+def behaviour(search: SimilaritySearch, has_gradient: bool) -> list[str]:
+    """Return what a model does near a few images, to two digits: models of equal embeddings may differ in that.
+
+    Raises:
+        ValueError: it gives no gradients here, though it did for other images.
+    """
+    images = search.images(evenly(LOOKED_AT, len(search)))
+    generator = torch_generator(0, "a direction of images")
+    signs = torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
+    nearby = (images + NEAR * signs).clamp(0, 1).requires_grad_(has_gradient)
+    with torch.set_grad_enabled(has_gradient):
+        values = along(search.model(nearby))
+    found = values.tolist()
+    if has_gradient:
+        if not values.requires_grad:
+            raise ValueError("embed gave gradients for the first images and gives none for others")
+        (gradient,) = torch.autograd.grad(values, nearby, torch.ones_like(values))
+        found += gradient.flatten(1).norm(dim=1).tolist() + (gradient * signs).flatten(1).sum(1).tolist()
+    return [f"{value:.1e}" for value in found]  # on a GPU further digits change
 
 
 def code_sha256() -> str:

@@ -69,7 +69,8 @@ class Embedding(nn.Module):
             )
         found = torch.as_tensor(found)
         self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
-        return (found if found.dtype == torch.float64 else found.float()).to(images.device)
+        # Cloned, since a compiled model may give the same memory again at its next call.
+        return (found if found.dtype == torch.float64 else found.float()).to(images.device).clone()
 
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)

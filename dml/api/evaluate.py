@@ -20,6 +20,7 @@ from dml.api.checks import answerable, check_embedding, check_finite, check_modu
 from dml.api.controls import controls as built
 from dml.api.embedding import Embedding, lent, progress, weights_sha256
 from dml.api.full_precision import full_precision
+from dml.api.gates import more_gates
 from dml.api.images import splits, training_data
 from dml.api.loading import Prepare
 from dml.api.pixels import Side
@@ -32,7 +33,6 @@ from dml.config.load import PARAMS, fractions, load
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
-from dml.evaluation.statistics import standard_error
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 
@@ -273,7 +273,7 @@ class _Run:
         found = gates.check(
             self.search, self.suite, own, seed=self.seed, surrogates={}, folder=place, report=self.report
         )
-        return pd.concat([found, _map_gates(outcomes)], ignore_index=True)
+        return pd.concat([found, more_gates(self.search, outcomes, self.seed, self.report)], ignore_index=True)
 
     def _attack(self, search: SimilaritySearch, name: str, place: str) -> attack.Attacked:
         folder = self.folder / place if self.folder else None
@@ -282,15 +282,3 @@ class _Run:
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[first : first + 100] for first in range(0, len(rows), 100)]
-
-
-def _map_gates(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """The share of queries that survive the suite and that the attack on MAP@R breaks, per radius."""
-    found = []
-    for eps, rows in outcomes[outcomes["attack"].isin(["worst", attack.MAP])].groupby("eps"):
-        r1 = rows.pivot_table(index="query", columns="attack", values="r1")
-        if attack.MAP in r1:
-            share = float(((r1["worst"] == 1) & (r1[attack.MAP] == 0)).mean())
-            error = standard_error(int(r1["worst"].sum()), len(r1))
-            found.append(gates.Gate("broken by the attack on MAP@R", float(eps), share, error, share <= error))
-    return pd.DataFrame(found, columns=gates.Gate._fields)

@@ -141,7 +141,7 @@ class Result:
 
     def sentences(self) -> list[Sentence]:
         """Return what a reader must know beside the table: the best control, gates, notes."""
-        notes = [Sentence(f"Note: {note}.", True) for note in self.notes]
+        notes = [Sentence(f"Note: {note}{'' if note.endswith('?') else '.'}", True) for note in self.notes]
         return [*self._natural(), *self._against_controls(), self._gates(), *notes]
 
     def _natural(self) -> list[Sentence]:

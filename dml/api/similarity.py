@@ -14,6 +14,7 @@ from dml.retrieval.index import Search, embed
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 SIMILARITIES = ("cosine", "dot", "euclidean")
+SMALL, LARGE = 1e-6, 1e6  # lengths whose squares, or the gradients through them, leave the range of float32
 
 
 class Unit(nn.Module):
@@ -26,8 +27,18 @@ class Unit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         found = self.embedding(images)
         length = found.norm(dim=1, keepdim=True)
+        if bool(((length < SMALL) | (length > LARGE)).any()):
+            found = found / _largest(found, length)
+            length = found.norm(dim=1, keepdim=True)
         is_unit = (length.detach() - 1).abs() <= 8 * torch.finfo(found.dtype).eps
         return found / torch.where(is_unit, torch.ones_like(length), length).clamp_min(1e-12)
+
+
+def _largest(found: Tensor, length: Tensor) -> Tensor:
+    """The largest absolute value of each embedding whose length is extreme, 1 for the others; without a gradient."""
+    extreme = (length < SMALL) | (length > LARGE)
+    largest = found.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+    return torch.where(extreme, largest, torch.ones_like(largest))
 
 
 class Reduced(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dml.api.about import OWN
+from dml.api.gates import GRADIENT
 from dml.api.leaderboard.entry import Entry, validated
 from dml.api.result import MODEL
 from dml.attacks.balls import radius_text
@@ -106,6 +107,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     missing = {"gates", "summary"} - set(report) | {"model", "eps", "attack", "query", "r1"} - set(outcomes.columns)
     if missing:
         raise ValueError(f"{folder} holds a damaged report: it lacks {', '.join(sorted(missing))}; evaluate again")
+    if report["gates"] and GRADIENT not in {row["gate"] for row in report["gates"]}:
+        raise ValueError(f"{folder} holds a report whose gates do not check gradients; evaluate the model again")
     return report, outcomes
 
 

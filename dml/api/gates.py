@@ -1,0 +1,104 @@
+"""Gates for models from outside, beside those of :mod:`dml.evaluation.gates`.
+
+Models of this repository have the gradients that PyTorch computes. A model from outside may hide a part of them, by
+accident (a detached branch, a rounding step) or on purpose, and every attack that follows gradients is then too weak.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dml.api.attack import MAP
+from dml.api.checks import along
+from dml.api.embedding import at_once
+from dml.api.similarity import SimilaritySearch
+from dml.attacks.balls import Linf, radius_text
+from dml.common.randomness import torch_generator
+from dml.data.sampling import evenly
+from dml.evaluation.gates import Gate
+from dml.evaluation.statistics import standard_error
+
+GRADIENT = "gradient unlike differences of outputs"
+IMAGES = 16  # whose gradients are compared
+DIRECTIONS = 8  # of each image
+STEP = 1e-3  # of the differences, in pixel units: the model is nearly linear, and float32 still tells outputs apart
+UNLIKE = 0.1  # 1 - cosine; networks have up to .03, one with an eighth of its embedding detached .06, a half .2
+
+
+def more_gates(
+    search: SimilaritySearch, outcomes: pd.DataFrame, seed: int, report: Callable[[str], None]
+) -> pd.DataFrame:
+    """Return the gates of this module, as :func:`dml.evaluation.gates.check` returns its own.
+
+    Args:
+        search: of the model.
+        outcomes: what a list of attacks found, with the attack on MAP@R if it ran.
+        seed: of random points.
+        report: receives one line per gate.
+    """
+    rows = np.sort(outcomes["query"].unique())
+    found: list[Gate] = []
+    for eps, of in outcomes[outcomes["attack"] != "none"].groupby("eps"):
+        found += [gradient_gate(search, rows, float(eps), seed), *_map_gate(of, float(eps))]
+    for gate in found:
+        report(f"{gate.gate}, eps {radius_text(gate.eps)}: {gate.measured:.3f} of at most {gate.limit:.3f}")
+    return pd.DataFrame(found, columns=Gate._fields)
+
+
+def gradient_gate(search: SimilaritySearch, rows: np.ndarray, eps: float, seed: int) -> Gate:
+    """Compare gradients with differences of outputs, at random points of the ball and along random directions.
+
+    An attack whose gradients are not those of the function that it attacks walks astray, though none of them is zero.
+    ``measured`` is 1 minus the cosine of the two lists of derivatives. Differences are taken over a small step, and
+    over half the radius for models that round pixels and pass gradients straight through; the better of both counts.
+
+    Args:
+        search: of the model.
+        rows: numbers of the attacked queries.
+        eps: radius of the l-inf ball.
+        seed: of the random points and directions.
+    """
+    some = rows[evenly(IMAGES, len(rows))]
+    generator = torch_generator(seed, "gate", "gradients and differences")
+    cosines = [_cosine(search, some, eps, step, generator) for step in (STEP, max(STEP, eps / 2))]
+    unlike = 1 - max(cosines, key=lambda cosine: -np.inf if np.isnan(cosine) else cosine)
+    return Gate(GRADIENT, eps, unlike, UNLIKE, bool(unlike <= UNLIKE))
+
+
+def _cosine(search: SimilaritySearch, rows: np.ndarray, eps: float, step: float, generator: torch.Generator) -> float:
+    """The cosine of derivatives by gradients and by differences, over all images and directions."""
+    by_gradient, by_difference = [], []
+    for part in torch.from_numpy(rows).split(at_once(search.split.images.shape[1:3], search.gallery.labels.device)):
+        inside = Linf(eps).start(search.images(part.numpy()), generator)
+        points = inside.clamp(step, 1 - step).requires_grad_(True)  # both ends stay pixels
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(along(search.model(points)).sum(), points)
+        gradient = found.nan_to_num(0)  # as the attacks do
+        for _ in range(DIRECTIONS):
+            signs = torch.randint(0, 2, points.shape, generator=generator).to(points) * 2 - 1
+            by_gradient.append((gradient * signs).flatten(1).double().sum(1))
+            by_difference.append(_value(search, points + step * signs) - _value(search, points - step * signs))
+    return _cosine_of(torch.cat(by_gradient), torch.cat(by_difference))
+
+
+@torch.no_grad()
+def _value(search: SimilaritySearch, images: Tensor) -> Tensor:
+    return along(search.model(images).double())
+
+
+def _cosine_of(first: Tensor, second: Tensor) -> float:
+    """NaN if all derivatives of one list are 0."""
+    return float((first @ second) / (first.norm() * second.norm()))
+
+
+def _map_gate(outcomes: pd.DataFrame, eps: float) -> list[Gate]:
+    """The share of queries that survive the suite and that the attack on MAP@R breaks, if that ran."""
+    r1 = outcomes.pivot_table(index="query", columns="attack", values="r1")
+    if MAP not in r1:
+        return []
+    share = float(((r1["worst"] == 1) & (r1[MAP] == 0)).mean())
+    error = standard_error(int(r1["worst"].sum()), len(r1))
+    return [Gate("broken by the attack on MAP@R", eps, share, error, share <= error)]
