@@ -226,10 +226,8 @@ def copies(search: Search, rows: np.ndarray) -> str | None:
     same = 0
     for first in range(0, len(rows), MANY):
         part = slice(first, first + MANY)
-        asked, found = (
-            to_float(of.images[at[part]]) for of, at in ((search.query_split, rows), (search.split, nearest))
-        )
-        same += int(((asked - found).abs().flatten(1).mean(1) <= ALIKE).sum())
+        apart = to_float(search.query_split.images[rows[part]]) - to_float(search.split.images[nearest[part]])
+        same += int((apart.abs().flatten(1).mean(1) <= ALIKE).sum())
     if not same:
         return None
     return (

@@ -26,19 +26,18 @@ class Unit(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.embedding(images)
+        found = found / _largest(found)
         length = found.norm(dim=1, keepdim=True)
-        if bool(((length < SMALL) | (length > LARGE)).any()):
-            found = found / _largest(found, length)
-            length = found.norm(dim=1, keepdim=True)
         is_unit = (length.detach() - 1).abs() <= 8 * torch.finfo(found.dtype).eps
         return found / torch.where(is_unit, torch.ones_like(length), length).clamp_min(1e-12)
 
 
-def _largest(found: Tensor, length: Tensor) -> Tensor:
+def _largest(found: Tensor) -> Tensor:
     """The largest absolute value of each embedding whose length is extreme, 1 for the others; without a gradient."""
-    extreme = (length < SMALL) | (length > LARGE)
-    largest = found.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
-    return torch.where(extreme, largest, torch.ones_like(largest))
+    values = found.detach()
+    length = values.norm(dim=1, keepdim=True)
+    largest = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+    return torch.where((length < SMALL) | (length > LARGE), largest, torch.ones_like(largest))
 
 
 class Reduced(nn.Module):
