@@ -94,6 +94,24 @@ def evaluate(before: Callable[[Tensor], Tensor], split: Split) -> Result:
     return dml.evaluate(Changed(before), split.images, split.labels, **common)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_queries_are_looked_at_along_more_directions(count: int, toy_split: Split) -> None:
+    search = search_over(Embedding(Changed(half_hidden), torch.device("cpu")), toy_split, None, "cosine")
+    found = [gradient_gate(search, np.arange(first, first + count), 8 / 255, 0) for first in range(10)]
+    assert not any(gate.passed for gate in found)
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-7, 1e-3, 1e7])
+def test_embeddings_along_one_axis_have_the_gradient_of_a_direction(length: float) -> None:
+    """Nothing along the embedding itself, and for the zero vector something that an attack can follow."""
+    embedding = torch.tensor([[length, 0.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad((Unit(nn.Identity())(embedding) * torch.tensor([1.0, 2.0, 3.0])).sum(), embedding)
+    if length:
+        torch.testing.assert_close(gradient * length, torch.tensor([[0.0, 2.0, 3.0]]))
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
+
+
 def test_an_evaluation_says_so(toy_split: Split) -> None:
     found = evaluate(half_hidden, toy_split)
     assert GRADIENT in set(found.failed["gate"])

@@ -285,6 +285,15 @@ def test_queries_with_a_copy_in_the_gallery_are_told(images: np.ndarray, labels:
     assert not any("copy" in note for note in found.notes)
 
 
+def test_faint_images_are_no_copies_of_each_other(labels: np.ndarray) -> None:
+    """Dots on black differ by less than two grey levels on average."""
+    dots = np.zeros((12, 28, 28, 3), np.uint8)
+    for place, image in enumerate(dots):
+        image[2 * place : 2 * place + 2, 4:6] = 255
+    found = evaluate(nn.Sequential(nn.Flatten(), nn.Linear(2352, 6)).eval(), dots, labels)
+    assert not any("copy" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -104,7 +104,7 @@ def behaviour(search: SimilaritySearch, has_gradient: bool) -> list[str]:
     found = values.tolist()
     if has_gradient:
         if not values.requires_grad:
-            raise ValueError("embed gave gradients for the first images and gives none for others")
+            raise ValueError("embed gave gradients for the first images, but gives none for others")
         (gradient,) = torch.autograd.grad(values, nearby, torch.ones_like(values))
         found += gradient.flatten(1).norm(dim=1).tolist() + (gradient * signs).flatten(1).sum(1).tolist()
     return [f"{value:.1e}" for value in found]  # on a GPU further digits change

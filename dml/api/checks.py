@@ -16,8 +16,9 @@ from dml.retrieval.index import Search
 from dml.retrieval.metrics import ranking
 
 LOOKED_AT = 8  # images
-MANY = 64  # images of a larger batch, in which they must have the same embeddings
-ALIKE = 2 / 255  # mean difference of the pixels of an image and a copy that was compressed or resized anew
+MANY = 64  # images of a larger batch, or as many as go through at a time; in it they must have the same embeddings
+ALIKE = 2 / 255  # mean difference between the pixels of an image and a copy that was recompressed or resized
+FAINT = 0.1  # that of a copy is also at most this share of the image's own mean deviation: dark images are all alike
 REPEATS = 1e-3  # relative change of an embedding between two calls that rounding could explain
 
 
@@ -82,25 +83,31 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     first = _called(embedding, images)
     _check_shape(first, len(images))
     check_finite(first, "embeddings")
-    half = len(images) // 2  # other batches as well as other calls: batch statistics show, too
+    half = len(images) // 2  # another batch as well as another call: batch statistics show, too
     parts = torch.cat([_called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
-    again = torch.stack([parts, _called(embedding, many)[some]])
-    change = float((again - first).abs().max() / first.abs().max().clamp_min(1e-30))
-    precise = embedding.half is None
-    if not change <= (REPEATS if precise else 30 * REPEATS):
-        raise ValueError(
-            f"embeddings of the same images change between two calls, by {change:.1%}; switch off dropout, batch "
-            "statistics and random changes inside embed (module.eval())"
-        )
+    _check_same(first, parts, embedding, "between two calls")
     _check_shape(_called(embedding, images[:1]), 1)  # the last images may come alone
-    if not precise:
+    if embedding.half is not None:
         notes.append(
             f"the model computes in {embedding.half}; its gradients are coarse, so evaluate it in full precision"
         )
     if len(first) > 1 and bool((first == first[0]).all()):
         notes.append("the model embeds all of the first images alike; does it expect images in [0, 1]?")
     with bounded(embedding, len(images)):
-        return _has_gradient(embedding, images, notes)
+        has_gradient = _has_gradient(embedding, images, notes)
+    whole = _called(embedding, many)
+    _check_shape(whole, len(many))
+    _check_same(first, whole[some], embedding, "with the size of the batch")
+    return has_gradient
+
+
+def _check_same(first: Tensor, again: Tensor, embedding: Embedding, when: str) -> None:
+    change = float((again - first).abs().max() / first.abs().max().clamp_min(1e-30))
+    if not change <= (REPEATS if embedding.half is None else 30 * REPEATS):
+        raise ValueError(
+            f"embeddings of the same images change {when}, by {change:.1%}; switch off dropout, batch statistics and "
+            "random changes inside embed (module.eval())"
+        )
 
 
 def _check_shape(embeddings: Tensor, count: int) -> None:
@@ -215,7 +222,7 @@ def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndar
 
 
 def copies(search: Search, rows: np.ndarray) -> str | None:
-    """Say how many queries find a copy of their image as their nearest item, within 2 grey levels; None if none does.
+    """Say for how many queries the nearest item is a copy of the image, of its class; None if for none.
 
     Args:
         search: of the model.
@@ -226,8 +233,11 @@ def copies(search: Search, rows: np.ndarray) -> str | None:
     same = 0
     for first in range(0, len(rows), MANY):
         part = slice(first, first + MANY)
-        apart = to_float(search.query_split.images[rows[part]]) - to_float(search.split.images[nearest[part]])
-        same += int((apart.abs().flatten(1).mean(1) <= ALIKE).sum())
+        asked, found = to_float(search.query_split.images[rows[part]]), to_float(search.split.images[nearest[part]])
+        deviation = (asked - asked.mean((2, 3), keepdim=True)).abs().flatten(1).mean(1)
+        alike = (asked - found).abs().flatten(1).mean(1) <= (FAINT * deviation).clamp_max(ALIKE)
+        answers = search.query_split.labels[rows[part]] == search.split.labels[nearest[part]]
+        same += int((alike.numpy() & answers).sum())
     if not same:
         return None
     return (

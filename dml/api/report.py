@@ -196,8 +196,8 @@ def _gates(result: Result) -> str:
     ]
     told = (
         '<p class="small">A failed attack says nothing about a model. Each gate looks for a sign of that; most run '
-        "something else on the queries that survive, and count how many break. One compares gradients with differences "
-        "of the outputs.</p>"
+        "something else on the queries that survive, and count how many break. One compares gradients with finite "
+        "differences.</p>"
     )
     return f"<h2>Gates</h2>{told}" + _table(("gate", "eps", "measured", "at most", "holds"), rows)
 

@@ -106,7 +106,8 @@ class Result:
         about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions.
         outcomes: one row per model, query, attack and radius, see :func:`dml.api.attack.run`. ``model`` is
             ``your model`` or the name of a control. Of images in a folder, ``file`` is the query's path there.
-        gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check`; may be empty.
+        gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check` and
+            :mod:`dml.api.gates`; may be empty.
         scores: of the suite ``ranking``.
         cost: images put through the model forward and backward, and seconds.
         notes: what the checks warned of.

@@ -14,7 +14,7 @@ from dml.retrieval.index import Search, embed
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 SIMILARITIES = ("cosine", "dot", "euclidean")
-SMALL, LARGE = 1e-6, 1e6  # lengths whose squares, or the gradients through them, leave the range of float32
+SMALL, LARGE = 1e-6, 1e6  # embeddings shorter or longer than this are scaled first, well inside the range of float32
 
 
 class Unit(nn.Module):
@@ -26,9 +26,9 @@ class Unit(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.embedding(images)
+        is_unit = (found.detach().norm(dim=1, keepdim=True) - 1).abs() <= 8 * torch.finfo(found.dtype).eps
         found = found / _largest(found)
         length = found.norm(dim=1, keepdim=True)
-        is_unit = (length.detach() - 1).abs() <= 8 * torch.finfo(found.dtype).eps
         return found / torch.where(is_unit, torch.ones_like(length), length).clamp_min(1e-12)
 
 
@@ -37,7 +37,8 @@ def _largest(found: Tensor) -> Tensor:
     values = found.detach()
     length = values.norm(dim=1, keepdim=True)
     largest = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
-    return torch.where((length < SMALL) | (length > LARGE), largest, torch.ones_like(largest))
+    extreme = ((length < SMALL) | (length > LARGE)) & (values != 0).any(1, keepdim=True)
+    return torch.where(extreme, largest, torch.ones_like(largest))
 
 
 class Reduced(nn.Module):

@@ -46,7 +46,7 @@ class Gate(NamedTuple):
     Attributes:
         gate: its name.
         eps: the radius.
-        measured: a share of the attacked queries, or of those looked at.
+        measured: a share of the attacked queries, or of those looked at; 1 minus a cosine where gradients are compared.
         limit: the most it may be.
         passed: whether it holds.
     """

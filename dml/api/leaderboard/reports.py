@@ -130,7 +130,8 @@ def _hold(entry: Entry) -> None:
     if entry.gates.word != "hold":
         failed = entry.gates.failed
         what = f"{len(failed)} of {entry.gates.run} gates fail ({'; '.join(failed)})" if failed else "no gate was run"
+        mend = "mend the model's gradient" if GRADIENT in failed else "evaluate with a stronger suite"
         raise ValueError(
-            f"at {radius_text(entry.eps)} {what}, so R@1 left may be too high; evaluate with a stronger suite, or show "
-            "the entry as such with --show-failing"
+            f"at {radius_text(entry.eps)} {what}, so R@1 left may be too high; {mend}, or show the entry as such with "
+            "--show-failing"
         )
