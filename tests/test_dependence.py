@@ -363,11 +363,11 @@ def test_the_study_lists_tables_and_gaps_by_loss() -> None:
 
 
 def test_blocks_of_the_same_suite_share_a_table() -> None:
-    several = {"study.main.losses": {"triplet": ["standard"]}, "study.main.seeds": [0, 1]}
-    single = {"study.variants.losses": {"triplet": ["robust", "joint"]}, "study.variants.seeds": [0]}
-    single |= {"study.batch.losses": {"triplet": ["standard"]}}
+    common = {"datasets": ["glyphs_long"], "suite": "study"}
+    several = common | {"losses": {"triplet": ["standard"]}, "seeds": [0, 1]}
+    single = common | {"losses": {"triplet": ["robust", "joint"]}, "seeds": [0]}
     held = [run("standard"), run("standard", seed=1), run("robust")]
-    lines = chapter.study_lines(load(several | single), held, [])
+    lines = chapter.study_lines(load({"study": {"several": several, "single": single}}), held, [])
     assert sum(line.startswith("**glyphs_long, triplet loss") for line in lines) == 1
     assert [line[: line.index(" |", 2)] for line in lines if line.startswith(("| standard", "| robust"))] == [
         "| standard",
