@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import dml
-from dml.api.checks import LOOKED_AT, along
+from dml.api.checks import LOOKED_AT, along, signs_like
 from dml.api.similarity import SimilaritySearch
 from dml.common.randomness import torch_generator
 from dml.data.base import Split
@@ -96,8 +96,7 @@ def behaviour(search: SimilaritySearch, has_gradient: bool) -> list[str]:
         ValueError: it gives no gradients here, though it did for other images.
     """
     images = search.images(evenly(LOOKED_AT, len(search)))
-    generator = torch_generator(0, "a direction of images")
-    signs = torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
+    signs = signs_like(images, torch_generator(0, "a direction of images"))
     nearby = (images + NEAR * signs).clamp(0, 1).requires_grad_(has_gradient)
     with torch.set_grad_enabled(has_gradient):
         values = along(search.model(nearby))

@@ -16,7 +16,7 @@ from dml.retrieval.index import Search
 from dml.retrieval.metrics import ranking
 
 LOOKED_AT = 8  # images
-MANY = 64  # images of a larger batch, or as many as go through at a time; in it they must have the same embeddings
+MANY = 64  # images in a larger batch, where embeddings must be the same, and those compared with their copies at a time
 ALIKE = 2 / 255  # mean difference between the pixels of an image and a copy that was recompressed or resized
 FAINT = 0.1  # that of a copy is also at most this share of the image's own mean deviation: dark images are all alike
 REPEATS = 1e-3  # relative change of an embedding between two calls that rounding could explain
@@ -175,6 +175,11 @@ def along(embeddings: Tensor) -> Tensor:
     """Return each embedding's part (B,) along a random direction, always the same: its gradient is not 0."""
     direction = torch.randn(embeddings.shape, generator=torch_generator(0, "a direction to look in"))
     return (embeddings * direction.to(embeddings)).sum(1)
+
+
+def signs_like(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random direction of -1 and 1 for each pixel of images (B, 3, H, W)."""
+    return torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
 
 
 def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndarray:

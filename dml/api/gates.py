@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dml.api.attack import MAP
-from dml.api.checks import along
+from dml.api.checks import along, signs_like
 from dml.api.embedding import at_once
 from dml.api.similarity import SimilaritySearch
 from dml.attacks.balls import Linf, radius_text
@@ -87,7 +87,7 @@ def _cosine(search: SimilaritySearch, rows: np.ndarray, eps: float, step: float,
             (found,) = torch.autograd.grad(along(search.model(points)).sum(), points)
         gradient = found.nan_to_num(0)  # as the attacks do
         for _ in range(directions):
-            signs = torch.randint(0, 2, points.shape, generator=generator).to(points) * 2 - 1
+            signs = signs_like(points, generator)
             by_gradient.append((gradient * signs).flatten(1).double().sum(1))
             by_difference.append(_value(search, points + step * signs) - _value(search, points - step * signs))
     return _cosine_of(torch.cat(by_gradient), torch.cat(by_difference))
