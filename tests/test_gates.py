@@ -107,8 +107,19 @@ def outcome(attack: str, eps: float, r1: np.ndarray, disagree: np.ndarray | int 
 def test_other_attacks_meet_the_survivors_nearest_to_breaking() -> None:
     left = outcome("worst", EPS, np.arange(100) >= 40)
     survivors = left[left["r1"] == 1]
-    np.testing.assert_array_equal(gates.nearest(survivors.sample(frac=1, random_state=0)), np.arange(40, 70))
-    np.testing.assert_array_equal(gates.nearest(survivors.iloc[:7]), np.arange(40, 47))
+    shuffled = survivors.sample(frac=1, random_state=0)
+    np.testing.assert_array_equal(gates.nearest(shuffled, allowed=4.9), np.arange(40, 70))
+    np.testing.assert_array_equal(gates.nearest(survivors.iloc[:7], allowed=4.9), np.arange(40, 47))
+
+
+def test_more_survivors_are_tried_where_a_gate_allows_more_of_them_to_break() -> None:
+    """Of thirty that are tried none could break a limit of 35, as that of a suite with 5,000 queries is."""
+    survivors = outcome("worst", EPS, np.ones(5000))
+    allowed = standard_error(2500, 5000) * 5000
+    assert allowed > gates.NEAREST
+    assert len(gates.nearest(survivors, allowed)) > 1.4 * allowed
+    for count in (300, 1000, 1600):  # the suites of params.yaml
+        assert len(gates.nearest(survivors, standard_error(count // 2, count) * count)) == gates.NEAREST
 
 
 def test_the_gates_look_at_every_radius_and_at_survivors(trained: tuple[Embedder, Split], tmp_path: Path) -> None:

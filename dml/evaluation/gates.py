@@ -4,6 +4,7 @@ A failed attack says nothing about a model; it may have been a bad attack. Each 
 them run something else on the queries that survive the suite, and count how many of them break.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -33,7 +34,8 @@ from dml.evaluation.suites.base import Suite
 from dml.retrieval.index import Search
 
 QUERIES = 100  # at most, that gates without a search look at
-NEAREST = 30  # survivors that other attacks are tried on: those nearest to breaking, where a stronger one would show
+NEAREST = 30  # survivors at least that other attacks are tried on: those nearest to breaking, which break first
+BEYOND = 1.5  # and at least that many times the number that a gate allows to break, or it could not fail
 WHOLE_RANGE = 0.5  # radius at which every image can be made plain grey, so that no query may survive
 STEP_SIZES = (0.125, 0.5, 2.0)  # of equal steps, in units of eps
 STEPS = 20  # of the gates' own attacks
@@ -86,8 +88,9 @@ def check(
 
     Processes that work together (:mod:`dml.common.processes`) take turns, gate by gate.
 
-    Other attacks are tried on the thirty surviving queries whose margin is nearest to breaking, or on all if there are
-    fewer. Those that break, as a share of the attacked queries, are what the suite's R@1 is at least too high by.
+    Other attacks are tried on the surviving queries whose margin is nearest to breaking: on thirty, on more where a
+    suite has over 1,600 queries, or on all if there are fewer. Those that break, as a share of the attacked queries,
+    are what the suite's R@1 is at least too high by.
 
     Args:
         search: the model and its gallery.
@@ -114,7 +117,8 @@ def check(
     others, radii = _others(search, suite, surrogates), list(attacked.groupby("eps"))
     for (radius, left), larger in zip_longest(radii, radii[1:]):
         eps, survivors = float(radius), left[left["r1"] == 1]
-        tried, error = nearest(survivors), standard_error(len(survivors), len(left))
+        error = standard_error(len(survivors), len(left))
+        tried = nearest(survivors, error * len(left))
         if larger is not None and not suite.alone:
             work.append(kept("left out", eps, _left_out, search, groups, eps, larger[1], error, seed))
         for other in others:
@@ -128,9 +132,15 @@ def check(
     return table
 
 
-def nearest(survivors: pd.DataFrame) -> np.ndarray:
-    """Return the numbers of the surviving queries that are nearest to breaking, at most ``NEAREST``, in order."""
-    return np.sort(survivors.nlargest(NEAREST, "margin")["query"].to_numpy())
+def nearest(survivors: pd.DataFrame, allowed: float) -> np.ndarray:
+    """Return the numbers of the surviving queries that are nearest to breaking, in order.
+
+    Args:
+        survivors: outcomes with ``query`` and ``margin``.
+        allowed: how many of them a gate allows to break.
+    """
+    count = max(NEAREST, math.ceil(BEYOND * allowed))
+    return np.sort(survivors.nlargest(count, "margin")["query"].to_numpy())
 
 
 def _kept(
@@ -229,7 +239,7 @@ def _zero_radius(search: Search, groups: list[Group], rows: np.ndarray, seed: in
 def _left_out(search: Search, groups: list[Group], eps: float, larger: pd.DataFrame, error: float, seed: int) -> Gate:
     """What survived a larger radius is not attacked at a smaller one: some of it is attacked there after all."""
     runs = [run for group in groups if group.lowers == "r1" for run in group.runs]
-    tried = nearest(larger[larger["r1"] == 1])
+    tried = nearest(larger[larger["r1"] == 1], error * len(larger))
     measured = _broken(search, tried, runs, eps, seed, "left out") / len(larger)
     return Gate("left out at this radius, but broken", eps, measured, error, measured <= error)
 

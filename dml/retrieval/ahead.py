@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dml.retrieval.gallery import CELLS, Gallery, Queries, renormalised, spread
+from dml.retrieval.gallery import CELLS, UNIT, Gallery, Queries, in_float32, lengths
 
-SPARE = 8  # wrong items looked at beyond those that can decide, so that ties there rarely leave a query open
-SHARE = 8  # a query with more doubtful pairs than items / SHARE is left open: comparing all its items is as cheap
+SPARE = 8  # items looked at beyond those that can decide; a query with more ties than that is left open
 
 
 class Ahead(NamedTuple):
@@ -20,7 +19,7 @@ class Ahead(NamedTuple):
 
     Attributes:
         ahead: (B, R) wrong items at least as similar as the i-th right item. Where that puts it behind rank ``total``
-            the count may be too low, but not so low that it comes before. Where a query has fewer than R right items,
+            the count may be wrong, but never so low that it comes before. Where a query has fewer than R right items,
             counts exceed the gallery.
         total: (B,) number of right items.
         open: (B,) bool: the counts of this query are not known.
@@ -40,55 +39,56 @@ def count(embeddings: Tensor, queries: Queries, gallery: Gallery, tolerance: flo
         gallery: what they search.
         tolerance: by how much a right item must lead, as a similarity.
     """
-    # Twice the most that an inner product of unit vectors can err by, in any order of summation (Higham 2002,
-    # equation 3.5), and the rounding of the embeddings and of this sum.
-    slack = (embeddings.shape[1] + 16) * torch.finfo(torch.float32).eps
-    exact = renormalised(embeddings)
-    with torch.autocast(exact.device.type, enabled=False):
-        similarity = exact.float() @ gallery.rough.T
-    row, column = gallery.by_class.pairs(queries.labels)
-    kept = column != queries.own[row]
-    kept &= (gallery.groups[column] != queries.groups[row]) | (queries.groups < 0)[row]
-    leads = similarity[row, column] - tolerance
-    similarity[row, column] = -torch.inf  # what remains is wrong
-    grouped = gallery.by_group.pairs(queries.groups)  # a group of -1 is no item's
-    similarity[grouped] = -torch.inf
-    inside = (queries.own >= 0).nonzero().squeeze(1)
-    similarity[inside, queries.own[inside]] = -torch.inf
+    length = lengths(embeddings)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        similarity = in_float32(embeddings, length) @ gallery.rough.T
+    row, column = _ignored(queries, gallery)
+    similarity[row, column] = -torch.inf
+    same = gallery.labels[column] == queries.labels[row]
+    total = gallery.by_class.sizes(queries.labels) - row[same].bincount(minlength=len(queries))
+    most = max(1, int(total.max()))
+    values, items = similarity.topk(min(most + SPARE, len(gallery)), dim=1)
+    right = (gallery.labels[items] == queries.labels[:, None]) & values.isfinite()
+    ahead = (~right).cumsum(1)
 
-    # Sort the right items, and find how many of the wrong are surely (low) and how many perhaps (high) before each.
-    row, column, leads = row[kept], column[kept], leads[kept]
-    total = row.bincount(minlength=len(exact))
-    most = int(total.max())
-    place = torch.arange(len(row), device=row.device) - (total.cumsum(0) - total)[row]
-    right = similarity.new_full((len(exact), most), -torch.inf)
-    right[row, place] = leads
-    items = torch.zeros_like(right, dtype=column.dtype)
-    items[row, place] = column
-    right, order = right.sort(dim=1, descending=True)
-    wrong = similarity.topk(min(most + SPARE, similarity.shape[1]), dim=1)
-    falling = wrong.values.neg()
-    low = torch.searchsorted(falling, -(right + slack), right=True)
-    high = torch.searchsorted(falling, -(right - slack), right=True)
-    earlier = torch.searchsorted(right.neg(), -(right + 2 * slack), right=True)  # right items, surely so
-    # Compare again where the two differ and the item could still come in time.
-    doubtful = (low < high) & (earlier + low < total[:, None])
-    pairs = ((high - low) * doubtful).sum(1)
-    beyond = (doubtful & (high == falling.shape[1])).any(1) & (falling.shape[1] < similarity.shape[1])
-    left_open = beyond | (pairs > len(gallery) // SHARE)
-    query, which = (doubtful & ~left_open[:, None]).nonzero(as_tuple=True)
-    item, first, number = items.gather(1, order)[query, which], low[query, which], (high - low)[query, which]
-    pair, within = spread(number)
-    rival = wrong.indices[query[pair], first[pair] + within]
-    lead = _similarity(exact, query, gallery, item) - tolerance
-    ahead = _similarity(exact, query[pair], gallery, rival) >= lead[pair]
-    low[query, which] += pair[ahead].bincount(minlength=len(query))
-    low[torch.arange(most, device=low.device) >= total[:, None]] = len(gallery) + 1
-    return Ahead(low.sort(dim=1).values, total, left_open)
+    # Two items change places in float64 only if float32 has them nearer than this: twice the most that an inner product
+    # of unit vectors can err by, in any order of summation (Higham 2002, equation 3.5), the lengths of the embeddings,
+    # and the rounding of embeddings and differences.
+    near = (embeddings.shape[1] + 4 * UNIT + 16) * torch.finfo(torch.float32).eps + tolerance
+    # An item this far behind place ``total`` has as many before it for sure, whatever overtakes it.
+    late = values.gather(1, (total - 1).clamp(min=0)[:, None]) - 2 * near
+    values.masked_fill_(values < late, -torch.inf)
+    left_open = values[:, -1].isfinite() & (values.shape[1] < len(gallery))
+    left_open |= (values[:, :-SPARE] - values[:, SPARE:] <= near).any(1)
+    values.masked_fill_(left_open[:, None], -torch.inf)
+    for shift in range(1, SPARE):
+        doubtful = values[:, :-shift] - values[:, shift:] <= near
+        if not bool(doubtful.any()):
+            break
+        query, place = (doubtful & (right[:, :-shift] != right[:, shift:])).nonzero(as_tuple=True)
+        lead = _lead(embeddings, query, gallery, items[query, place], items[query, place + shift])
+        lead /= length[query]
+        wrong_first = ~right[query, place]
+        # Float32 has counted the wrong item of a pair as ahead if it comes first. Float64 may say otherwise.
+        passed, overtaken = wrong_first & (lead < -tolerance), ~wrong_first & (lead <= tolerance)
+        ahead[query[passed], place[passed] + shift] -= 1
+        ahead[query[overtaken], place[overtaken]] += 1
+    ahead = ahead.masked_fill_(~right, len(gallery) + 1).sort(dim=1).values
+    return Ahead(ahead[:, :most], total, left_open)
 
 
-def _similarity(exact: Tensor, query: Tensor, gallery: Gallery, item: Tensor) -> Tensor:
-    """(P,) float64 similarities of pairs of a query and an item."""
-    size = max(1, CELLS // exact.shape[1])
-    parts = zip(query.split(size), item.split(size), strict=True)
-    return torch.cat([(exact[one] * gallery.exact[other]).sum(1) for one, other in parts])
+def _ignored(queries: Queries, gallery: Gallery) -> tuple[Tensor, Tensor]:
+    """Pairs of a query and an item that it ignores: each item of its group, and itself, once."""
+    row, column = gallery.by_group.pairs(queries.groups)  # a group of -1 is no item's
+    apart = ((queries.own >= 0) & (gallery.groups[queries.own] != queries.groups)).nonzero().squeeze(1)
+    return torch.cat([row, apart]), torch.cat([column, queries.own[apart]])
+
+
+def _lead(embeddings: Tensor, query: Tensor, gallery: Gallery, first: Tensor, second: Tensor) -> Tensor:
+    """(P,) float64: by how much the first item of each pair is more similar to its query than the second."""
+    size, found = max(1, CELLS // embeddings.shape[1]), []
+    for asked, one, other in zip(query.split(size), first.split(size), second.split(size), strict=True):
+        difference = gallery.embeddings[one].double().div_(gallery.lengths[one, None])
+        difference -= gallery.embeddings[other].double().div_(gallery.lengths[other, None])
+        found.append(difference.mul_(embeddings[asked].double()).sum(1))
+    return torch.cat(found)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+UNIT = 4  # machine epsilons of float32 by which the length of a unit embedding may err
 CELLS = 2**22  # cells of a (queries, items) table held at a time: memory does not grow with the gallery
 
 
@@ -22,6 +23,10 @@ class Lists:
         first = torch.searchsorted(self.values, wanted)
         place, within = spread(torch.searchsorted(self.values, wanted, right=True) - first)
         return place, self.order[first[place] + within]
+
+    def sizes(self, wanted: Tensor) -> Tensor:
+        """(B,) number of items of each value in ``wanted`` (B,)."""
+        return torch.searchsorted(self.values, wanted, right=True) - torch.searchsorted(self.values, wanted)
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,18 @@ class Gallery:
 
     @cached_property
     def rough(self) -> Tensor:
-        """(N, D) the exact embeddings in float32."""
-        return self.exact.float()
+        """(N, D) the embeddings as :func:`in_float32` gives them, computed once."""
+        return in_float32(self.embeddings, self.lengths)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(N,) float64 lengths of the embeddings, see :func:`lengths`, computed once."""
+        return lengths(self.embeddings)
 
     @cached_property
     def finite(self) -> bool:
         """Whether no embedding holds NaN or infinity."""
-        return bool(self.embeddings.isfinite().all())
+        return finite(self.embeddings)
 
     @cached_property
     def by_class(self) -> Lists:
@@ -124,6 +134,26 @@ def renormalised(embeddings: Tensor) -> Tensor:
     if embeddings.dtype == torch.float64:
         return embeddings
     return F.normalize(embeddings.double(), dim=1)
+
+
+def lengths(embeddings: Tensor) -> Tensor:
+    """(B,) float64 lengths that :func:`renormalised` divides embeddings by."""
+    if embeddings.dtype == torch.float64:
+        return embeddings.new_ones(len(embeddings))
+    return torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float64).clamp(min=1e-12)
+
+
+def in_float32(embeddings: Tensor, length: Tensor) -> Tensor:
+    """Embeddings (B, D) in float32: as they came where their lengths (B,) err by ``UNIT`` machine epsilons at most."""
+    rounding = UNIT * torch.finfo(torch.float32).eps
+    if embeddings.dtype == torch.float32 and bool(((length - 1).abs() <= rounding).all()):
+        return embeddings
+    return renormalised(embeddings).float()
+
+
+def finite(embeddings: Tensor) -> bool:
+    """Return whether embeddings hold neither NaN nor infinity, nor anything so large that their sum overflows."""
+    return bool(embeddings.sum().isfinite())
 
 
 def spread(count: Tensor) -> tuple[Tensor, Tensor]:
