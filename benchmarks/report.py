@@ -1,20 +1,22 @@
 """All benchmarks of speed, one after the other: what they print, the machine, and a picture of their ratios.
 
     python -m benchmarks.report                      all of them
-    python -m benchmarks.report retrieval --quick    one of them, at a size that only shows that it runs
+    python -m benchmarks.report retrieval            one of them; the others stay as they were measured
+    python -m benchmarks.report --quick              at a size that only shows that they run
 
-Writes results/benchmarks.md, benchmarks.png and benchmarks.svg, anew after each benchmark. Each has a process of its
-own. `precision` needs the models of `make repro`. Left out are benchmarks/strength.py, which measures no time, and
-benchmarks/dry_run.py, which takes 21 GB.
+Writes results/benchmarks.json, and the page and picture benchmarks.md, benchmarks.png and benchmarks.svg of it, anew
+after each benchmark. Each has a process of its own. `precision` needs the models of `make repro`. Left out are
+benchmarks/strength.py, which measures no time, and benchmarks/dry_run.py, which takes 21 GB.
 """
 
 import argparse
 import importlib
 import io
+import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
@@ -25,7 +27,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-from dml.common.files import ROOT, write_text
+from dml.common.files import ROOT, write_json, write_text
 from dml.models.bfloat16 import computed
 from dml.models.embedder import best_device
 from dml.reporting import style
@@ -52,10 +54,12 @@ class Measured(NamedTuple):
     Attributes:
         text: what it printed.
         ratios: costs relative to a reference, by what is compared.
+        machine: what decides the numbers; see :func:`machine`.
     """
 
     text: str
     ratios: dict[str, float]
+    machine: dict[str, str]
 
 
 class Tee(io.StringIO):
@@ -67,11 +71,11 @@ class Tee(io.StringIO):
         return super().write(text)
 
 
-def run(name: str, words: Sequence[str]) -> Measured:
-    """Run a benchmark in this process."""
+def run(name: str, words: Sequence[str], about: dict[str, str]) -> Measured:
+    """Run a benchmark in this process, of the machine that is told."""
     with redirect_stdout(Tee()) as told:
         ratios = importlib.import_module(f"benchmarks.{name}").main(words)
-    return Measured(told.getvalue(), ratios)
+    return Measured(told.getvalue(), ratios, about)
 
 
 def missing(name: str) -> str | None:
@@ -84,26 +88,27 @@ def missing(name: str) -> str | None:
     return None if computed(best_device()) else slow
 
 
-def machine() -> str:
-    """Return a list of what decides the numbers: processor, cores, load, versions, threads and date."""
+def machine() -> dict[str, str]:
+    """Return what decides the numbers: processor, cores, versions, threads, date, and the load before."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    told = {
+    return {
         "processor": models[0] if models else platform.machine(),
         "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
-        "load before": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads of torch": torch.get_num_threads(),
+        "threads of torch": str(torch.get_num_threads()),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
     }
-    return "\n".join(f"- {name}: {value}" for name, value in told.items())
 
 
-def page(found: dict[str, Measured], about: str, *, quick: bool) -> str:
+def page(found: Mapping[str, Measured], *, quick: bool) -> str:
     """Return the report in Markdown: the machine, the picture, and a section per benchmark."""
-    parts = ["# Benchmarks", "`make bench` writes this page. Compare ratios: times depend on the machine.", about]
+    first = next(iter(found.values())).machine
+    parts = ["# Benchmarks", "`make bench` writes this page. Compare ratios: times depend on the machine."]
+    parts.append("\n".join(f"- {name}: {value}" for name, value in first.items()))
     if quick:
         parts.append("**A quick run at tiny sizes: it shows that the benchmarks run, and its numbers mean nothing.**")
     if any(measured.ratios for measured in found.values()):
@@ -111,11 +116,22 @@ def page(found: dict[str, Measured], about: str, *, quick: bool) -> str:
     for name, measured in found.items():
         text = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").strip()
         lines = "\n".join(line.rstrip() for line in measured.text.strip("\n").splitlines())
-        parts += [f"## {name}", text, f"```\n{lines}\n```"]
+        parts += [f"## {name}", text]
+        if other := [f"{key} {value}" for key, value in measured.machine.items() if value != first.get(key)]:
+            parts.append(f"Of this section: {', '.join(other)}.")
+        parts.append(f"```\n{lines}\n```")
     return "\n\n".join(parts) + "\n"
 
 
-def draw(found: dict[str, Measured]) -> Figure:
+def measured_before(file: Path, *, quick: bool) -> dict[str, Measured]:
+    """Return the benchmarks that an earlier report holds, or none where it was made at other sizes."""
+    if not file.exists():
+        return {}
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return {name: Measured(**value) for name, value in kept["benchmarks"].items()} if kept["quick"] == quick else {}
+
+
+def draw(found: Mapping[str, Measured]) -> Figure:
     """Return bars from 1 to each ratio on a logarithmic axis, a colour per benchmark."""
     style.theme()
     rows = [(name, *ratio) for name, measured in found.items() for ratio in measured.ratios.items()]
@@ -142,7 +158,7 @@ def draw(found: dict[str, Measured]) -> Figure:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run benchmarks and write the report after each."""
+    """Run benchmarks, and write the report after each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(QUICK)}; all if left out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, for a look at the report")
@@ -150,19 +166,23 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(words)
     if unknown := set(chosen.names) - set(QUICK):
         parser.error(f"{sorted(unknown)[0]!r} is no benchmark; known: {', '.join(QUICK)}")
-    about, found = machine(), {}
+    file = chosen.output / "benchmarks.json"
+    about, known = machine(), measured_before(file, quick=chosen.quick)
     for name in chosen.names or QUICK:
         print(f"\n== {name}", flush=True)
         if why := missing(name):
-            found[name] = Measured(f"Not run: {why}.", {})
-            print(found[name].text)
+            known[name] = Measured(f"Not run: {why}.", {}, about)
+            print(known[name].text)
         else:
             options = QUICK[name].split() if chosen.quick else []
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                found[name] = process.submit(run, name, options).result()
+                known[name] = process.submit(run, name, options, about).result()
+        found = {name: known[name] for name in QUICK if name in known}
         if any(measured.ratios for measured in found.values()):
             style.save(draw(found), chosen.output, "benchmarks", "Time relative to a reference")
-        write_text(chosen.output / "benchmarks.md", page(found, about, quick=chosen.quick))
+        kept = {name: measured._asdict() for name, measured in found.items()}
+        write_json(file, {"quick": chosen.quick, "benchmarks": kept})
+        write_text(chosen.output / "benchmarks.md", page(found, quick=chosen.quick))
     print(f"\nwrote {chosen.output / 'benchmarks.md'}")
 
 

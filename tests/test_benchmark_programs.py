@@ -146,7 +146,7 @@ def test_the_report_holds_text_machine_and_picture(
 ) -> None:
     monkeypatch.setattr(report, "NEEDED", Path("no models"))
     report.main(["robust_step", "precision", "--quick", "--output", str(tmp_path)])
-    assert {file.name for file in tmp_path.iterdir()} == {"benchmarks.md", "benchmarks.png", "benchmarks.svg"}
+    assert {file.name for file in tmp_path.iterdir()} == {f"benchmarks.{kind}" for kind in ("json", "md", "png", "svg")}
     text = (tmp_path / "benchmarks.md").read_text()
     for words in (
         f"- torch: {torch.__version__}\n",
@@ -162,6 +162,21 @@ def test_the_report_holds_text_machine_and_picture(
     with pytest.raises(SystemExit):
         report.main(["speed"])
     assert "'speed' is no benchmark; known: robust_step, throughput, " in capsys.readouterr().err
+
+
+def test_the_report_keeps_what_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "NEEDED", Path("no models"))
+    about = {"processor": "another one"}
+    other, old = (report.Measured(text, {f"{text} / floor": 1.5}, about) for text in ("as it was", "out of date"))
+    kept = {"quick": True, "benchmarks": {"loading": other._asdict(), "precision": old._asdict()}}
+    write_json(tmp_path / "benchmarks.json", kept)
+    report.main(["precision", "--quick", "--output", str(tmp_path)])
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.index("Not run: no models") < text.index("as it was"), "in the order of a whole report"
+    assert "Of this section: processor another one.\n\n```\nas it was\n```" in text
+    assert "out of date" not in text
+    assert report.measured_before(tmp_path / "benchmarks.json", quick=True)["loading"] == other
+    assert report.measured_before(tmp_path / "benchmarks.json", quick=False) == {}, "of other sizes"
 
 
 def test_every_benchmark_is_in_the_report() -> None:
