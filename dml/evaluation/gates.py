@@ -34,8 +34,8 @@ from dml.evaluation.suites.base import Suite
 from dml.retrieval.index import Search
 
 QUERIES = 100  # at most, that gates without a search look at
-NEAREST = 30  # survivors at least that other attacks are tried on: those nearest to breaking, which break first
-BEYOND = 1.5  # and at least that many times the number that a gate allows to break, or it could not fail
+NEAREST = 30  # other attacks are tried on at least this many survivors: those nearest to breaking, which break first
+BEYOND = 1.5  # and on at least this many times the number that may break, or the gate could not fail
 WHOLE_RANGE = 0.5  # radius at which every image can be made plain grey, so that no query may survive
 STEP_SIZES = (0.125, 0.5, 2.0)  # of equal steps, in units of eps
 STEPS = 20  # of the gates' own attacks
@@ -89,8 +89,8 @@ def check(
     Processes that work together (:mod:`dml.common.processes`) take turns, gate by gate.
 
     Other attacks are tried on the surviving queries whose margin is nearest to breaking: on thirty, on more where a
-    suite has over 1,600 queries, or on all if there are fewer. Those that break, as a share of the attacked queries,
-    are what the suite's R@1 is at least too high by.
+    suite is so large that a gate allows over twenty to break, or on all if there are fewer. Those that break, as a
+    share of the attacked queries, are what the suite's R@1 is at least too high by.
 
     Args:
         search: the model and its gallery.
@@ -137,7 +137,7 @@ def nearest(survivors: pd.DataFrame, allowed: float) -> np.ndarray:
 
     Args:
         survivors: outcomes with ``query`` and ``margin``.
-        allowed: how many of them a gate allows to break.
+        allowed: how many of them may break before a gate fails; need not be whole.
     """
     count = max(NEAREST, math.ceil(BEYOND * allowed))
     return np.sort(survivors.nlargest(count, "margin")["query"].to_numpy())

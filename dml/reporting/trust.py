@@ -76,7 +76,7 @@ def gates_section(records: Sequence[Record], figures: Figures) -> list[str]:
         f"{text} A cell shows what was measured and, in brackets, the most that it may be; bold figures do not hold. "
         "Shares are of all attacked queries; at eps 0 and 0.5, and where gradients are counted, of the up to "
         f"{QUERIES} that a gate looks at. Other attacks are tried on the {NEAREST} survivors nearest to breaking, "
-        "where a stronger one would show first; on more where a suite has over 1,600 queries.",
+        "where a stronger one would show first; on more where a gate allows over twenty to break.",
         *wide_table(["gate", "eps"], [_label(record, own) for record in own], rows),
     ]
 

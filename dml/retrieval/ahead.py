@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dml.retrieval.gallery import CELLS, UNIT, Gallery, Queries, in_float32, lengths
 
-SPARE = 8  # items looked at beyond those that can decide; a query with more ties than that is left open
+SPARE = 8  # items looked at beyond the number of right ones; a query with more near-ties in a row is left open
 
 
 class Ahead(NamedTuple):
@@ -34,7 +34,8 @@ def count(embeddings: Tensor, queries: Queries, gallery: Gallery, tolerance: flo
     """Count the wrong items before each right one.
 
     Args:
-        embeddings: (B, D) of the queries, without NaN or infinity, as the gallery's.
+        embeddings: (B, D) of the queries, without NaN or infinity, as the gallery's; in float64 of unit length, in
+            other formats of any.
         queries: their labels and groups.
         gallery: what they search.
         tolerance: by how much a right item must lead, as a similarity.
@@ -51,11 +52,12 @@ def count(embeddings: Tensor, queries: Queries, gallery: Gallery, tolerance: flo
     right = (gallery.labels[items] == queries.labels[:, None]) & values.isfinite()
     ahead = (~right).cumsum(1)
 
-    # Two items change places in float64 only if float32 has them nearer than this: twice the most that an inner product
-    # of unit vectors can err by, in any order of summation (Higham 2002, equation 3.5), the lengths of the embeddings,
-    # and the rounding of embeddings and differences.
+    # Float64 can order two items otherwise only if float32 has them no further apart than `near`: twice the largest
+    # error of an inner product of unit vectors, in any order of summation (Higham 2002, equation 3.5), plus what the
+    # lengths of the embeddings err by, what is lost in rounding embeddings and differences, and the tolerance.
     near = (embeddings.shape[1] + 4 * UNIT + 16) * torch.finfo(torch.float32).eps + tolerance
-    # An item this far behind place ``total`` has as many before it for sure, whatever overtakes it.
+    # An item more than `near` behind place `total` certainly has `total` items before it. Twice that, so that whatever
+    # could overtake an item nearer than that is still compared.
     late = values.gather(1, (total - 1).clamp(min=0)[:, None]) - 2 * near
     values.masked_fill_(values < late, -torch.inf)
     left_open = values[:, -1].isfinite() & (values.shape[1] < len(gallery))

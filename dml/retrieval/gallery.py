@@ -65,7 +65,7 @@ class Gallery:
 
     @cached_property
     def finite(self) -> bool:
-        """Whether no embedding holds NaN or infinity."""
+        """What :func:`finite` says of the embeddings, computed once."""
         return finite(self.embeddings)
 
     @cached_property
@@ -144,7 +144,7 @@ def lengths(embeddings: Tensor) -> Tensor:
 
 
 def in_float32(embeddings: Tensor, length: Tensor) -> Tensor:
-    """Embeddings (B, D) in float32: as they came where their lengths (B,) err by ``UNIT`` machine epsilons at most."""
+    """Embeddings (B, D) in float32: as they came if all lengths (B,) err by at most ``UNIT`` machine epsilons."""
     rounding = UNIT * torch.finfo(torch.float32).eps
     if embeddings.dtype == torch.float32 and bool(((length - 1).abs() <= rounding).all()):
         return embeddings
