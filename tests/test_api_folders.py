@@ -98,6 +98,21 @@ def test_persons_are_higher_than_wide(
     assert dml.wrap(nn.Identity(), size=(4, 2))(torch.rand(1, 3, 8, 8)).shape == (1, 3, 4, 2)
 
 
+def test_a_square_is_cut_out_of_a_larger_image(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """As published figures of networks for ImageNet are measured: 256 pixels, of which the central 224."""
+    folder, model, output = picture_folder(classes=6), tmp_path / "flat.py", tmp_path / "report"
+    model.write_text("def make():\n    return lambda images: images.flatten(1) - 0.5\n")
+    words = ["--model", f"{model}:make", "--queries", "6", "--size", "8", "--resize", "12", "--output", str(output)]
+    assert main(["evaluate", str(folder), *words, "--eps", "0.05", "--no-controls"]) == 0
+    stored, outcomes = np.load(output / "adversarial.npz"), pd.read_csv(output / "outcomes.csv")
+    row, file = outcomes[["query", "file"]].iloc[0]
+    with Image.open(folder / file) as image:
+        assert image.size == (20, 16)
+        square = np.array(image.resize((15, 12), Image.Resampling.BICUBIC))[2:10, 4:12]
+    natural = stored["images"][stored["rows"].tolist().index(row)]
+    np.testing.assert_allclose(natural.transpose(1, 2, 0), square / 255, atol=1e-6)
+
+
 def test_images_that_others_cannot_make_are_no_images_to_check_claims_with(
     picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -6,7 +6,10 @@ python -m dml evaluate FOLDER --model timm:tf_efficientnet_lite0 --size 224 --ep
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from dml.common.files import remove
 from dml.evaluation import CONTROLS
@@ -42,7 +45,8 @@ def _run(chosen: argparse.Namespace) -> int:
             limit=chosen.queries,
             training=chosen.training,
             similarity=chosen.similarity,
-            size=chosen.size,
+            size=None if chosen.resize else chosen.size,
+            transform=_cropped(chosen.resize, chosen.size) if chosen.resize else None,
             controls=tuple(CONTROLS) if chosen.controls else (),
             seed=chosen.seed,
             device=chosen.device,
@@ -52,6 +56,15 @@ def _run(chosen: argparse.Namespace) -> int:
     print(f"\n{result}\n\nwrote {result.save(chosen.output)}")
     remove(unfinished)
     return 0
+
+
+def _cropped(resize: int, size: int | tuple[int, ...] | None) -> Callable[[Image.Image], Image.Image]:
+    """Return what published figures of ImageNet's networks are measured with: a central square of a larger image."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    if not isinstance(size, int) or size > resize:
+        raise ValueError(f"resize is {resize}; it takes a size that is one number and no larger, as in --size 224")
+    return Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size)])
 
 
 def _side(text: str) -> int | tuple[int, ...]:
@@ -80,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
     add("--size", type=_side, help="224: shorter side, of which the central square is kept; 256x128: height x width")
+    add(
+        "--resize", type=int, help="256: shorter side before the square of --size is cut out; that of --size by default"
+    )
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--queries", type=int, help="how many to attack; the suite's number by default")
