@@ -128,7 +128,8 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
 def _were_chosen(names: Sequence[str]) -> str:
     if not names:
         return "Each *to*"
-    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} chosen on held-out classes; every other *to*"
+    listed = " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
+    return f"{listed} {'was' if len(names) == 1 else 'were'} chosen on held-out classes; every other *to*"
 
 
 def _name(records: Sequence[Record]) -> str:

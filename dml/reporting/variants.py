@@ -13,7 +13,7 @@ from dml.reporting.records import Record
 from dml.reporting.spelling import CONTROL
 
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
-OWN = (BEST, "best_long")  # with the one that trains for longer on images that move, chosen so too
+OWN = (BEST, "best_long", "best_turns")  # with two that train for longer, on images that move and turn, chosen so too
 RADIUS = "defense.eps"  # of the ball that a defence trains with
 SCOPE = "defense.scope"  # what shares a perturbation
 KIND = "defense.class"  # key of ``DEFENSES``
