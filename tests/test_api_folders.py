@@ -1,5 +1,7 @@
 """What people bring to `dml.evaluate`: folders of persons and products, models of faces, several outputs."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,25 @@ def test_persons_are_higher_than_wide(
         with pytest.raises(ValueError, match=r"it must be a whole number of pixels, at least 1, or two of them: \("):
             dml.evaluate(flat, folder, size=size, **COMMON)
     assert dml.wrap(nn.Identity(), size=(4, 2))(torch.rand(1, 3, 8, 8)).shape == (1, 3, 4, 2)
+
+
+def test_two_folders_on_the_command_line(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Queries and gallery, as re-identification and In-Shop have them."""
+    asked, model = picture_folder(classes=6), tmp_path / "flat.py"
+    items = shutil.copytree(asked, tmp_path / "items")
+    for file in asked.glob("*/0.png"):
+        file.unlink()
+    model.write_text("def make():\n    return lambda images: images.flatten(1) - 0.5\n")
+    words = ["--model", f"{model}:make", "--limit", "6", "--ranks", "3", "--size", "8", "--eps", "0.05"]
+    words += ["--no-controls", "--output", str(tmp_path / "report")]
+    assert main(["evaluate", str(asked), "--gallery", str(items), *words]) == 0
+    about = json.loads((tmp_path / "report" / "result.json").read_text())["about"]
+    count = len(list(items.glob("*/*")))
+    assert about["apart"]
+    assert (about["gallery"], about["queries"], about["all_queries"]) == (count, 6, len(list(asked.glob("*/*"))))
+    assert "R@3 " in capsys.readouterr().out
 
 
 def test_a_square_is_cut_out_of_a_larger_image(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

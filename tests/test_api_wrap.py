@@ -298,6 +298,28 @@ def test_a_head_that_the_network_has_no_place_for_is_told(
             dml.load("torchvision:resnet18", tmp_path / f"{name}.pth")
     words = ["--model", "torchvision:resnet18", "--weights", str(tmp_path / "whole.pth"), "--size", "32"]
     words += ["--eps", "1/255", "--queries", "2", "--no-controls", "--output", str(tmp_path / "out")]
-    assert main(["evaluate", str(picture_folder(classes=3, images=3)), *words]) == 0
+    folder = str(picture_folder(classes=3, images=3))
+    assert main(["evaluate", folder, *words]) == 0
     assert "Note: " in capsys.readouterr().out
     assert "fc.weight" in json.loads((tmp_path / "out" / "result.json").read_text())["notes"][0]
+    images = torch.rand(2, 3, 32, 32)
+    inner = {f"resnet.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": inner}, tmp_path / "head.pth")
+    model = dml.load("torchvision:resnet18", tmp_path / "head.pth", dimension=128)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network.eval()((images - model.mean) / model.std))
+    assert main(["evaluate", folder, *words, "--dimension", "128"]) == 0
+    assert not json.loads((tmp_path / "out" / "result.json").read_text())["notes"]
+
+
+def test_the_embedding_of_a_timm_model_with_a_head(tmp_path: Path) -> None:
+    from timm import create_model
+
+    network = create_model("test_resnet", num_classes=16)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    model, images = dml.load("timm:test_resnet", tmp_path / "mine.pth", dimension=16), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network.eval()((images - model.mean) / model.std))
+    for name, file in (("timm:test_resnet", None), (tmp_path, tmp_path / "mine.pth")):
+        with pytest.raises(ValueError, match="dimension is that of a layer in the weights of a timm"):
+            dml.load(name, file, dimension=16)

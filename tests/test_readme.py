@@ -1,5 +1,6 @@
 """The README shows what is there: its tables and links are true, its code runs, and no photograph is shown."""
 
+import copy
 import io
 import os
 import re
@@ -10,13 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import fractions, load
 from dml.defenses import DEFENSES
+from dml.defenses.joint import Joint
+from dml.defenses.nearest import Nearest
+from dml.defenses.robust import Robust
 from dml.evaluation.statistics import wilson
+from dml.losses.pml import PML
 from dml.reporting import records, sections
 from dml.reporting.claims import judged
 from dml.reporting.spelling import number, table
@@ -77,6 +84,27 @@ def test_the_defence_of_a_page_trains(page: str, tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("trained"), done.stderr
 
 
+def test_the_training_loop_of_a_page_trains_a_plain_module() -> None:
+    text = (ROOT / "ADDING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- run: own loop -->\n```python\n(.*?)```", text, re.DOTALL)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 512), Unit())
+    before, optimizer = copy.deepcopy(model), torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = [(torch.rand(12, 3, 8, 8), torch.arange(12) % 4) for _ in range(3)]
+    exec(code, {"model": model, "optimizer": optimizer, "loader": loader})
+    assert not torch.equal(before[1].weight, model[1].weight)
+    for defense in (Robust(target="query"), Joint(), Nearest()):  # what the text says of other losses
+        loss = PML(4, 512, name="MultiSimilarityLoss")
+        costs = defense(model, *loader[0], loss, torch.Generator().manual_seed(0))
+        assert costs.isfinite().all()
+        assert costs.mean().requires_grad
+
+
+class Unit(nn.Module):
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return nn.functional.normalize(embeddings, dim=1)
+
+
 def test_the_recipe_for_your_own_images_is_one(tmp_path: Path) -> None:
     ((line, name),) = re.findall(r"`((\w+): \{<<: \*\w+, data: .*\})`", README)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("\nrecipes:", f"\nrecipes:\n  {line}\n", 1)
@@ -101,6 +129,9 @@ import numpy as np, torch
 from dml.config.build import training
 from dml.data.base import Split
 from dml.defenses import DEFENSES
+from dml.defenses.joint import Joint
+from dml.defenses.nearest import Nearest
+from dml.defenses.robust import Robust
 from dml.models.embedder import build
 from dml.training.loop import fit
 from dml.training.schedule import Schedule

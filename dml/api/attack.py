@@ -1,6 +1,6 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,19 +21,18 @@ from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.retrieval.metrics import recall_at
 
-RANKS = (2, 4, 8)
+RANKS = (2, 4, 8)  # R@k by default
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
 BLACK_BOX: dict[str, dict[str, int]] = {"noise": {"draws": 10}, "nes": {"steps": 5}, "square": {}}  # need no gradient
-COLUMNS = [f"r{k}" for k in RANKS]
 
 
 class Attacked(NamedTuple):
     """What a suite found.
 
     Attributes:
-        outcomes: see :func:`dml.evaluation.engine.attack`, with ``r2, r4, r8`` of the images of ``none`` and ``worst``,
-            and rows ``map`` of an attack on MAP@R where the suite has none itself.
+        outcomes: see :func:`dml.evaluation.engine.attack`, with R@k as ``r2, r4, ...`` of the images of ``none`` and
+            ``worst``, and rows ``map`` of an attack on MAP@R where the suite has none itself.
         images: (B, 3, H, W) float32, the worst image of each query at the largest radius, in the order of the rows;
             None for a suite that is not a list of attacks.
         scores: further figures of such a suite, by name.
@@ -64,6 +63,7 @@ def run(
     suite: Suite,
     rows: np.ndarray,
     *,
+    ranks: Sequence[int],
     seed: int,
     name: str,
     folder: Path | None,
@@ -78,6 +78,7 @@ def run(
         search: of the model.
         suite: of any kind.
         rows: numbers of the queries.
+        ranks: the k of each R@k to tell.
         seed: of the random starts.
         name: of the model, for the report.
         folder: keeps finished chunks, so that a killed evaluation continues; None keeps nothing.
@@ -96,7 +97,7 @@ def run(
         found = None if place is None or not place.exists() else _kept(place, report)
         if found is None:
             fresh += len(chunk)
-            found = _chunk(search, suite, extra, chunk, seed)
+            found = _chunk(search, suite, extra, chunk, ranks, seed)
             if place is not None:
                 with atomic(place) as partial:
                     write_columns(partial / "outcomes.npz", found.outcomes)
@@ -121,7 +122,12 @@ def _kept(place: Path, report: Callable[[str], None]) -> Attacked | None:
 
 
 def _chunk(
-    search: SimilaritySearch, suite: AttackSuite, extra: AttackSuite | None, chunk: np.ndarray, seed: int
+    search: SimilaritySearch,
+    suite: AttackSuite,
+    extra: AttackSuite | None,
+    chunk: np.ndarray,
+    ranks: Sequence[int],
+    seed: int,
 ) -> Attacked:
     images: dict[float, Tensor] = {}
 
@@ -131,23 +137,26 @@ def _chunk(
     balls = [Linf(eps) for eps in sorted(suite.eps)]
     attacked = partial(attack, search, chunk, balls=balls, seed=seed, chunk_size=len(chunk), report=_quiet)
     found = attacked(suite.runs(search), alone=suite.alone, keep=keep)
-    tables = [_with_ranks(found[found["attack"] == "none"], search, search.images(chunk), chunk)]
+    tables = [_with_ranks(found[found["attack"] == "none"], search, search.images(chunk), chunk, ranks)]
     others = attacked(extra.runs(search), alone=True) if extra else None
     for ball in balls:
         rows = found[(found["eps"] == ball.eps) & (found["attack"] != "none")]
         worst = rows["attack"] == "worst"
-        tables += [rows[~worst], _with_ranks(rows[worst], search, images[ball.eps], chunk)]
+        tables += [rows[~worst], _with_ranks(rows[worst], search, images[ball.eps], chunk, ranks)]
         if others is not None:
             tables.append(others[(others["eps"] == ball.eps) & (others["attack"] == MAP)])
-    filled = [table.reindex(columns=[*table.columns.drop(COLUMNS, errors="ignore"), *COLUMNS]) for table in tables]
-    outcomes = pd.concat([table.astype(dict.fromkeys(COLUMNS, float)) for table in filled], ignore_index=True)
+    columns = [f"r{k}" for k in ranks]
+    filled = [table.reindex(columns=[*table.columns.drop(columns, errors="ignore"), *columns]) for table in tables]
+    outcomes = pd.concat([table.astype(dict.fromkeys(columns, float)) for table in filled], ignore_index=True)
     return Attacked(outcomes, images[max(suite.eps)].cpu().numpy())
 
 
 @torch.no_grad()
-def _with_ranks(rows: pd.DataFrame, search: SimilaritySearch, images: Tensor, chunk: np.ndarray) -> pd.DataFrame:
+def _with_ranks(
+    rows: pd.DataFrame, search: SimilaritySearch, images: Tensor, chunk: np.ndarray, ranks: Sequence[int]
+) -> pd.DataFrame:
     embeddings, queries = search.model(images), search.queries(chunk)
-    hits = {f"r{k}": recall_at(embeddings, queries, search.gallery, k).cpu().numpy().astype(float) for k in RANKS}
+    hits = {f"r{k}": recall_at(embeddings, queries, search.gallery, k).cpu().numpy().astype(float) for k in ranks}
     return rows.assign(**hits)
 
 

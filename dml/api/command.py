@@ -31,18 +31,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from dml.api.evaluate import evaluate  # torch takes seconds to import, which --help need not wait for
+    from dml.api.attack import RANKS  # torch takes seconds to import, which --help need not wait for
+    from dml.api.evaluate import evaluate
     from dml.api.wrap import load
 
     unfinished = chosen.output / UNFINISHED
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the result repeats them
         result = evaluate(
-            load(chosen.model, chosen.weights),
-            chosen.folder,
+            load(chosen.model, chosen.weights, chosen.dimension),
+            images=None if chosen.gallery else chosen.folder,
+            queries=chosen.folder if chosen.gallery else None,
+            gallery=chosen.gallery,
             eps=chosen.eps,
             suite=chosen.suite,
             limit=chosen.queries,
+            ranks=chosen.ranks or RANKS,
             training=chosen.training,
             similarity=chosen.similarity,
             size=None if chosen.resize else chosen.size,
@@ -92,13 +96,16 @@ def _parser() -> argparse.ArgumentParser:
         help="timm:NAME, torchvision:NAME, hf:PATH, file.py:function, or a folder in artifacts",
     )
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
+    add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
+    add("--gallery", type=Path, help="folder of what is searched; the first folder then holds the queries alone")
     add("--size", type=_side, help="224: shorter side, of which the central square is kept; 256x128: height x width")
     add(
         "--resize", type=int, help="256: shorter side before the square of --size is cut out; that of --size by default"
     )
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
-    add("--queries", type=int, help="how many to attack; the suite's number by default")
+    add("--limit", "--queries", dest="queries", type=int, help="queries to attack; the suite's number by default")
+    add("--ranks", nargs="+", type=int, metavar="K", help="of R@K beside R@1; 2 4 8 by default")
     add("--similarity", default="cosine", help="cosine (default), dot or euclidean")
     add("--controls", action=argparse.BooleanOptionalAction, default=True, help="attack controls, too")
     add("--training", type=Path, help="images of other classes: the control pixels_linear is fitted to them")

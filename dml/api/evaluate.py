@@ -26,6 +26,7 @@ from dml.api.loading import Prepare
 from dml.api.pixels import Side
 from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
+from dml.api.summary import natural_scores
 from dml.api.wrap import as_module
 from dml.common.checks import known
 from dml.config.build import evaluation as build
@@ -51,6 +52,7 @@ def evaluate(
     eps: float | str | Sequence[float | str] | None = None,
     suite: str | Mapping[str, Any] = "quick",
     limit: int | None = None,
+    ranks: Sequence[int] = attack.RANKS,
     similarity: Similarity = "cosine",
     size: Side | None = None,
     transform: Prepare | None = None,
@@ -82,7 +84,8 @@ def evaluate(
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
-        limit: how many queries to attack instead.
+        limit: how many queries to attack instead. Natural R@1 and MAP@R of all of them are told in any case.
+        ranks: the k of each R@k that is told beside R@1, such as (10, 100, 1000).
         similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
         size, transform: for the images of a folder or a dataset: the central square after the shorter side was resized
             to this, the whole image resized to (height, width), or any function, for example the one that your own
@@ -102,9 +105,12 @@ def evaluate(
     embed = as_module(embed)
     check_module(embed, notes)
     known("similarity", similarity, SIMILARITIES)
+    if not all(isinstance(k, Integral) and k > 1 for k in ranks):
+        raise ValueError(f"ranks is {ranks!r}; give whole numbers from 2 on, such as (2, 4, 8)")
     chosen = _suite(suite, eps, limit)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
-    rows = attacked(answerable(split, asked, notes), split if asked is None else asked, chosen.queries, seed)
+    usable = answerable(split, asked, notes)
+    rows = attacked(usable, split if asked is None else asked, chosen.queries, seed)
     data = training_data(training, images, size=size, transform=transform) if controls else None
     beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
@@ -121,7 +127,10 @@ def evaluate(
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
         about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
-        run = _Run(search, chosen, rows, seed, None if folder is None else Path(folder) / about["key"], report)
+        about["natural"] = natural_scores(search, usable)
+        ranks = tuple(sorted(set(map(int, ranks))))
+        kept = None if folder is None else Path(folder) / "-".join([about["key"], *map(str, ranks)])
+        run = _Run(search, chosen, rows, ranks, seed, kept, report)
         continued = run.folder is not None and run.folder.exists()
         outcomes, scores, changed, fooled = run.model()
         checked = run.gates(outcomes)
@@ -242,6 +251,7 @@ class _Run:
     search: SimilaritySearch
     suite: Suite
     rows: np.ndarray
+    ranks: tuple[int, ...]
     seed: int
     folder: Path | None
     report: Callable[[str], None]
@@ -277,7 +287,8 @@ class _Run:
 
     def _attack(self, search: SimilaritySearch, name: str, place: str) -> attack.Attacked:
         folder = self.folder / place if self.folder else None
-        return attack.run(search, self.suite, self.rows, seed=self.seed, name=name, folder=folder, report=self.report)
+        given = {"ranks": self.ranks, "seed": self.seed, "name": name, "folder": folder, "report": self.report}
+        return attack.run(search, self.suite, self.rows, **given)
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dml.api.attack import RANKS
-from dml.api.result import MODEL, Fooled, Result, Sentence, name_text
+from dml.api.result import MODEL, Fooled, Result, Sentence, name_text, natural_text
+from dml.api.summary import ranks_of
 from dml.attacks.balls import radius_text
 from dml.reporting.spelling import interval, number, settings_text
 from dml.reporting.style import COLORS, GREY_MARKERS, GREYS
@@ -46,9 +46,10 @@ def page(result: Result) -> str:
     kind = "" if about["gradients"] else ", black box: the model gives no gradients"
     parts = [
         "<h1>How easily is this search fooled?</h1>",
-        f'<p class="small">{about["queries"]:,} of {about["all_queries"]:,} queries, which all scores are of; gallery '
+        f'<p class="small">{about["queries"]:,} of {about["all_queries"]:,} queries, which the tables are of; gallery '
         f"of {about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} × "
-        f"{about['shape'][1]} pixels; suite {escape(about['suite'])}{kind}; {about['similarity']} similarity.</p>",
+        f"{about['shape'][1]} pixels; suite {escape(about['suite'])}{kind}; {about['similarity']} similarity; "
+        f"{natural_text(about['natural'])}.</p>",
         *(_said(sentence) for sentence in result.sentences()),
         _summary(result),
         _ranks(result),
@@ -117,9 +118,9 @@ def _summary(result: Result) -> str:
 
 
 def _ranks(result: Result) -> str:
-    """R@2 to R@8, natural and of the images that attack R@1."""
+    """R@k beyond R@1, natural and of the images that attack R@1."""
     summary = result.summary
-    names = [f"r{k}" for k in RANKS if summary[f"r{k}"].notna().any()]
+    names = [name for name in ranks_of(summary) if summary[name].notna().any()]
     if not names:
         return ""
     rows = [

@@ -3,6 +3,7 @@
 import json
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dml.api.attack import RANKS
 from dml.api.similarity import SimilaritySearch
-from dml.api.summary import summarise
+from dml.api.summary import ranks_of, summarise
 from dml.attacks.balls import radius_text
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
@@ -103,7 +103,8 @@ class Result:
     """What an evaluation found.
 
     Attributes:
-        about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions.
+        about: what was evaluated: suite, similarity, seed, sizes, digests of images and embeddings, versions; under
+            ``natural`` the scores of all queries, attacked or not.
         outcomes: one row per model, query, attack and radius, see :func:`dml.api.attack.run`. ``model`` is
             ``your model`` or the name of a control. Of images in a folder, ``file`` is the query's path there.
         gates: signs of a failed attack that were looked for, see :func:`dml.evaluation.gates.check` and
@@ -129,9 +130,9 @@ class Result:
         """One row per model and radius.
 
         ``model, eps, queries, natural_r1``, ``r1`` of the worst image of each query, ``natural_map_r, map_r`` (the
-        lowest that any attack left each query), and ``natural_r2, r2`` to ``r8``. Attacked R@2 to R@8 are those of the
-        images that lower R@1 most: upper bounds. ``_low`` and ``_high`` after a score's name are the ends of its 95%
-        interval over queries: Wilson's for R@1 to R@8, Student's for MAP@R.
+        lowest that any attack left each query), and R@k as ``natural_r2, r2`` and so on. Attacked R@k beyond R@1 is
+        that of the images that lower R@1 most: an upper bound. ``_low`` and ``_high`` after a score's name are the ends
+        of its 95% interval over queries: Wilson's for R@k, Student's for MAP@R.
         """
         return summarise(self.outcomes)
 
@@ -187,9 +188,10 @@ class Result:
         about = self.about
         kind = "" if about["gradients"] else ", black box (no gradients)"
         lines = [
-            f"{about['queries']:,} of {about['all_queries']:,} queries, which all scores are of; gallery of "
+            f"{about['queries']:,} of {about['all_queries']:,} queries, which the table is of; gallery of "
             f"{about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} "
             "pixels",
+            natural_text(about["natural"]),
             f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, l-inf ball",
             "",
             *_table(self.summary),
@@ -244,6 +246,11 @@ def name_text(model: str) -> str:
     return model if model == MODEL else f"{model}, {control_kind(model)}"
 
 
+def natural_text(scores: Mapping[str, float]) -> str:
+    """Return the natural scores of all queries as people compare them with those of other evaluations."""
+    return f"natural, over all {scores['queries']:,} queries: R@1 {scores['r1']:.3f}, MAP@R {scores['map_r']:.3f}"
+
+
 def _table(summary: pd.DataFrame) -> list[str]:
     head = ("", "eps", "natural R@1", "R@1 left (95% interval)", "natural MAP@R", "MAP@R left")
     rows = [
@@ -266,9 +273,9 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _scores(summary: pd.DataFrame) -> list[str]:
-    """R@2 to R@8 and MAP@R of the model at the largest radius."""
+    """R@k and MAP@R of the model at the largest radius."""
     row = summary[summary["model"] == MODEL].iloc[-1]
-    names = {f"R@{k}": f"r{k}" for k in RANKS if not math.isnan(row[f"r{k}"])} | {"MAP@R": "map_r"}
+    names = {f"R@{name[1:]}": name for name in ranks_of(summary) if not math.isnan(row[name])} | {"MAP@R": "map_r"}
 
     def text(name: str) -> str:
         return f"{row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dml.models.weights import WeightsError, load_backbone
 
 INSIDE = ("state_dict", "model_state_dict", "model")  # keys of checkpoints, as timm, Lightning and tutorials write them
-WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, an attribute of a Lightning module
+# DataParallel, torch.compile, and attributes that a training keeps its network under
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "resnet.", "trunk.")
 CLASSIFIERS = {(count,) for count in (1000, 11221, 11821, 21841, 21842, 21843)}  # of ImageNet and its parts
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
 
@@ -66,7 +67,8 @@ def _without_place(network: nn.Module, file: Path, name: str, held: Mapping[str,
         return None
     return (
         f"{file} has {first} {list(held[first].shape)}, which {name} without its classifier has no place for: the "
-        "features before it are attacked; if it makes the embeddings, write file.py:function"
+        f"features before it are attacked; if it is a linear layer that makes the embeddings, give dimension "
+        f"{held[first].shape[0]}, else write file.py:function"
     )
 
 

@@ -3,10 +3,13 @@
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
-from dml.api.attack import RANKS
+from dml.api.similarity import SimilaritySearch
 from dml.evaluation.statistics import over_seeds, wilson
+from dml.retrieval.metrics import per_query
 
 
 def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -20,6 +23,24 @@ def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def ranks_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that hold R@k, such as ``r2``, in order; not R@1."""
+    found = [int(name[1:]) for name in table.columns if name[:1] == "r" and name[1:].isdigit()]
+    return [f"r{k}" for k in sorted(found) if k > 1]
+
+
+def natural_scores(search: SimilaritySearch, usable: np.ndarray) -> dict[str, float]:
+    """Return how many queries have an answer, and their natural R@1 and MAP@R, attacked or not.
+
+    Args:
+        search: of the model.
+        usable: numbers of these queries.
+    """
+    rows = torch.from_numpy(usable).to(search.query_embeddings.device)
+    found = per_query(search.query_embeddings[rows], search.queries(usable), search.gallery)
+    return {"queries": len(usable), "r1": float(found.r1.double().mean()), "map_r": float(found.map_r.mean())}
+
+
 def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
     none = pd.Series(dtype=float)  # of suites that do not look beyond the nearest item
     natural = rows[rows["attack"] == "none"]
@@ -28,7 +49,8 @@ def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
     r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
     shares = {"natural_r1": natural["r1"], "r1": r1}
     means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
-    ranks = {f"{name}r{k}": of.get(f"r{k}", none) for k in RANKS for name, of in (("natural_", natural), ("", worst))}
+    columns = ranks_of(rows)
+    ranks = {f"{name}{k}": of.get(k, none) for k in columns for name, of in (("natural_", natural), ("", worst))}
     found = {"model": model, "eps": eps, "queries": len(r1)}
     for name, values in (shares | means | ranks).items():
         low, high = _mean_interval(values) if name in means else _share_interval(values)

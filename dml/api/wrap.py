@@ -136,7 +136,7 @@ def _are_of_channels(values: Any) -> bool:
         return False
 
 
-def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tensor], Any]:
+def load(name: str | Path, weights: str | Path | None = None, dimension: int | None = None) -> Callable[[Tensor], Any]:
     """Return a model by name, from images in [0, 1] to embeddings, in evaluation mode.
 
     Args:
@@ -147,14 +147,18 @@ def load(name: str | Path, weights: str | Path | None = None) -> Callable[[Tenso
         weights: of a timm or torchvision model: safetensors, or what torch.save wrote, which is read without running
             code: a state dict, also inside a checkpoint or with the prefix of DataParallel. None takes the published
             ones.
+        dimension: of the embedding, where a linear layer in the classifier's place makes it, as many trainings in
+            metric learning have it; the file of weights then holds that layer under the classifier's name.
 
     Raises:
         ValueError: there is no such model, or its weights cannot be had.
     """
     kind, _, rest = str(name).partition(":")
     readers = {"timm": _timm, "torchvision": _torchvision}
+    if dimension is not None and (weights is None or kind not in readers):
+        raise ValueError("dimension is that of a layer in the weights of a timm: or torchvision: model; give weights")
     if kind in readers:
-        return readers[kind](rest, None if weights is None else Path(weights)).eval()
+        return readers[kind](rest, None if weights is None else Path(weights), dimension).eval()
     if weights is not None:
         raise ValueError(f"weights goes with timm: and torchvision: models, not with {name}")
     if kind == "hf":
@@ -177,14 +181,14 @@ def _own(folder: Path) -> nn.Module:
         raise ValueError(f"{place} holds no model of this repository: {' '.join(str(error).split())}") from error
 
 
-def _timm(name: str, weights: Path | None) -> nn.Module:
+def _timm(name: str, weights: Path | None, dimension: int | None) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
     left_out = None
     if weights is not None:
-        network = timm.create_model(name, num_classes=0)
+        network = timm.create_model(name, num_classes=dimension or 0)
         left_out = state_dict.read(network, weights, name)
     else:
         network = _timm_pretrained(name)
@@ -210,7 +214,7 @@ def _timm_pretrained(name: str) -> nn.Module:
         ) from error
 
 
-def _torchvision(name: str, weights: Path | None) -> nn.Module:
+def _torchvision(name: str, weights: Path | None, dimension: int | None) -> nn.Module:
     from torchvision import models
     from torchvision.models import get_model, get_model_weights
 
@@ -218,7 +222,8 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
         raise ValueError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists them")
     published = get_model_weights(name).DEFAULT
     try:
-        network = get_model(name, weights=published if weights is None else None)
+        given = {"weights": published} if weights is None else {}
+        network = get_model(name, **given, **({} if dimension is None else {"num_classes": dimension}))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
@@ -226,7 +231,8 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
     head = next((word for word in ("fc", "classifier", "head", "heads") if hasattr(network, word)), None)
     if head is None:
         raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
-    setattr(network, head, _without_last(getattr(network, head)))
+    if dimension is None:
+        setattr(network, head, _without_last(getattr(network, head)))
     left_out = None if weights is None else state_dict.read(network, weights, name)
     transform = published.transforms()
     model = wrap(network, transform.mean, transform.std)
