@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -41,6 +42,17 @@ class Attacked(NamedTuple):
     outcomes: pd.DataFrame
     images: np.ndarray | None
     scores: Mapping[str, float] = {}
+
+
+def checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
+    """Return the k of each R@k, in order.
+
+    Raises:
+        ValueError: one is no whole number, or R@1, which is told in any case.
+    """
+    if not all(isinstance(k, Integral) and k > 1 for k in ranks):
+        raise ValueError(f"ranks is {ranks!r}; give whole numbers from 2 on, such as (2, 4, 8)")
+    return tuple(sorted(set(map(int, ranks))))
 
 
 def black_box(suite: AttackSuite) -> AttackSuite:

@@ -105,9 +105,7 @@ def evaluate(
     embed = as_module(embed)
     check_module(embed, notes)
     known("similarity", similarity, SIMILARITIES)
-    if not all(isinstance(k, Integral) and k > 1 for k in ranks):
-        raise ValueError(f"ranks is {ranks!r}; give whole numbers from 2 on, such as (2, 4, 8)")
-    chosen = _suite(suite, eps, limit)
+    chosen, ranks = _suite(suite, eps, limit), attack.checked_ranks(ranks)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     usable = answerable(split, asked, notes)
     rows = attacked(usable, split if asked is None else asked, chosen.queries, seed)
@@ -128,7 +126,6 @@ def evaluate(
         about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
         about["natural"] = natural_scores(search, usable)
-        ranks = tuple(sorted(set(map(int, ranks))))
         kept = None if folder is None else Path(folder) / "-".join([about["key"], *map(str, ranks)])
         run = _Run(search, chosen, rows, ranks, seed, kept, report)
         continued = run.folder is not None and run.folder.exists()

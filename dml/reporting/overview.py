@@ -83,7 +83,8 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
         f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most of these "
-        "queries, of those that were measured. This project's and the paper's own settings are listed too: "
+        "queries, of those that were measured, which favours classes with more of them; the cost tells which were "
+        "trained for longer. This project's and the paper's own settings are listed too: "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss. {MARK}: a gate fails, or the embedding collapsed."

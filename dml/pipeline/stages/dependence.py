@@ -39,7 +39,7 @@ CAPTIONS = {
     "plane": "Nine classes in the plane, embedded on a circle, after the same number of steps. Each class is drawn on "
     "its own ring; pale arcs are what its points reach within their balls. A constant embedding costs the margin "
     "(dashed line), whatever the attack. Semi-hard mining, the first seed. All models elsewhere mine by distance; so "
-    "mined, nothing collapses in the table below.",
+    "mined, nothing collapses in the table below, but `joint` and `amd` do on glyphs at 20/255.",
     "batches": "Left: how one perturbed image changes its own tuple and the others that hold the image. Middle: share "
     "of the perturbed images that lower another tuple. Bars are 95% intervals over batches. Right: how many tuples "
     "hold an image, and in how many roles, under the last of the models.",
