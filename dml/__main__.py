@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns
     "train": "dml.pipeline.training:main",
     "tune": "dml.pipeline.tuning:main",
 }
+EXTRA = ("dvc", "nbformat", "papermill")  # packages that the library works without
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return find(COMMANDS, words[0], "command")(words[1:])
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        print(f"error: {words[0]} needs {package}; pip install -e '.[pipeline]' installs it", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130  # what a shell gives for Ctrl-C

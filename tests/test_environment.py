@@ -1,7 +1,10 @@
 """Both ways into the environment, `make` and conda, install the same."""
 
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import yaml
 
@@ -16,6 +19,33 @@ def test_conda_installs_what_make_installs() -> None:
     (by_make,) = re.findall(r"-m pip install --quiet (.+)", MAKEFILE)
     (by_conda,) = (item["pip"] for item in CONDA if isinstance(item, dict))
     assert " ".join(by_conda) == by_make.replace("--editable", "-e").replace("'", "")
+
+
+ALONE = """
+import sys
+sys.modules |= dict.fromkeys({names})  # as if they were not installed
+import torch, dml
+from dml.__main__ import main
+images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 4
+suite = {{"queries": 2, "attacks": {{"margin": {{"steps": 1}}}}, "gate_tries": 1}}
+result = dml.evaluate(lambda images: images.flatten(1), images, labels, eps=0.1, suite=suite, report=lambda line: None)
+result.save("report")
+from dml.defenses.hardness import Hardness
+from dml.losses.triplet import Triplet
+assert main(["repro"]) == main(["notebook", "run", "a.ipynb", "b.ipynb"]) == 1
+main(["evaluate", "--help"])
+"""
+
+
+def test_the_library_works_without_what_the_pipeline_needs(tmp_path: Path) -> None:
+    names = [re.split("[^a-z]", item)[0] for item in PROJECT["optional-dependencies"]["pipeline"]]
+    assert {"dvc", "papermill", "jupyterlab"} <= set(names)
+    command = [sys.executable, "-W", "ignore", "-c", ALONE.format(names=names)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--gallery" in done.stdout
+    assert "error: repro needs dvc; pip install -e '.[pipeline]' installs it\n" in done.stderr
+    assert "error: notebook needs " in done.stderr
 
 
 def test_all_three_want_the_same_python() -> None:
