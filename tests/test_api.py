@@ -45,9 +45,18 @@ def linear_images(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def optimum(
-    model: LinearEmbedder, query: np.ndarray, right: np.ndarray, wrong: np.ndarray, similarity: str
+    model: LinearEmbedder,
+    query: np.ndarray,
+    right: np.ndarray,
+    wrong: np.ndarray,
+    similarity: str,
+    radii: tuple[float, ...] = EPS,
+    dual: int = 1,
 ) -> np.ndarray:
-    """The largest margin in each ball, in closed form: the margin to each wrong item is linear in the pixels."""
+    """The largest margin in each ball, in closed form: the margin to each wrong item is linear in the pixels.
+
+    ``dual`` is the norm of the gradient that counts: 1 for l-inf balls, 2 for those of l2.
+    """
     weight = model.weight.detach().numpy()
 
     def embedded(images: np.ndarray) -> np.ndarray:
@@ -57,8 +66,8 @@ def optimum(
     if similarity == "cosine":
         p, n = (items / np.linalg.norm(items, axis=1, keepdims=True) for items in (p, n))
     offset = (p**2).sum(1) / 2 - (n**2).sum(1) / 2 if similarity == "euclidean" else 0.0
-    reach = np.abs((n - p) @ weight).sum(1)
-    return np.array([((n - p) @ q + offset + eps * reach).max() for eps in EPS])
+    reach = np.linalg.norm((n - p) @ weight, ord=dual, axis=1)
+    return np.array([((n - p) @ q + offset + eps * reach).max() for eps in radii])
 
 
 def check(outcomes: pd.DataFrame, margins: dict[int, np.ndarray]) -> None:
@@ -226,6 +235,30 @@ def test_large_batches_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     parts, counted = gradient()
     torch.testing.assert_close(parts, whole)
     assert (counted.forwards, counted.backwards) == (20, 10), "each part is computed again for its gradient"
+
+
+def test_l2_balls_have_the_exact_outcome(tmp_path: Path) -> None:
+    model, radii = LinearEmbedder(48, 24).eval(), (0.02, 0.05, 0.1)
+    images, labels = linear_images(2)
+    given = {"suite": LINEAR, "similarity": "dot", "controls": (), "folder": tmp_path, "report": silent}
+    result = dml.evaluate(model, images, labels, eps=radii, norm="l2", **given)
+    margins = {
+        row: optimum(
+            model, images[row], images[row + 1 - 2 * (row % 2)], images[labels != labels[row]], "dot", radii, dual=2
+        )
+        for row in range(len(images))
+    }
+    check(result.outcomes, margins)
+    moved = (result.images.adversarial - result.images.images).reshape(len(images), -1)
+    assert np.linalg.norm(moved, axis=1).max() <= 0.1
+    assert np.linalg.norm(moved, axis=1).max() > 0.09
+    assert "seed 0, l2 ball" in str(result)
+    assert "Gates were not run (they are for the l-inf ball)" in str(result)
+    result.save(tmp_path / "report")
+    assert dml.evaluate(model, images, labels, eps=radii, **given).about["key"] != result.about["key"]
+    for wrong in ({"norm": "l1"}, {"norm": "l2"}, {"norm": "l2", "eps": 0.5, "suite": "ranking"}):
+        with pytest.raises(ValueError, match=r"norm 'l1' is unknown|take a suite that is a list of attacks, and give"):
+            dml.evaluate(model, images, labels, **given | wrong)
 
 
 def test_natural_scores_are_of_all_queries_that_have_an_answer(toy_split: Split) -> None:

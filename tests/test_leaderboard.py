@@ -355,6 +355,15 @@ def test_a_file_of_arrays_that_cannot_be_read_is_named(content: bytes, tmp_path:
         claims.read(tmp_path / "arrays.npz")
 
 
+def test_an_attack_in_another_ball_is_no_entry(
+    board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((tmp_path / "report" / "result.json").read_text())
+    write_json(tmp_path / "report" / "result.json", report | {"about": report["about"] | {"norm": "l2"}})
+    assert board.add("--name", "other", "--show-failing") == 1
+    assert "an attack in the l2 ball; the leaderboard has the l-inf ball" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("report", ["[]", '{"about": {"weights_sha256": null}, "summary": [{"map_r_low": 0}]}'])
 def test_a_report_that_is_none_is_named(report: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(report)

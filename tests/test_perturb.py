@@ -112,6 +112,16 @@ def test_every_attack_stays_in_its_ball(attack: str, batch: tuple[Tensor, Tensor
     assert not torch.equal(found, images)
 
 
+@pytest.mark.parametrize("attack", sorted(set(ATTACKS) - {"peer"}))
+def test_every_attack_stays_in_an_l2_ball(attack: str, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    found = dml.perturb(Lengths(), images, labels, eps=1.5, norm="l2", attack=attack)
+    assert (found - images).flatten(1).norm(dim=1).max() <= 1.5
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert not torch.equal(found, images)
+
+
 def test_formats_that_a_training_computes_in_change_nothing(batch: tuple[Tensor, Tensor]) -> None:
     """An attack in bfloat16 would end on the first step: its scores hold three digits."""
     images, labels = batch
@@ -128,6 +138,8 @@ def test_formats_that_a_training_computes_in_change_nothing(batch: tuple[Tensor,
     ("changes", "sentence"),
     [
         ({"eps": 8}, "eps is 8; pixels lie in"),
+        ({"norm": "l1"}, "norm 'l1' is unknown"),
+        ({"norm": "l2", "eps": -1.0}, "eps is -1.0; it must be 0 or more"),
         ({"attack": "pdg"}, "attack 'pdg' is unknown; did you mean 'pgd'?"),
         ({"step": 3}, "soft_margin"),
         ({"images": 255 * torch.ones(2, 3, 4, 4)}, "images lie between 255 and 255; they must lie in"),

@@ -31,6 +31,7 @@ def about(
     rows: np.ndarray,
     seed: int,
     similarity: str,
+    norm: str,
     name: str | Mapping[str, Any],
     has_gradient: bool,
 ) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def about(
         search: of the model.
         suite: as it runs.
         rows: numbers of the attacked queries.
-        seed, similarity: of the evaluation.
+        seed, similarity, norm: of the evaluation.
         name: of the suite, or its settings.
         has_gradient: whether the model gives any.
     """
@@ -50,6 +51,7 @@ def about(
         "suite": name if isinstance(name, str) else OWN,
         "settings": settings,
         "similarity": similarity,
+        "norm": norm,
         "seed": seed,
         "gradients": has_gradient,
         "queries": len(rows),

@@ -6,7 +6,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,18 @@ from torch import Tensor
 
 from dml.api.embedding import at_once, wait
 from dml.api.similarity import SimilaritySearch
-from dml.attacks.balls import Ball, Linf, radius_text
+from dml.attacks.balls import L2, Ball, Linf, radius_text
 from dml.common.files import DAMAGED, atomic, read_columns, write_columns
 from dml.evaluation.engine import attack, chunk_size_for
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.retrieval.metrics import recall_at
 
+Norm = Literal["linf", "l2"]
+"""Of the ball that a perturbed image stays in."""
+
+BALLS: dict[Norm, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
+NAMES: dict[Norm, str] = {"linf": "l-inf", "l2": "l2"}
 RANKS = (2, 4, 8)  # R@k by default
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
@@ -75,6 +80,7 @@ def run(
     suite: Suite,
     rows: np.ndarray,
     *,
+    norm: Norm,
     ranks: Sequence[int],
     seed: int,
     name: str,
@@ -90,6 +96,7 @@ def run(
         search: of the model.
         suite: of any kind.
         rows: numbers of the queries.
+        norm: of the balls, for a list of attacks.
         ranks: the k of each R@k to tell.
         seed: of the random starts.
         name: of the model, for the report.
@@ -109,7 +116,7 @@ def run(
         found = None if place is None or not place.exists() else _kept(place, report)
         if found is None:
             fresh += len(chunk)
-            found = _chunk(search, suite, extra, chunk, ranks, seed)
+            found = _chunk(search, suite, extra, chunk, norm, ranks, seed)
             if place is not None:
                 with atomic(place) as partial:
                     write_columns(partial / "outcomes.npz", found.outcomes)
@@ -138,6 +145,7 @@ def _chunk(
     suite: AttackSuite,
     extra: AttackSuite | None,
     chunk: np.ndarray,
+    norm: Norm,
     ranks: Sequence[int],
     seed: int,
 ) -> Attacked:
@@ -146,7 +154,7 @@ def _chunk(
     def keep(ball: Ball, worst: Tensor) -> None:
         images[ball.eps] = worst
 
-    balls = [Linf(eps) for eps in sorted(suite.eps)]
+    balls = [BALLS[norm](eps) for eps in sorted(suite.eps)]
     attacked = partial(attack, search, chunk, balls=balls, seed=seed, chunk_size=len(chunk), report=_quiet)
     found = attacked(suite.runs(search), alone=suite.alone, keep=keep)
     tables = [_with_ranks(found[found["attack"] == "none"], search, search.images(chunk), chunk, ranks)]

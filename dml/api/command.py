@@ -44,6 +44,7 @@ def _run(chosen: argparse.Namespace) -> int:
             queries=chosen.folder if chosen.gallery else None,
             gallery=chosen.gallery,
             eps=chosen.eps,
+            norm=chosen.norm,
             suite=chosen.suite,
             limit=chosen.queries,
             ranks=chosen.ranks or RANKS,
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resize", type=int, help="256: shorter side before the square of --size is cut out; that of --size by default"
     )
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
+    add("--norm", default="linf", help="linf (default), or l2 of a whole image's perturbation, without gates")
     add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
     add("--limit", "--queries", dest="queries", type=int, help="queries to attack; the suite's number by default")
     add("--ranks", nargs="+", type=int, metavar="K", help="of R@K beside R@1; 2 4 8 by default")

@@ -1,10 +1,8 @@
 """`dml.evaluate`: attack a retrieval model of any kind and say what it keeps."""
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from numbers import Integral
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dml.api import attack
+from dml.api import attack, suites
 from dml.api.about import about as told
 from dml.api.checks import answerable, check_embedding, check_finite, check_module, copies
 from dml.api.controls import controls as built
@@ -29,15 +27,10 @@ from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, searc
 from dml.api.summary import natural_scores
 from dml.api.wrap import as_module
 from dml.common.checks import known
-from dml.config.build import evaluation as build
-from dml.config.load import PARAMS, fractions, load
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
-from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
-
-KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
 
 
 def evaluate(
@@ -50,6 +43,7 @@ def evaluate(
     groups: Any = None,
     training: Any = None,
     eps: float | str | Sequence[float | str] | None = None,
+    norm: attack.Norm = "linf",
     suite: str | Mapping[str, Any] = "quick",
     limit: int | None = None,
     ranks: Sequence[int] = attack.RANKS,
@@ -62,7 +56,7 @@ def evaluate(
     folder: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Result:
-    """Attack the queries of a retrieval model within an l-inf ball, and say how many it still answers.
+    """Attack the queries of a retrieval model within an l-inf or l2 ball, and say how many it still answers.
 
     A suite finds the same as in the pipeline, query by query. Only images above 72 x 72 pixels (289 x 289 on a GPU) get
     other random starts: fewer than a hundred go through the model at a time, and each chunk of queries draws its own.
@@ -82,6 +76,7 @@ def evaluate(
         training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
             ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
+        norm: ``linf``, or ``l2`` of a whole image's perturbation. There are no gates for l2, and eps must be given.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
         limit: how many queries to attack instead. Natural R@1 and MAP@R of all of them are told in any case.
@@ -105,7 +100,7 @@ def evaluate(
     embed = as_module(embed)
     check_module(embed, notes)
     known("similarity", similarity, SIMILARITIES)
-    chosen, ranks = _suite(suite, eps, limit), attack.checked_ranks(ranks)
+    chosen, ranks = suites.in_ball(suites.chosen(suite, eps, limit), norm, eps), attack.checked_ranks(ranks)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     usable = answerable(split, asked, notes)
     rows = attacked(usable, split if asked is None else asked, chosen.queries, seed)
@@ -115,7 +110,7 @@ def evaluate(
     with full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)
-        chosen = _possible(chosen, suite, similarity, has_gradient)
+        chosen = suites.possible(chosen, suite, similarity, has_gradient)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         search = _searched(embedding, split, asked, similarity, rows, report)
@@ -123,16 +118,15 @@ def evaluate(
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
-        about = told(search, chosen, rows, seed, similarity, suite, has_gradient)
+        about = told(search, chosen, rows, seed, similarity, norm, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
-        about["natural"] = natural_scores(search, usable)
+        about |= {"natural": natural_scores(search, usable)}
         kept = None if folder is None else Path(folder) / "-".join([about["key"], *map(str, ranks)])
-        run = _Run(search, chosen, rows, ranks, seed, kept, report)
-        continued = run.folder is not None and run.folder.exists()
+        run = _Run(search, chosen, rows, norm, ranks, seed, kept, report)
+        cost: dict[str, float] = {"continued": run.folder is not None and run.folder.exists()}
         outcomes, scores, changed, fooled = run.model()
         checked = run.gates(outcomes)
-        cost = {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
-        cost["continued"] = continued
+        cost |= {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
         tables = [outcomes.assign(model=MODEL)]
         for name, control in beside.items():
             tables.append(run.control(name, control, place).assign(model=name))
@@ -169,65 +163,6 @@ def _with_files(outcomes: pd.DataFrame, asked: Split) -> pd.DataFrame:
     return outcomes if files is None else outcomes.assign(file=files[outcomes["query"]])
 
 
-def _suite(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
-    """The suite, with other radii or another number of queries.
-
-    Raises:
-        ValueError: it is unknown, cannot be aimed at any model, or a setting is wrong.
-    """
-    if isinstance(suite, str):
-        suites = _suites(PARAMS.stat().st_mtime_ns if PARAMS.exists() else 0)
-        known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
-        built = build.suite(suites[suite], suite)
-    elif not isinstance(suite, Mapping):
-        raise ValueError(f"suite is {suite!r}; give the name of a suite of params.yaml, or settings by name")
-    else:
-        kind = suite.get("kind", "attacks")
-        known("suite.kind", kind, KINDS)
-        common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
-        given = fractions(dict(suite))
-        given |= {"eps": list(_radii(given["eps"]))} if "eps" in given else {}
-        built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | given)
-    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
-        raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
-    radii = built.eps if eps is None else _radii(eps)
-    return replace(built, eps=radii, queries=built.queries if limit is None else int(limit))
-
-
-@functools.lru_cache(maxsize=1)
-def _suites(written: int) -> Mapping[str, Any]:
-    """The suites of params.yaml, which takes a second to check; ``written`` tells when the file last changed."""
-    return load().suites
-
-
-def _radii(eps: Any) -> tuple[float, ...]:
-    """One or several radii, each once, of any kind of number or as text such as 8/255.
-
-    Raises:
-        ValueError: they are no numbers.
-    """
-    several = eps if isinstance(eps, list | tuple) else np.atleast_1d(eps).tolist()
-    try:
-        return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
-
-
-def _possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:
-    """The suite, or its attacks without gradients for a model that gives none.
-
-    Raises:
-        ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
-    """
-    if isinstance(suite, AttackSuite):
-        return suite if has_gradient else attack.black_box(suite)
-    if similarity != "cosine":
-        raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")
-    if not has_gradient:
-        raise ValueError(f"the suite {name} needs gradients, which this model does not give")
-    return suite
-
-
 def attacked(usable: np.ndarray, asked: Split, count: int, seed: int) -> np.ndarray:
     """Return the numbers of the attacked queries: the pipeline's, less those that have no answer.
 
@@ -248,6 +183,7 @@ class _Run:
     search: SimilaritySearch
     suite: Suite
     rows: np.ndarray
+    norm: attack.Norm
     ranks: tuple[int, ...]
     seed: int
     folder: Path | None
@@ -284,8 +220,8 @@ class _Run:
 
     def _attack(self, search: SimilaritySearch, name: str, place: str) -> attack.Attacked:
         folder = self.folder / place if self.folder else None
-        given = {"ranks": self.ranks, "seed": self.seed, "name": name, "folder": folder, "report": self.report}
-        return attack.run(search, self.suite, self.rows, **given)
+        given = {"norm": self.norm, "ranks": self.ranks, "seed": self.seed, "folder": folder}
+        return attack.run(search, self.suite, self.rows, **given, name=name, report=self.report)
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:

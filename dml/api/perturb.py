@@ -8,17 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dml.api.attack import BLACK_BOX
+from dml.api.attack import BALLS, BLACK_BOX, Norm
 from dml.api.checks import check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
 from dml.api.similarity import Unit
 from dml.api.wrap import as_module
 from dml.attacks import ATTACKS
-from dml.attacks.balls import Linf
 from dml.attacks.base import Attack
 from dml.common.arguments import record
-from dml.common.checks import linf_radius
+from dml.common.checks import known, linf_radius
 from dml.common.randomness import torch_generator
 from dml.common.table import find
 from dml.data.base import Split
@@ -37,6 +36,7 @@ def perturb(
     *,
     gallery: tuple[Tensor, Tensor] | None = None,
     eps: float = 8 / 255,
+    norm: Norm = "linf",
     attack: str = "soft_margin",
     seed: int = 0,
     **settings: Any,
@@ -55,7 +55,8 @@ def perturb(
         labels: (B,) class of each.
         gallery: what is searched, and its labels (N,): images (N, 3, H, W), or their embeddings (N, D), which save
             time. It must not hold the queries themselves. None searches the other images of the batch.
-        eps: radius of the l-inf ball, in pixels of [0, 1].
+        eps: radius of the ball, in pixels of [0, 1].
+        norm: of the ball: ``linf``, or ``l2`` of a whole image's perturbation.
         attack: a key of :data:`dml.attacks.ATTACKS`.
         seed: of the random starts; another for each batch, such as the number of the step, varies them.
         settings: of the attack, such as ``steps=20, classes=0`` for 20 steps and no targets.
@@ -67,7 +68,10 @@ def perturb(
     Raises:
         ValueError: an argument cannot be used; one sentence says why.
     """
-    linf_radius("eps", eps)
+    known("norm", norm, BALLS)
+    if norm == "linf":
+        linf_radius("eps", eps)
+    ball = BALLS[norm](eps)
     chosen: Attack = record(find(ATTACKS, attack, "attack"), settings, attack)
     _check(images, labels, "images", "labels")
     if images.ndim != IMAGES:
@@ -83,7 +87,7 @@ def perturb(
         search, queries = _search(model, given.detach(), labels.to(device, torch.int64), gallery)
         worst = Worst(search, given, queries, chosen.lowers)
         for number, run in enumerate(chosen.runs(search)):
-            worst.advance(run, Linf(eps), torch_generator(seed, "perturb", number))
+            worst.advance(run, ball, torch_generator(seed, "perturb", number))
     return worst.images.to(images.device)
 
 

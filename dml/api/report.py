@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dml.api.attack import NAMES
 from dml.api.result import MODEL, Fooled, Result, Sentence, name_text, natural_text
 from dml.api.summary import ranks_of
 from dml.attacks.balls import radius_text
@@ -71,10 +72,11 @@ def curve(result: Result) -> bytes:
         figure = Figure(figsize=(5.2, 4.2), layout="constrained")
         axes = figure.subplots()
     FigureCanvasAgg(figure)
-    summary, grey = result.summary, 0
+    summary, grey, norm = result.summary, 0, result.about["norm"]
+    scale, unit = (255, " (1/255)") if norm == "linf" else (1, "")
     for model, rows in summary.groupby("model", sort=False):
         own = model == MODEL
-        x = [0, *rows["eps"] * 255]
+        x = [0, *rows["eps"] * scale]
         y = [rows["natural_r1"].iloc[0], *rows["r1"]]
         color, mark = (COLORS[0], "o") if own else (GREYS[grey % len(GREYS)], GREY_MARKERS[grey % len(GREY_MARKERS)])
         grey += not own
@@ -82,9 +84,9 @@ def curve(result: Result) -> bytes:
         axes.plot(x, y, color=color, marker=mark, linestyle="-" if own else "--", linewidth=1 + own, label=label)
         if own:
             low, high = rows["r1"] - rows["r1_low"], rows["r1_high"] - rows["r1"]
-            axes.errorbar(rows["eps"] * 255, rows["r1"], [low, high], fmt="none", ecolor=color, capsize=3)
-    axes.set(xlabel="eps of the l-inf ball (1/255); 0 is natural", ylabel="R@1", ylim=(-0.03, 1.03))
-    axes.set_xlim(left=0 - 0.02 * max(summary["eps"].max() * 255, 1e-3))
+            axes.errorbar(rows["eps"] * scale, rows["r1"], [low, high], fmt="none", ecolor=color, capsize=3)
+    axes.set(xlabel=f"eps of the {NAMES[norm]} ball{unit}; 0 is natural", ylabel="R@1", ylim=(-0.03, 1.03))
+    axes.set_xlim(left=0 - 0.02 * max(summary["eps"].max() * scale, 1e-3))
     figure.legend(loc="outside upper left", ncols=2, frameon=False)  # beside the plot, a telephone would shrink both
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})

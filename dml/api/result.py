@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dml.api.attack import NAMES
 from dml.api.similarity import SimilaritySearch
 from dml.api.summary import ranks_of, summarise
 from dml.attacks.balls import radius_text
@@ -176,7 +177,8 @@ class Result:
 
     def _gates(self) -> Sentence:
         if self.gates.empty:
-            why = "the model gives no gradients" if not self.about["gradients"] else f"suite {self.about['suite']}"
+            suite = f"suite {self.about['suite']}" if self.about["norm"] == "linf" else "they are for the l-inf ball"
+            why = "the model gives no gradients" if not self.about["gradients"] else suite
             return Sentence(f"Gates were not run ({why}): take R@1 left as an upper bound only.", True)
         if self.failed.empty:
             return Sentence(f"All {len(self.gates)} gates hold: no sign that the attack failed.", False)
@@ -192,7 +194,8 @@ class Result:
             f"{about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} "
             "pixels",
             natural_text(about["natural"]),
-            f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, l-inf ball",
+            f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, "
+            f"{NAMES[about['norm']]} ball",
             "",
             *_table(self.summary),
             "",

@@ -1,0 +1,91 @@
+"""The suite that an evaluation runs: one of params.yaml or settings, as far as it fits the model and the ball."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from dml.api import attack
+from dml.common.checks import known
+from dml.config.build import evaluation as build
+from dml.config.load import PARAMS, fractions, load
+from dml.evaluation.suites.attacks import AttackSuite
+from dml.evaluation.suites.base import Suite
+
+KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
+
+
+def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
+    """Return the suite, with other radii or another number of queries.
+
+    Raises:
+        ValueError: it is unknown, cannot be aimed at any model, or a setting is wrong.
+    """
+    if isinstance(suite, str):
+        suites = _suites(PARAMS.stat().st_mtime_ns if PARAMS.exists() else 0)
+        known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
+        built = build.suite(suites[suite], suite)
+    elif not isinstance(suite, Mapping):
+        raise ValueError(f"suite is {suite!r}; give the name of a suite of params.yaml, or settings by name")
+    else:
+        kind = suite.get("kind", "attacks")
+        known("suite.kind", kind, KINDS)
+        common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
+        given = fractions(dict(suite))
+        given |= {"eps": list(_radii(given["eps"]))} if "eps" in given else {}
+        built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | given)
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+        raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
+    radii = built.eps if eps is None else _radii(eps)
+    return replace(built, eps=radii, queries=built.queries if limit is None else int(limit))
+
+
+@functools.lru_cache(maxsize=1)
+def _suites(written: int) -> Mapping[str, Any]:
+    """The suites of params.yaml, which takes a second to check; ``written`` tells when the file last changed."""
+    return load().suites
+
+
+def _radii(eps: Any) -> tuple[float, ...]:
+    """One or several radii, each once, of any kind of number or as text such as 8/255.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    several = eps if isinstance(eps, list | tuple) else np.atleast_1d(eps).tolist()
+    try:
+        return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
+
+
+def in_ball(suite: Suite, norm: str, eps: Any) -> Suite:
+    """Return the suite in balls of a norm: without gates, and what rests on them, where the norm has none.
+
+    Raises:
+        ValueError: the norm is unknown, or the suite or its radii are for the l-inf ball alone.
+    """
+    known("norm", norm, attack.BALLS)
+    if norm == "linf":
+        return suite
+    if not isinstance(suite, AttackSuite) or eps is None:
+        raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
+    return replace(suite, claims=False)
+
+
+def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:
+    """Return the suite, or its attacks without gradients for a model that gives none.
+
+    Raises:
+        ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
+    """
+    if isinstance(suite, AttackSuite):
+        return suite if has_gradient else attack.black_box(suite)
+    if similarity != "cosine":
+        raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")
+    if not has_gradient:
+        raise ValueError(f"the suite {name} needs gradients, which this model does not give")
+    return suite
