@@ -323,3 +323,5 @@ def test_the_embedding_of_a_timm_model_with_a_head(tmp_path: Path) -> None:
     for name, file in (("timm:test_resnet", None), (tmp_path, tmp_path / "mine.pth")):
         with pytest.raises(ValueError, match="dimension is that of a layer in the weights of a timm"):
             dml.load(name, file, dimension=16)
+    with pytest.raises(ValueError, match="dimension is 0; it must be at least 1"):
+        dml.load("timm:test_resnet", tmp_path / "mine.pth", dimension=0)

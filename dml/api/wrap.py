@@ -155,6 +155,8 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
     """
     kind, _, rest = str(name).partition(":")
     readers = {"timm": _timm, "torchvision": _torchvision}
+    if dimension is not None and dimension < 1:
+        raise ValueError(f"dimension is {dimension}; it must be at least 1")
     if dimension is not None and (weights is None or kind not in readers):
         raise ValueError("dimension is that of a layer in the weights of a timm: or torchvision: model; give weights")
     if kind in readers:
