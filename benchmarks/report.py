@@ -162,11 +162,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(QUICK)}; all if left out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, for a look at the report")
-    parser.add_argument("--output", type=Path, default=ROOT / "results", help="folder for the report")
+    parser.add_argument("--output", type=Path, help="for the report: results/, or scratch/benchmarks of a quick run")
     chosen = parser.parse_args(words)
+    output = chosen.output or ROOT / ("scratch/benchmarks" if chosen.quick else "results")
     if unknown := set(chosen.names) - set(QUICK):
         parser.error(f"{sorted(unknown)[0]!r} is no benchmark; known: {', '.join(QUICK)}")
-    file = chosen.output / "benchmarks.json"
+    file = output / "benchmarks.json"
     about, known = machine(), measured_before(file, quick=chosen.quick)
     for name in chosen.names or QUICK:
         print(f"\n== {name}", flush=True)
@@ -179,11 +180,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 known[name] = process.submit(run, name, options, about).result()
         found = {name: known[name] for name in QUICK if name in known}
         if any(measured.ratios for measured in found.values()):
-            style.save(draw(found), chosen.output, "benchmarks", "Time relative to a reference")
+            style.save(draw(found), output, "benchmarks", "Time relative to a reference")
         kept = {name: measured._asdict() for name, measured in found.items()}
         write_json(file, {"quick": chosen.quick, "benchmarks": kept})
-        write_text(chosen.output / "benchmarks.md", page(found, quick=chosen.quick))
-    print(f"\nwrote {chosen.output / 'benchmarks.md'}")
+        write_text(output / "benchmarks.md", page(found, quick=chosen.quick))
+    print(f"\nwrote {output / 'benchmarks.md'}")
 
 
 if __name__ == "__main__":

@@ -256,8 +256,18 @@ def test_l2_balls_have_the_exact_outcome(tmp_path: Path) -> None:
     assert "Gates were not run (they are for the l-inf ball)" in str(result)
     result.save(tmp_path / "report")
     assert dml.evaluate(model, images, labels, eps=radii, **given).about["key"] != result.about["key"]
-    for wrong in ({"norm": "l1"}, {"norm": "l2"}, {"norm": "l2", "eps": 0.5, "suite": "ranking"}):
-        with pytest.raises(ValueError, match=r"norm 'l1' is unknown|take a suite that is a list of attacks, and give"):
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "; l2 ball; dot similarity" in page
+    assert "/255" not in page.split("<h2>Settings")[0]
+    own = {"norm": "l2", "suite": LINEAR | {"eps": [3.0]}}  # a usual radius of photographs
+    assert dml.evaluate(model, images, labels, **given | own).outcomes["eps"].max() == 3
+    for wrong in (
+        {"norm": "l1"},
+        {"norm": "l2"},
+        {"norm": "l2", "eps": 0.5, "suite": "ranking"},
+        {"norm": "l2", "eps": np.inf},
+    ):
+        with pytest.raises(ValueError, match=r"norm 'l1' is unknown|take a suite that is a list of attacks|eps is inf"):
             dml.evaluate(model, images, labels, **given | wrong)
 
 
@@ -286,7 +296,7 @@ def test_other_ranks_are_told(toy_split: Split, tmp_path: Path) -> None:
     assert result.summary["natural_r4"].equals(usual.summary["natural_r4"])
     assert "R@20 " in str(result)
     assert "R@8 " not in str(result)
-    for ranks in ((1, 2), (2.5,), ("4",)):
+    for ranks in ((1, 2), (2.5,), ("4",), 10):
         with pytest.raises(ValueError, match="give whole numbers from 2 on"):
             dml.evaluate(model, toy_split.images, toy_split.labels, ranks=ranks, **given)
 

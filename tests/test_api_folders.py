@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import dml
 from dml.__main__ import main
-from dml.api.images import training_data
+from dml.api.images import splits, training_data
 from dml.data.base import Split
 
 SMALL = {"queries": 6, "claims": False, "attacks": {"margin": {"steps": 2, "first": 0}}, "gate_tries": 3}
@@ -117,6 +117,32 @@ def test_two_folders_on_the_command_line(
     assert about["apart"]
     assert (about["gallery"], about["queries"], about["all_queries"]) == (count, 6, len(list(asked.glob("*/*"))))
     assert "R@3 " in capsys.readouterr().out
+    board = tmp_path / "board"
+    who = ["--name", "mine", "--authors", "me", "--link", "https://a.b", "--data", "none", "--architecture", "pixels"]
+    who += ["--dataset", "toys", "--images", str(asked), "--model", f"{model}:make", "--folder", str(board)]
+    assert main(["leaderboard", "add", str(tmp_path / "report"), *who, "--show-failing"]) == 0
+    claim = ["--adversarial", str(tmp_path / "report" / "adversarial.npz"), "--by", "me", "--gallery", str(items)]
+    assert main(["leaderboard", "check", str(next(board.glob("mine-*.json"))), *claim]) == 1
+    assert "No array breaks a query that survives" in capsys.readouterr().out, "nothing beyond what the report had"
+    assert main(["evaluate", str(asked), "--gallery", str(items), *words[:-3], "--training", str(items)]) == 1
+    assert "training is what is attacked" in capsys.readouterr().err
+
+
+def test_groups_of_two_folders_are_matched_by_their_names(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A camera of both has one name, whatever its place among those of each folder."""
+    asked, items = picture_folder(classes=3, images=2), tmp_path / "items"
+    shutil.copytree(asked, items)
+    for folder, cameras in ((asked, ["B", ""]), (items, ["A", "B"])):
+        rows = [
+            {"path": f"class_{label:02d}/{copy}.png", "label": label, "group": cameras[copy]}
+            for label in range(3)
+            for copy in range(2)
+        ]
+        pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    gallery, queries = splits(None, None, asked, items, None)
+    same = queries.groups[:, None] == gallery.groups
+    own = (queries.labels[:, None] == gallery.labels) & np.tile([False, True], 3)
+    assert (same == own * np.tile([True, False], 3)[:, None]).all(), "camera B alone, and no image without one"
 
 
 def test_a_square_is_cut_out_of_a_larger_image(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def test_the_command(picture_folder: Callable[..., Path], tmp_path: Path, capsys
         (["--model", "nowhere.py:make"], "nowhere.py does not exist; write file.py:function"),
         (["--model", "timm:nothing"], "timm has no model 'nothing'"),
         (["--size", "0"], "size is 0; it must be a whole number of pixels, at least 1"),
+        (["--resize", "0"], "resize is 0; it takes a size that is one number and no larger"),
         (["--resize", "8"], "resize is 8; it takes a size that is one number and no larger, as in --size 224"),
         (["--resize", "30", "--size", "24x8"], "resize is 30; it takes a size that is one number"),
     ],

@@ -323,5 +323,11 @@ def test_the_embedding_of_a_timm_model_with_a_head(tmp_path: Path) -> None:
     for name, file in (("timm:test_resnet", None), (tmp_path, tmp_path / "mine.pth")):
         with pytest.raises(ValueError, match="dimension is that of a layer in the weights of a timm"):
             dml.load(name, file, dimension=16)
-    with pytest.raises(ValueError, match="dimension is 0; it must be at least 1"):
-        dml.load("timm:test_resnet", tmp_path / "mine.pth", dimension=0)
+    for dimension in (0, "16"):
+        with pytest.raises(ValueError, match="it must be a whole number, at least 1"):
+            dml.load("timm:test_resnet", tmp_path / "mine.pth", dimension=dimension)
+    torch.save(network.state_dict() | {"temperature": torch.tensor(0.1)}, tmp_path / "scaled.pth")
+    with pytest.warns(UserWarning, match=r"temperature \[\], which test_resnet has no place for: it is left out"):
+        dml.load("timm:test_resnet", tmp_path / "scaled.pth", dimension=16)
+    with pytest.warns(UserWarning, match="which test_resnet without its classifier has no place for"):
+        dml.load("timm:test_resnet", tmp_path / "scaled.pth")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def about(
     search: SimilaritySearch,
     suite: Suite,
     rows: np.ndarray,
+    ranks: Sequence[int],
     seed: int,
     similarity: str,
     norm: str,
@@ -41,7 +42,7 @@ def about(
         search: of the model.
         suite: as it runs.
         rows: numbers of the attacked queries.
-        seed, similarity, norm: of the evaluation.
+        ranks, seed, similarity, norm: of the evaluation.
         name: of the suite, or its settings.
         has_gradient: whether the model gives any.
     """
@@ -52,6 +53,7 @@ def about(
         "settings": settings,
         "similarity": similarity,
         "norm": norm,
+        "ranks": list(ranks),
         "seed": seed,
         "gradients": has_gradient,
         "queries": len(rows),

@@ -1,6 +1,6 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -49,13 +49,18 @@ class Attacked(NamedTuple):
     scores: Mapping[str, float] = {}
 
 
+def radius(eps: float, norm: str) -> str:
+    """Return a radius as people write it in a norm: 8/255 in l-inf, 0.5 in l2."""
+    return radius_text(eps) if norm == "linf" else f"{eps:g}"
+
+
 def checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
     """Return the k of each R@k, in order.
 
     Raises:
         ValueError: one is no whole number, or R@1, which is told in any case.
     """
-    if not all(isinstance(k, Integral) and k > 1 for k in ranks):
+    if not isinstance(ranks, Iterable) or not all(isinstance(k, Integral) and k > 1 for k in ranks):
         raise ValueError(f"ranks is {ranks!r}; give whole numbers from 2 on, such as (2, 4, 8)")
     return tuple(sorted(set(map(int, ranks))))
 
@@ -185,5 +190,5 @@ def _quiet(line: str) -> None:
 
 
 def _left(done: pd.DataFrame) -> str:
-    left = done[done["attack"] == "worst"].groupby("eps")["r1"].mean()
-    return ", R@1 left: " + ", ".join(f"{value:.3f} at {radius_text(eps)}" for eps, value in left.items())
+    left = done[done["attack"] == "worst"].groupby(["norm", "eps"])["r1"].mean()
+    return ", R@1 left: " + ", ".join(f"{value:.3f} at {radius(eps, norm)}" for (norm, eps), value in left.items())

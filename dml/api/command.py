@@ -50,8 +50,8 @@ def _run(chosen: argparse.Namespace) -> int:
             ranks=chosen.ranks or RANKS,
             training=chosen.training,
             similarity=chosen.similarity,
-            size=None if chosen.resize else chosen.size,
-            transform=_cropped(chosen.resize, chosen.size) if chosen.resize else None,
+            size=chosen.size if chosen.resize is None else None,
+            transform=None if chosen.resize is None else _cropped(chosen.resize, chosen.size),
             controls=tuple(CONTROLS) if chosen.controls else (),
             seed=chosen.seed,
             device=chosen.device,
@@ -67,7 +67,7 @@ def _cropped(resize: int, size: int | tuple[int, ...] | None) -> Callable[[Image
     """Return what published figures of ImageNet's networks are measured with: a central square of a larger image."""
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-    if not isinstance(size, int) or size > resize:
+    if not isinstance(size, int) or not 1 <= size <= resize:
         raise ValueError(f"resize is {resize}; it takes a size that is one number and no larger, as in --size 224")
     return Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size)])
 

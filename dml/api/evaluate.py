@@ -100,11 +100,11 @@ def evaluate(
     embed = as_module(embed)
     check_module(embed, notes)
     known("similarity", similarity, SIMILARITIES)
-    chosen, ranks = suites.in_ball(suites.chosen(suite, eps, limit), norm, eps), attack.checked_ranks(ranks)
+    chosen, ranks = suites.chosen(suite, eps, limit, norm), attack.checked_ranks(ranks)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     usable = answerable(split, asked, notes)
     rows = attacked(usable, split if asked is None else asked, chosen.queries, seed)
-    data = training_data(training, images, size=size, transform=transform) if controls else None
+    data = training_data(training, images, (queries, gallery), size=size, transform=transform) if controls else None
     beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
     with full_precision(), lent(embed, device) as place:
@@ -118,10 +118,10 @@ def evaluate(
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
-        about = told(search, chosen, rows, seed, similarity, norm, suite, has_gradient)
+        about = told(search, chosen, rows, ranks, seed, similarity, norm, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
         about |= {"natural": natural_scores(search, usable)}
-        kept = None if folder is None else Path(folder) / "-".join([about["key"], *map(str, ranks)])
+        kept = None if folder is None else Path(folder) / about["key"]
         run = _Run(search, chosen, rows, norm, ranks, seed, kept, report)
         cost: dict[str, float] = {"continued": run.folder is not None and run.folder.exists()}
         outcomes, scores, changed, fooled = run.model()

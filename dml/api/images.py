@@ -1,5 +1,6 @@
 """What is searched and what is asked: images and labels as people have them, numbered alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def splits(
     prepare = prepared_by(size, transform)
     if labels is None and _is_pair(images) and hasattr(images[0], "ndim"):
         images, labels = images
+    if _is_prepared(queries) or _is_prepared(gallery):
+        raise ValueError("a prepared dataset has its own queries and gallery; give it alone, as images")
     if _is_prepared(images):
         if not (labels is None and groups is None and prepare is None):
             raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
@@ -81,14 +84,7 @@ def splits(
     else:
         if labels is not None:
             raise ValueError("labels goes with images; write queries=(images, labels) and gallery=(images, labels)")
-        parts = [load(*(pair if _is_pair(pair) else (pair, None)), prepare) for pair in (queries, gallery)]
-        given = [part.groups for part in parts]
-        if groups is not None:
-            if not _is_pair(groups):
-                raise ValueError("groups must be a pair, of the queries and of the gallery, numbered alike")
-            given = [_checked_groups(item, len(part.labels)) for item, part in zip(groups, parts, strict=True)]
-        if (given[0] is None) != (given[1] is None):
-            raise ValueError("groups must be given for both the queries and the gallery, or for neither")
+        parts, given = _two_sets(queries, gallery, groups, prepare)
     shapes = [part.pixels.shape[1:3] for part in parts]
     if shapes[0] != shapes[1]:
         raise ValueError(f"queries have {shapes[0]} pixels and the gallery {shapes[1]}; bring them to one size")
@@ -101,8 +97,28 @@ def splits(
     return items, query
 
 
+def _two_sets(
+    queries: Any, gallery: Any, groups: Any, prepare: Prepare | None
+) -> tuple[list[Loaded], list[np.ndarray | None]]:
+    """Queries and gallery, and the groups of each, which mean the same in both."""
+    parts = [load(*(pair if _is_pair(pair) else (pair, None)), prepare) for pair in (queries, gallery)]
+    given = [part.groups if part.group_names is None else part.group_names for part in parts]
+    if groups is not None:
+        if not _is_pair(groups):
+            raise ValueError("groups must be a pair, of the queries and of the gallery, numbered alike")
+        given = [_checked_groups(item, len(part.labels)) for item, part in zip(groups, parts, strict=True)]
+    if (given[0] is None) != (given[1] is None):
+        raise ValueError("groups must be given for both the queries and the gallery, or for neither")
+    return parts, given
+
+
 def training_data(
-    training: Any, images: Any, *, size: Side | None = None, transform: Prepare | None = None
+    training: Any,
+    images: Any,
+    others: Sequence[Any] = (),
+    *,
+    size: Side | None = None,
+    transform: Prepare | None = None,
 ) -> Dataset | None:
     """Return images that a control may be fitted to, and held-out classes to choose by; None if there are none.
 
@@ -110,6 +126,7 @@ def training_data(
         training: a pair of images and labels, or a dataset or folder; the last fifth of its classes is held out. Of a
             folder that :func:`dml.data.prepare.prepare` wrote, the training classes are taken, as it divided them.
         images: that are attacked. If training is None and they are such a folder, its training classes are taken.
+        others: what is searched and asked instead of images, which training must not be either.
         size, transform: see :func:`splits`; a prepared folder has its size.
 
     Returns:
@@ -121,7 +138,7 @@ def training_data(
     given = images if training is None else training
     if _is_prepared(given):
         return base.load(Path(given))
-    if training is not None and (training is images or (_is_folder(training) and _is_folder(images, training))):
+    if training is not None and any(_is_same(training, item) for item in (images, *others)):
         raise ValueError("training is what is attacked; give images of other classes, or leave it out")
     if training is None:
         return None
@@ -143,11 +160,15 @@ def _is_prepared(images: Any) -> bool:
     return isinstance(images, str | Path) and (Path(images) / "images.bin").exists()
 
 
-def _is_folder(images: Any, same_as: str | Path | None = None) -> bool:
-    """Whether images are a folder, and that folder if one is named."""
-    if not isinstance(images, str | Path):
-        return False
-    return same_as is None or Path(images).resolve() == Path(same_as).resolve()
+def _is_folder(images: Any) -> bool:
+    return isinstance(images, str | Path)
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Whether two arguments are the same images."""
+    if _is_folder(first) and _is_folder(second):
+        return Path(first).resolve() == Path(second).resolve()
+    return first is second and first is not None
 
 
 def _is_pair(value: Any) -> bool:

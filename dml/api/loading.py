@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Loaded(NamedTuple):
         groups: (N,), or None.
         queries: (N,) bool, or None.
         files: (N,) path of each image in its folder, or None.
+        group_names: (N,) group of each image as the folder's labels.csv names it, or None.
     """
 
     pixels: np.ndarray | Lazy
@@ -47,6 +49,7 @@ class Loaded(NamedTuple):
     groups: np.ndarray | None = None
     queries: np.ndarray | None = None
     files: np.ndarray | None = None
+    group_names: np.ndarray | None = None
 
 
 def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
@@ -118,7 +121,15 @@ def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
     names = np.array(source.class_names)
     labels = names[source.labels] if len(set(names)) == len(names) else source.labels
     pixels = _lazy(read, len(source.labels), threads=True, names=[str(folder / file) for file in files])
-    return Loaded(pixels, labels, source.groups, source.queries, np.array(files))
+    named = None if source.groups is None else _group_names(folder, files)
+    return Loaded(pixels, labels, source.groups, source.queries, np.array(files), named)
+
+
+def _group_names(folder: Path, files: list[str]) -> np.ndarray:
+    """The groups of images, which two folders may share; an image without one has its own."""
+    table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype=str)
+    groups = dict(zip(table["path"], table["group"], strict=True))
+    return np.array([f"group {groups[file]}" if groups[file] else f"image {folder / file}" for file in files])
 
 
 def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:

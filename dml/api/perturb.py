@@ -1,6 +1,8 @@
 """`dml.perturb`: adversarial images for any retrieval model, for example inside a training loop of one's own."""
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,8 @@ def perturb(
     known("norm", norm, BALLS)
     if norm == "linf":
         linf_radius("eps", eps)
+    elif not isinstance(eps, Real) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps is {eps!r}; it must be a number of at least 0")
     ball = BALLS[norm](eps)
     chosen: Attack = record(find(ATTACKS, attack, "attack"), settings, attack)
     _check(images, labels, "images", "labels")

@@ -14,7 +14,6 @@ from PIL import Image
 from dml.api.attack import NAMES
 from dml.api.result import MODEL, Fooled, Result, Sentence, name_text, natural_text
 from dml.api.summary import ranks_of
-from dml.attacks.balls import radius_text
 from dml.reporting.spelling import interval, number, settings_text
 from dml.reporting.style import COLORS, GREY_MARKERS, GREYS
 
@@ -49,7 +48,8 @@ def page(result: Result) -> str:
         "<h1>How easily is this search fooled?</h1>",
         f'<p class="small">{about["queries"]:,} of {about["all_queries"]:,} queries, which the tables are of; gallery '
         f"of {about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} × "
-        f"{about['shape'][1]} pixels; suite {escape(about['suite'])}{kind}; {about['similarity']} similarity; "
+        f"{about['shape'][1]} pixels; suite {escape(about['suite'])}{kind}; {NAMES[about['norm']]} ball; "
+        f"{about['similarity']} similarity; "
         f"{natural_text(about['natural'])}.</p>",
         *(_said(sentence) for sentence in result.sentences()),
         _summary(result),
@@ -102,7 +102,7 @@ def _summary(result: Result) -> str:
     rows = [
         (
             name_text(row["model"]),
-            radius_text(row["eps"]),
+            result.radius(row["eps"]),
             number(row["natural_r1"]),
             f"{number(row['r1'])}\n{interval(row['r1_low'], row['r1_high'])}",
             number(row["natural_map_r"]),
@@ -128,7 +128,7 @@ def _ranks(result: Result) -> str:
     rows = [
         (
             name_text(row["model"]),
-            radius_text(row["eps"]),
+            result.radius(row["eps"]),
             *(
                 f"{row[f'natural_{name}']:.3f} → {row[name]:.3f}\n{interval(row[f'{name}_low'], row[f'{name}_high'])}"
                 for name in names
@@ -156,17 +156,19 @@ def _searches(result: Result) -> str:
     if not result.fooled or result.images is None:
         return ""
     eps = result.images.eps
-    cards = "".join(_search(search, eps) for search in result.fooled)
+    changes = [np.abs(search.adversarial - search.query).max() for search in result.fooled]
+    reach = eps if result.about["norm"] == "linf" else max(1e-9, *changes)  # what is shown as black or white
+    cards = "".join(_search(search, reach) for search in result.fooled)
     return (
-        f"<h2>Fooled searches at {radius_text(eps)}</h2>"
+        f"<h2>Fooled searches at {result.radius(eps)}</h2>"
         f'<p class="small">Top row: a query, and what it finds. Bottom row: the attacked query, the change to it '
-        f"(×{0.5 / eps:.0f}, grey is none), and what it finds now.</p>"
+        f"(×{0.5 / reach:.0f}, grey is none), and what it finds now.</p>"
         f'<div class="searches">{cards}</div>'
     )
 
 
-def _search(search: Fooled, eps: float) -> str:
-    change = np.clip((search.adversarial - search.query) / (2 * eps) + 0.5, 0, 1)
+def _search(search: Fooled, reach: float) -> str:
+    change = np.clip((search.adversarial - search.query) / (2 * reach) + 0.5, 0, 1)
     return (
         '<div class="search">'
         + _figure(search.query, f"query {search.row}: {search.label}")
@@ -194,7 +196,7 @@ def _gates(result: Result) -> str:
     if result.gates.empty:
         return ""
     rows = [
-        (gate.gate, radius_text(gate.eps), number(gate.measured), number(gate.limit), "yes" if gate.passed else "NO")
+        (gate.gate, result.radius(gate.eps), number(gate.measured), number(gate.limit), "yes" if gate.passed else "NO")
         for gate in result.gates.itertuples()
     ]
     told = (

@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dml.api.attack import NAMES
+from dml.api.attack import NAMES, radius
 from dml.api.similarity import SimilaritySearch
 from dml.api.summary import ranks_of, summarise
-from dml.attacks.balls import radius_text
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
 from dml.reporting.spelling import control_kind, interval
@@ -142,6 +141,10 @@ class Result:
         """The gates that do not hold."""
         return self.gates[~self.gates["passed"].astype(bool)]
 
+    def radius(self, eps: float) -> str:
+        """Return a radius as people write it."""
+        return radius(eps, self.about["norm"])
+
     def sentences(self) -> list[Sentence]:
         """Return what a reader must know beside the table: the best control, gates, notes."""
         notes = [Sentence(f"Note: {note}{'' if note.endswith('?') else '.'}", True) for note in self.notes]
@@ -170,7 +173,7 @@ class Result:
                 best = controls.idxmax()
                 ahead = bool(left[MODEL] > controls[best])
                 word = "more" if ahead else "no more"
-                kept = f"At {radius_text(eps)} your model keeps R@1 {left[MODEL]:.3f}"
+                kept = f"At {self.radius(eps)} your model keeps R@1 {left[MODEL]:.3f}"
                 other = f"{control_kind(str(best))} {best}"
                 found.append(Sentence(f"{kept}, {word} than the {controls[best]:.3f} of {other}.", not ahead))
         return found
@@ -182,7 +185,7 @@ class Result:
             return Sentence(f"Gates were not run ({why}): take R@1 left as an upper bound only.", True)
         if self.failed.empty:
             return Sentence(f"All {len(self.gates)} gates hold: no sign that the attack failed.", False)
-        names = "; ".join(f"{gate.gate} at {radius_text(gate.eps)}" for gate in self.failed.itertuples())
+        names = "; ".join(f"{gate.gate} at {self.radius(gate.eps)}" for gate in self.failed.itertuples())
         counted = f"{len(self.failed)} of {len(self.gates)} gates {'fails' if len(self.failed) == 1 else 'fail'}"
         return Sentence(f"{counted}, so R@1 left may be too high: {names}.", True)
 
@@ -197,9 +200,9 @@ class Result:
             f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, "
             f"{NAMES[about['norm']]} ball",
             "",
-            *_table(self.summary),
+            *_table(self),
             "",
-            *_scores(self.summary),
+            *_scores(self),
             "",
         ]
         if self.scores:
@@ -254,18 +257,18 @@ def natural_text(scores: Mapping[str, float]) -> str:
     return f"natural, over all {scores['queries']:,} queries: R@1 {scores['r1']:.3f}, MAP@R {scores['map_r']:.3f}"
 
 
-def _table(summary: pd.DataFrame) -> list[str]:
+def _table(result: Result) -> list[str]:
     head = ("", "eps", "natural R@1", "R@1 left (95% interval)", "natural MAP@R", "MAP@R left")
     rows = [
         (
             name_text(row.model),
-            radius_text(row.eps),
+            result.radius(row.eps),
             f"{row.natural_r1:.3f}",
             f"{row.r1:.3f} {interval(row.r1_low, row.r1_high)}",
             f"{row.natural_map_r:.3f}",
             f"{row.map_r:.3f}",
         )
-        for row in summary.itertuples()
+        for row in result.summary.itertuples()
     ]
     return _columns([head, *rows])
 
@@ -275,15 +278,16 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
-def _scores(summary: pd.DataFrame) -> list[str]:
+def _scores(result: Result) -> list[str]:
     """R@k and MAP@R of the model at the largest radius."""
+    summary = result.summary
     row = summary[summary["model"] == MODEL].iloc[-1]
     names = {f"R@{name[1:]}": name for name in ranks_of(summary) if not math.isnan(row[name])} | {"MAP@R": "map_r"}
 
     def text(name: str) -> str:
         return f"{row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"
 
-    head = (f"{MODEL} at {radius_text(row['eps'])}", "natural (95% interval)", "left (95% interval)")
+    head = (f"{MODEL} at {result.radius(row['eps'])}", "natural (95% interval)", "left (95% interval)")
     return _columns([head, *((word, text(f"natural_{name}"), text(name)) for word, name in names.items())])
 
 

@@ -21,7 +21,7 @@ CLASSIFIERS = {(count,) for count in (1000, 11221, 11821, 21841, 21842, 21843)} 
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
 
 
-def read(network: nn.Module, file: Path, name: str) -> str | None:
+def read(network: nn.Module, file: Path, name: str, dimension: int | None = None) -> str | None:
     """Read weights into a network, whatever a training put around them.
 
     Warns of weights in the state dict that the network has no place for, unless they are ImageNet's classifier: a head
@@ -31,6 +31,7 @@ def read(network: nn.Module, file: Path, name: str) -> str | None:
         network: changed in place.
         file: safetensors, or what ``torch.save`` wrote of tensors in dictionaries; no code in it is run.
         name: of the network, for messages.
+        dimension: of the embedding that the network's last layer makes; None if it has none.
 
     Returns:
         What it warned of.
@@ -52,23 +53,31 @@ def read(network: nn.Module, file: Path, name: str) -> str | None:
                 load_backbone(network, alone, name, without=NO_LAYER)
             except WeightsError as error:
                 raise WeightsError(str(error).replace(str(alone), str(file))) from error
-    told = _without_place(network, file, name, inner)
+    told = _without_place(network, file, name, dimension, inner)
     if told is not None:
         warnings.warn(told, UserWarning, stacklevel=2)
     return told
 
 
-def _without_place(network: nn.Module, file: Path, name: str, held: Mapping[str, Any]) -> str | None:
+def _without_place(
+    network: nn.Module, file: Path, name: str, dimension: int | None, held: Mapping[str, Any]
+) -> str | None:
     """Name the first of the weights that a network has no place for; None if there are none."""
     has = network.state_dict()
     weights = [key for key, value in held.items() if isinstance(value, Tensor) and value.is_floating_point()]
     first = next((key for key in weights if key not in has and held[key].shape[:1] not in CLASSIFIERS), None)
     if first is None:
         return None
+    shape = list(held[first].shape)
+    if dimension is not None:
+        return (
+            f"{file} has {first} {shape}, which {name} has no place for: it is left out; if it makes the embeddings, "
+            "write file.py:function"
+        )
+    layer = f"if it is a linear layer that makes the embeddings, give dimension {shape[0]}, else " if shape else ""
     return (
-        f"{file} has {first} {list(held[first].shape)}, which {name} without its classifier has no place for: the "
-        f"features before it are attacked; if it is a linear layer that makes the embeddings, give dimension "
-        f"{held[first].shape[0]}, else write file.py:function"
+        f"{file} has {first} {shape}, which {name} without its classifier has no place for: the features before it are "
+        f"attacked; {layer or 'if it makes the embeddings, '}write file.py:function"
     )
 
 

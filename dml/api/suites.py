@@ -1,8 +1,9 @@
 """The suite that an evaluation runs: one of params.yaml or settings, as far as it fits the model and the ball."""
 
 import functools
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
@@ -13,17 +14,28 @@ from dml.common.checks import known
 from dml.config.build import evaluation as build
 from dml.config.load import PARAMS, fractions, load
 from dml.evaluation.suites.attacks import AttackSuite
-from dml.evaluation.suites.base import Suite
+from dml.evaluation.suites.base import Suite, check_common
 
 KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
 
 
-def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite:
-    """Return the suite, with other radii or another number of queries.
+@dataclass(frozen=True)
+class InL2(AttackSuite):
+    """A list of attacks in l2 balls. Their radii, of a whole image, may exceed 1."""
+
+    def __post_init__(self) -> None:
+        check_common(self.queries, self.eps, _l2_radius)
+
+
+def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: str) -> Suite:
+    """Return the suite in balls of a norm, with other radii or another number of queries.
+
+    In l2 no claim rests on it, since the gates are for l-inf.
 
     Raises:
-        ValueError: it is unknown, cannot be aimed at any model, or a setting is wrong.
+        ValueError: it is unknown, cannot be aimed at any model or in such balls, or a setting is wrong.
     """
+    known("norm", norm, attack.BALLS)
     if isinstance(suite, str):
         suites = _suites(PARAMS.stat().st_mtime_ns if PARAMS.exists() else 0)
         known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
@@ -35,12 +47,24 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None) -> Suite
         known("suite.kind", kind, KINDS)
         common = {"kind": kind, "queries": 300, "eps": [8 / 255]}
         given = fractions(dict(suite))
-        given |= {"eps": list(_radii(given["eps"]))} if "eps" in given else {}
+        stated = given.pop("eps", None)
+        eps = stated if eps is None else eps
         built = build.suite(common | ({"claims": True} if kind == "attacks" else {}) | given)
     if limit is not None and (not isinstance(limit, Integral) or limit < 1):
         raise ValueError(f"limit is {limit!r}; it must be a whole number of queries, at least 1")
     radii = built.eps if eps is None else _radii(eps)
-    return replace(built, eps=radii, queries=built.queries if limit is None else int(limit))
+    queries = built.queries if limit is None else int(limit)
+    if norm == "linf":
+        return replace(built, eps=radii, queries=queries)
+    if not isinstance(built, AttackSuite) or eps is None:
+        raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
+    settings = {item.name: getattr(built, item.name) for item in fields(AttackSuite)}
+    return InL2(**settings | {"eps": radii, "queries": queries, "claims": False})
+
+
+def _l2_radius(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be a number of at least 0")
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,20 +84,6 @@ def _radii(eps: Any) -> tuple[float, ...]:
         return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
     except (TypeError, ValueError) as error:
         raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
-
-
-def in_ball(suite: Suite, norm: str, eps: Any) -> Suite:
-    """Return the suite in balls of a norm: without gates, and what rests on them, where the norm has none.
-
-    Raises:
-        ValueError: the norm is unknown, or the suite or its radii are for the l-inf ball alone.
-    """
-    known("norm", norm, attack.BALLS)
-    if norm == "linf":
-        return suite
-    if not isinstance(suite, AttackSuite) or eps is None:
-        raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
-    return replace(suite, claims=False)
 
 
 def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -155,8 +156,8 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
     """
     kind, _, rest = str(name).partition(":")
     readers = {"timm": _timm, "torchvision": _torchvision}
-    if dimension is not None and dimension < 1:
-        raise ValueError(f"dimension is {dimension}; it must be at least 1")
+    if dimension is not None and (not isinstance(dimension, Integral) or dimension < 1):
+        raise ValueError(f"dimension is {dimension!r}; it must be a whole number, at least 1")
     if dimension is not None and (weights is None or kind not in readers):
         raise ValueError("dimension is that of a layer in the weights of a timm: or torchvision: model; give weights")
     if kind in readers:
@@ -191,7 +192,7 @@ def _timm(name: str, weights: Path | None, dimension: int | None) -> nn.Module:
     left_out = None
     if weights is not None:
         network = timm.create_model(name, num_classes=dimension or 0)
-        left_out = state_dict.read(network, weights, name)
+        left_out = state_dict.read(network, weights, name, dimension)
     else:
         network = _timm_pretrained(name)
     model = wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
@@ -235,7 +236,9 @@ def _torchvision(name: str, weights: Path | None, dimension: int | None) -> nn.M
         raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
     if dimension is None:
         setattr(network, head, _without_last(getattr(network, head)))
-    left_out = None if weights is None else state_dict.read(network, weights, name)
+    left_out = None if weights is None else state_dict.read(network, weights, name, dimension)
+    if hasattr(network, "transform_input"):  # of Inception and GoogLeNet: their published weights want it
+        network.transform_input = True
     transform = published.transforms()
     model = wrap(network, transform.mean, transform.std)
     model.left_out = left_out

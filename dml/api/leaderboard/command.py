@@ -58,8 +58,9 @@ def _check(chosen: argparse.Namespace) -> int:
     claim = claims.read(chosen.adversarial)
     is_prepared, (height, width) = (Path(images) / "images.bin").exists(), item.shape
     size = None if is_prepared else height if height == width else (height, width)
-    split, asked = splits(images, None, None, None, None, size=size)
-    embed = control(item.name, item.shape) if item.control else load(model, chosen.weights)
+    given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
+    split, asked = splits(*given, None, size=size)
+    embed = control(item.name, item.shape) if item.control else load(model, chosen.weights, chosen.dimension)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)
     for sentence in verdict.sentences:
         print(sentence)
@@ -109,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--by", required=True, help="who breaks it")
     add("--images", help="the images of the entry; those that it names by default")
     add("--model", help="the model, as python -m dml evaluate takes it; the one that the entry names by default")
+    add("--gallery", help="what is searched, if the images are queries alone")
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
+    add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
 
     add = actions.add_parser("page", help="write README.md and index.html anew").add_argument
     add("--folder", type=Path, default=FOLDER, help="of the leaderboard (results/leaderboard by default)")
