@@ -296,7 +296,7 @@ def test_other_ranks_are_told(toy_split: Split, tmp_path: Path) -> None:
     assert result.summary["natural_r4"].equals(usual.summary["natural_r4"])
     assert "R@20 " in str(result)
     assert "R@8 " not in str(result)
-    for ranks in ((1, 2), (2.5,), ("4",), 10):
+    for ranks in ((1, 2), (2.5,), ("4",), 10, iter((2, 4))):
         with pytest.raises(ValueError, match="give whole numbers from 2 on"):
             dml.evaluate(model, toy_split.images, toy_split.labels, ranks=ranks, **given)
 

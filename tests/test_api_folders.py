@@ -134,7 +134,7 @@ def test_groups_of_two_folders_are_matched_by_their_names(picture_folder: Callab
     shutil.copytree(asked, items)
     for folder, cameras in ((asked, ["B", ""]), (items, ["A", "B"])):
         rows = [
-            {"path": f"class_{label:02d}/{copy}.png", "label": label, "group": cameras[copy]}
+            {"path": f"./class_{label:02d}/{copy}.png", "label": label, "group": cameras[copy]}
             for label in range(3)
             for copy in range(2)
         ]

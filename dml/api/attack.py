@@ -1,9 +1,10 @@
 """A suite on somebody's model, chunk by chunk: outcomes, the images that broke queries, and MAP@R attacked as such."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -54,13 +55,19 @@ def radius(eps: float, norm: str) -> str:
     return radius_text(eps) if norm == "linf" else f"{eps:g}"
 
 
+def l2_radius(name: str, value: float) -> None:
+    """Raise ValueError unless a value can be the radius of an l2 ball, which may exceed 1: it is of a whole image."""
+    if not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}; it must be a number of at least 0")
+
+
 def checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
     """Return the k of each R@k, in order.
 
     Raises:
         ValueError: one is no whole number, or R@1, which is told in any case.
     """
-    if not isinstance(ranks, Iterable) or not all(isinstance(k, Integral) and k > 1 for k in ranks):
+    if not isinstance(ranks, Sequence) or not all(isinstance(k, Integral) and k > 1 for k in ranks):
         raise ValueError(f"ranks is {ranks!r}; give whole numbers from 2 on, such as (2, 4, 8)")
     return tuple(sorted(set(map(int, ranks))))
 

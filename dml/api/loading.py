@@ -128,7 +128,7 @@ def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
 def _group_names(folder: Path, files: list[str]) -> np.ndarray:
     """The groups of images, which two folders may share; an image without one has its own."""
     table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype=str)
-    groups = dict(zip(table["path"], table["group"], strict=True))
+    groups = dict(zip((Path(path).as_posix() for path in table["path"]), table["group"], strict=True))
     return np.array([f"group {groups[file]}" if groups[file] else f"image {folder / file}" for file in files])
 
 

@@ -1,8 +1,6 @@
 """`dml.perturb`: adversarial images for any retrieval model, for example inside a training loop of one's own."""
 
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dml.api.attack import BALLS, BLACK_BOX, Norm
+from dml.api.attack import BALLS, BLACK_BOX, Norm, l2_radius
 from dml.api.checks import check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
@@ -71,10 +69,7 @@ def perturb(
         ValueError: an argument cannot be used; one sentence says why.
     """
     known("norm", norm, BALLS)
-    if norm == "linf":
-        linf_radius("eps", eps)
-    elif not isinstance(eps, Real) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps is {eps!r}; it must be a number of at least 0")
+    (linf_radius if norm == "linf" else l2_radius)("eps", eps)
     ball = BALLS[norm](eps)
     chosen: Attack = record(find(ATTACKS, attack, "attack"), settings, attack)
     _check(images, labels, "images", "labels")

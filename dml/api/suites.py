@@ -1,7 +1,6 @@
 """The suite that an evaluation runs: one of params.yaml or settings, as far as it fits the model and the ball."""
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
@@ -21,10 +20,10 @@ KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at an
 
 @dataclass(frozen=True)
 class InL2(AttackSuite):
-    """A list of attacks in l2 balls. Their radii, of a whole image, may exceed 1."""
+    """A list of attacks in l2 balls."""
 
-    def __post_init__(self) -> None:
-        check_common(self.queries, self.eps, _l2_radius)
+    def __post_init__(self) -> None:  # of a suite that was checked before, but for its radii
+        check_common(self.queries, self.eps, attack.l2_radius)
 
 
 def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: str) -> Suite:
@@ -60,11 +59,6 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
         raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
     settings = {item.name: getattr(built, item.name) for item in fields(AttackSuite)}
     return InL2(**settings | {"eps": radii, "queries": queries, "claims": False})
-
-
-def _l2_radius(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be a number of at least 0")
 
 
 @functools.lru_cache(maxsize=1)
