@@ -88,18 +88,14 @@ def test_the_target_of_gtm_is_the_nearest_item_of_another_class(seed: int) -> No
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_misrank_and_translocation_by_hand(seed: int) -> None:
+def test_misrank_by_hand(seed: int) -> None:
     model, images, queries, gallery = problem(seed)
     misrank = ranking.misrank_objective(model, queries, gallery)(images)
-    top = torch.tensor([7, 8, 9, 10, 11])
-    moved = ranking.translocation_objective(model, queries, gallery, top)(images)
     for row in range(5):
         apart = (model(images)[row] - gallery.embeddings).norm(dim=1).tolist()
         right = [apart[i] for i in range(20) if gallery.labels[i] == queries.labels[row] and i != row]
         wrong = [apart[i] for i in range(20) if gallery.labels[i] != queries.labels[row]]
         assert float(misrank[row]) == pytest.approx(min(right) - max(wrong), abs=1e-6)
-        rest = sorted(apart[i] for i in range(20) if i not in (row, int(top[row])))
-        assert float(moved[row]) == pytest.approx(apart[int(top[row])] - rest[3], abs=1e-6)
 
 
 def test_the_suite_gives_all_scores_in_their_ranges(toy_split: Split) -> None:
@@ -108,7 +104,8 @@ def test_the_suite_gives_all_scores_in_their_ranges(toy_split: Split) -> None:
         Ranking(queries=8, eps=(eps,), steps=16).evaluate(search, np.arange(8), seed=0, report=lambda line: None)
         for eps in (0.0, 0.05)
     )
-    assert list(weak.scores) == [*("CA+", "QA+", "CA-", "QA-", "TMA", "ES:D", "GTT", "ES:R", "LTM", "GTM"), "ERS"]
+    ten = ("CA+", "QA+", "CA-", "QA-", "TMA", "ES:D", "GTT", "ES:R", "LTM", "GTM")
+    assert list(weak.scores) == [*ten, "ERS", "ERS low", "ERS high"]
     for scores in (weak.scores, strong.scores):
         assert all(0 <= scores[name] <= 100 for name in ("CA+", "CA-", "QA+", "QA-", "ES:R", "LTM", "GTM", "GTT"))
         assert 0 <= scores["ES:D"] <= 2
@@ -118,6 +115,8 @@ def test_the_suite_gives_all_scores_in_their_ranges(toy_split: Split) -> None:
     assert strong.scores["QA-"] >= weak.scores["QA-"]
     assert strong.scores["TMA"] > weak.scores["TMA"]
     assert strong.scores["ERS"] < weak.scores["ERS"]
+    assert strong.scores["ERS"] == pytest.approx(ranking.ers(strong.scores), abs=1e-9)
+    assert strong.scores["ERS low"] < strong.scores["ERS"] < strong.scores["ERS high"]
     assert set(strong.outcomes["attack"]) == {"none", "es", "ltm", "gtm"}
     left = strong.outcomes.groupby("attack")["r1"].mean() * 100
     assert (left["es"], left["ltm"], left["gtm"]) == tuple(strong.scores[name] for name in ("ES:R", "LTM", "GTM"))

@@ -138,6 +138,9 @@ def _left(record: Record, eps: float, score: str) -> str:
     return number(found[0] if found else None)
 
 
+ENDS = ("ERS low", "ERS high")  # of the interval of a record's ERS
+
+
 def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:
     """Show the field's ten scores and their ERS, one column per model, beside what gives a collapsed embedding away."""
     own = sort_records([record for record in records if "ERS" in record["scores"]], figures)
@@ -151,15 +154,18 @@ def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:
         for r in own
     ]
     rows = [(["natural R@1"], [f"{record['natural']['r1']:.3f}" for record in own])]
-    for score in own[0]["scores"]:
+    for score in (name for name in own[0]["scores"] if name not in ENDS):
         digits, lower = (3 if score in ("TMA", "ES:D") else 1), score in ("CA-", "QA-", "TMA", "ES:D")
         cells = [number(record["scores"].get(score), digits) for record in own]
         rows.append(([f"{score} {'↓' if lower else '↑'}"], cells))
+    ends = [[number(record["scores"].get(name), 1) for name in ENDS] for record in own]
+    rows.append((["ERS, 95% interval"], [" to ".join(pair) for pair in ends]))
     for key, label, digits in (("effective_rank", "effective rank", 1), ("ratio", "distance ratio", 2)):
         rows.append(([label], [number(record["embedding"].get(key), digits) for record in own]))
     text = (
         "↑: higher is better, ↓: lower is better. ERS rewards an embedding that hardly moves, and so a collapsed one: "
-        "the last two rows show its effective rank, and the distance within classes relative to that between them."
+        "the last two rows show its effective rank, and the distance within classes relative to that between them. The "
+        "interval is over queries; trainings differ by more."
     )
     return ["", text, *wide_table(["score"], names, rows)]
 

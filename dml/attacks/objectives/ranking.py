@@ -1,11 +1,13 @@
 """Objectives of the ranking attacks that robust metric learning is measured with, and the scores made of them.
 
-After Zhou et al. (2021) and Zhou and Patel (2022). Distances are Euclidean, as published. Three faults of public code
-are not repeated: the query never counts as an item of its own ranking, the target of GTM is an index into the whole
-gallery, and scores are measured after the last step. The query attacks are the pure ones: no term keeps other items in
-their places.
+After Zhou et al. (2021) and Zhou and Patel (2022). Distances are Euclidean, as published. What else is as
+in their public code, and what is not, :mod:`dml.evaluation.suites.ranking` says.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -111,22 +113,16 @@ def nearest_wrong_item(embeddings: Tensor, queries: Queries, gallery: Gallery) -
     return (embeddings @ gallery.embeddings.T).masked_fill(~wrong, -torch.inf).argmax(1)
 
 
-def translocation_objective(model: nn.Module, queries: Queries, gallery: Gallery, top: Tensor) -> Objective:
-    """GTT: push the natural first item, row ``top`` (B,), behind the four items that are then nearest."""
-    counted = others(queries, top, gallery)
-
-    def objective(images: Tensor) -> Tensor:
-        apart = distances(model(images), gallery)
-        fourth = apart.masked_fill(~counted, torch.inf).topk(4, dim=1, largest=False).values[:, 3]
-        return apart.gather(1, top[:, None]).squeeze(1) - fourth
-
-    return objective
+Score = TypeVar("Score", float, pd.Series)
 
 
-def ers(scores: dict[str, float]) -> float:
+def ers(scores: Mapping[str, Score]) -> Score:
     """Return the empirical robustness score: the mean of the ten scores, each on a scale of 0 to 100.
 
     A collapsed embedding can earn it. Read it beside adversarial R@1 and the embedding's spread (Zhou and Patel 2022).
+
+    Args:
+        scores: by name, of one query or on average, or one per query.
     """
     parts = [
         2 * scores["CA+"],

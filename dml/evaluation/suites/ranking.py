@@ -1,5 +1,17 @@
-"""`ranking`: the field's ten scores and the ERS made of them (Zhou and Patel 2022)."""
+"""`ranking`: the field's ten scores and the ERS made of them (Zhou and Patel 2022).
 
+Objectives, steps, starts and scales are those of the authors' public code. What differs:
+
+- The query never counts as an item of its own ranking; there LTM takes it for a right item.
+- GTM goes towards the nearest item of another class than the query's. There it is an index into the items of another
+  class than the nearest item's, used on the whole gallery.
+- CA+ and CA- draw a candidate for each attacked query. There the attacked image is the candidate, and CA- draws a query
+  near it.
+- ES:D is measured after the last step; there, before it.
+- The embedding shift starts at a random point of the ball. There it starts at the image, off by 1e-7.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +39,7 @@ from dml.retrieval.index import Search
 from dml.retrieval.metrics import per_query, ranking
 
 NEAR = 0.01  # CA- and QA- begin from a candidate among this share of the gallery, the nearest to the query
+NORMAL = 1.959964  # standard errors of a mean, on either side, for 95%
 LEAST = 6  # items that GTT needs: the natural first one, four others, and one more
 
 
@@ -73,10 +86,13 @@ class Ranking(Suite):
 
         table = in_chunks(rows, work, size=chunk_size_for(search), folder=folder, report=report)
         outcomes, values = table[table["score"] == ""], table[table["score"] != ""]
-        scores = {name: float(group["value"].mean()) for name, group in values.groupby("score", sort=False)}
-        return Evaluation(
-            outcomes.drop(columns=["score", "value"]).reset_index(drop=True), {**scores, "ERS": aims.ers(scores)}
-        )
+        each = values.pivot_table(index="query", columns="score", values="value")[list(values["score"].unique())]
+        each["ERS"] = aims.ers(each)
+        scores = {str(name): float(value) for name, value in each.mean().items()}
+        # Each query has an ERS, and theirs is the mean, so that the interval is that of a mean.
+        reach = NORMAL * float(each["ERS"].std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else math.inf
+        scores |= {"ERS low": max(scores["ERS"] - reach, 0.0), "ERS high": min(scores["ERS"] + reach, 100.0)}
+        return Evaluation(outcomes.drop(columns=["score", "value"]).reset_index(drop=True), scores)
 
 
 class _Chunk:
@@ -103,10 +119,11 @@ class _Chunk:
         near = nearest.gather(1, place).squeeze(1)
         scores = self.rank_scores("+", anyone) | self.rank_scores("-", near)
         scores |= self.target_score(self.gallery.embeddings[any_item(self.queries, self.gallery, draw)])
-        shifted = self.perturb(embedding_shift_objective(self.model, self.images), "ES")
+        shifted = self.perturb(embedding_shift_objective(self.model, self.images), "ES", random_start=True)
         scores["ES:D"] = distance(shifted, self.natural)
         top = nearest[:, 0]
-        objective = aims.translocation_objective(self.model, self.queries, self.gallery, top)
+        counted, fixed = aims.others(self.queries, top, self.gallery), self.gallery.embeddings[top]
+        objective = aims.query_objective(self.model, self.gallery, fixed, counted, raise_rank=False)  # as QA-
         first = ranking(self.perturb(objective, "GTT"), self.queries, self.gallery, 4)
         scores["GTT"] = 100.0 * (first == top[:, None]).any(1)
 
@@ -149,7 +166,9 @@ class _Chunk:
             "GTM": self.perturb(lambda images: -distance(self.model(images), wrong), "GTM"),
         }
 
-    def perturb(self, objective: Objective, name: str, images: Tensor | None = None) -> Tensor:
+    def perturb(
+        self, objective: Objective, name: str, images: Tensor | None = None, *, random_start: bool = False
+    ) -> Tensor:
         """Embeddings of the perturbed queries, or of other images, after the last step."""
         found = pgd(
             self.images if images is None else images,
@@ -157,6 +176,7 @@ class _Chunk:
             Linf(self.eps),
             steps=self.steps,
             step_size=3 / 8 * self.eps,
+            random_start=random_start,
             best=False,
             generator=torch_generator(self.seed, "ranking", name, int(self.chunk[0])),
         )
