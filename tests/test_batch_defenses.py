@@ -190,6 +190,12 @@ def test_an_image_in_several_tuples_moves_once(targets: list[str], model: Record
     torch.testing.assert_close(anchor[1], perturbed if "anchor" in targets else clean)
 
 
+def test_images_that_were_normalised_before_are_refused() -> None:
+    model, images = nn.Sequential(nn.Flatten(), nn.LazyLinear(8)), torch.randn(6, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"the images lie in \[-\d.*the model must normalise them itself"):
+        Joint(0.1, 1)(model, images, torch.tensor([0, 0, 1, 1, 2, 2]), FixedTuples(FIXED), torch.Generator())
+
+
 def test_robust_moves_an_image_in_one_slot_only(model: Recorder, images: Tensor) -> None:
     loss = FixedTuples().train()
     Robust(EPS, 3, "negative")(model, images, LABELS, loss, seeded())

@@ -99,11 +99,27 @@ def test_a_checkpoint_holds_the_perturbations_of_the_step_before(generator: torc
     images, labels = on_line(0.0, 0.3, -0.2), torch.tensor([0, 0, 1])
     first(Line().train(), images, labels, FixedTuples(ONE), generator)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(second.carried, first.carried)
-    assert first.carried.abs().max() > 0
+    (batch,) = first.carried
+    assert torch.equal(second.carried[batch], first.carried[batch])
+    assert first.carried[batch].abs().max() > 0
     plain = Robust(0.1, 1, "positive", 0.05)
     plain(Line().train(), images, labels, FixedTuples(ONE), generator)
-    assert not plain.carried.numel()
+    assert not plain.carried
+
+
+def test_each_role_begins_with_its_own_perturbations(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positive moves away from the anchor, the negative towards it: what one did is no start for the other."""
+    monkeypatch.setattr(Linf, "start", lambda ball, images, generator: images.clone())
+    images, labels, last = on_line(0.0, 0.3, -0.2), torch.tensor([0, 0, 1]), []
+    for target in ("positive", "negative", ["positive", "negative"]):
+        defense = Robust(0.1, 1, target, 0.05, noise="last")
+        for _ in range(2):
+            model = Line().train()
+            defense(model, images, labels, FixedTuples(ONE), generator)
+        last.append([trained[0] for trained in model.trained[1:]])
+    torch.testing.assert_close(last[2], [last[0][0], last[1][0]])
 
 
 def test_an_image_in_several_tuples_moves_once_where_its_perturbation_is_shared(

@@ -32,10 +32,17 @@ LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 FIXED = Tuples(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([2, 1]))
 
 
+class Unit(nn.Module):
+    """Scales vectors to length 1."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=1)
+
+
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8)).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), Unit()).eval()
 
 
 @pytest.fixture
@@ -82,6 +89,13 @@ def test_one_line_one_point_and_no_classes_have_collapsed() -> None:
     assert why_collapsed(diagnostics(gallery(noise, labels))) == "distance within classes is 1.00 of that between"
     constant = home.expand(len(labels), 128)
     assert why_collapsed(diagnostics(gallery(constant, labels))) == "effective rank 1.0 of 99"
+
+
+def test_one_item_a_class_has_no_distance_within_classes() -> None:
+    items = torch.randn(200, 128, generator=torch.Generator().manual_seed(0))
+    found = diagnostics(gallery(items, torch.arange(200)))
+    assert set(found) == {"effective_rank", "directions", "top_share", "inter"}
+    assert why_collapsed(found) == ""
 
 
 def test_the_rank_counts_directions_after_the_first() -> None:

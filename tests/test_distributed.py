@@ -247,6 +247,18 @@ def test_how_many_processes_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.wanted(3) == 1, "torchrun has started them"
 
 
+def test_one_of_several_processes_may_work_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    assert (processes.size(), processes.leads()) == (2, False)
+    with processes.alone():
+        assert (processes.size(), processes.leads()) == (1, True)
+        assert processes.shared_out([1, 2, 3], str) == ["1", "2", "3"]
+        assert processes.from_leader(lambda: "made") == "made"
+    assert processes.size() == 2
+
+
 @pytest.mark.parametrize(("error", "ended"), [(None, ["destroyed"]), (KeyError, ["aborted"])])
 def test_after_an_error_no_process_waits_for_the_others(
     error: type[Exception] | None, ended: list[str], monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dml.attacks.balls import Linf
+from dml.attacks.balls import L2, Ball, Linf
 from dml.data.base import Split
 from dml.evaluation.engine import Group, Worst, attack
 from dml.evaluation.examples import Examples, example_images, example_rows, examples, telling_examples
@@ -95,6 +95,17 @@ def test_what_survives_a_larger_ball_is_not_attacked_in_a_smaller_one(search: Se
     assert moved[left.loc[rows].to_numpy()].any(), "images of those left out are moved in, too"
 
 
+@pytest.mark.parametrize("ball", [Linf(0.03), L2(0.5)])
+def test_an_attack_that_leaves_the_ball_is_refused(search: Search, ball: Ball) -> None:
+    def moved(clean: Tensor) -> list[Tensor]:
+        return [clean + 0.2, clean * torch.nan, clean - 1e-3]
+
+    for place in range(3):
+        group = Group("cheat", [lambda clean, queries, ball, generator, place=place: moved(clean)[place]])
+        with pytest.raises(ValueError, match=r"an attack returned images up to .* outside the ball of eps"):
+            attack(search, ROWS, [group], [type(ball)(1e-4)], seed=0, report=silent)
+
+
 def test_worst_is_at_most_margin(outcomes: pd.DataFrame) -> None:
     assert set(outcomes["attack"]) == {"none", "margin", "worst"}
     table = outcomes[outcomes["eps"] > 0].pivot_table(index=["query", "eps"], columns="attack", values="r1")
@@ -159,7 +170,7 @@ def test_a_query_breaks_where_the_model_gives_no_number(search: Search) -> None:
     brightest = float(search.images(ROWS).mean((1, 2, 3)).max())
     model = Breaking(search.model, brightest + 0.005)
     broken = Search(model, search.split, search.gallery, search.query_split)
-    brighter = Group("brighter", [lambda images, queries, ball, generator: images + ball.eps])
+    brighter = Group("brighter", [lambda images, queries, ball, generator: (images + ball.eps).clamp(0, 1)])
     natural = attack(broken, ROWS, [brighter], [Linf(0.0)], seed=0, report=silent)
     assert natural["r1"].mean() > 0.8
     left = attack(broken, ROWS, [brighter], [Linf(0.9)], seed=0, report=silent)

@@ -131,6 +131,19 @@ def test_every_loss_of_the_table_is_built_with_classes_and_dimension(name: str) 
         kind(1, 8, **settings)
 
 
+def test_a_batch_without_tuples_is_refused() -> None:
+    embeddings = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    for labels in ([0, 1, 2, 3], [0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="the batch has no tuple; it needs two images of a class"):
+            Triplet(4, 8, miner="random").natural(embeddings, torch.tensor(labels), torch.Generator())
+
+
+def test_embeddings_of_another_length_are_refused() -> None:
+    loss, labels = Triplet(4, 8, miner="random"), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"lengths of 5\.7 to 5\.7; .*torch\.nn\.functional\.normalize"):
+        loss.mine(torch.full((4, 8), 2.0), labels, torch.Generator())
+
+
 def test_an_unknown_miner() -> None:
     with pytest.raises(ValueError, match="miner 'semihard' is unknown; did you mean 'semi_hard'"):
         Triplet(2, 2, miner="semihard")

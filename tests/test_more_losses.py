@@ -36,6 +36,15 @@ OWN = torch.arange(9)
 ONE_STEP = Schedule(1, 1, 6, 3, optimizer="adam", rate="constant", learning_rate=0.01, weight_decay=0.0, averaging=0.0)
 
 
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "IntraPairVarianceLoss", "TripletMarginLoss", "CircleLoss"])
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_a_batch_without_pairs_costs_something_finite(name: str, labels: list[int]) -> None:
+    embeddings = normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    values = PML(4, 8, name=name).natural(embeddings, torch.tensor(labels), torch.Generator())
+    assert values.shape == (4,)
+    assert values.isfinite().all()
+
+
 def at_angle(*degrees: float) -> Tensor:
     """Unit vectors in the plane, (T, 2)."""
     angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()

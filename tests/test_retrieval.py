@@ -216,6 +216,16 @@ def test_a_query_without_a_right_item_is_refused() -> None:
         )
 
 
+def test_no_query_has_no_outcome_and_no_item_is_no_gallery() -> None:
+    gallery, none = Gallery(torch.eye(4), torch.tensor([0, 0, 1, 1])), torch.empty(0, dtype=torch.long)
+    for dtype in (torch.float32, torch.float64):
+        found = per_query(torch.empty(0, 4, dtype=dtype), Queries(none, none, none), gallery)
+        assert [(len(values), values.dtype) for values in found] == [(0, torch.bool), *2 * [(0, torch.float64)]]
+    assert not len(recall_at(torch.empty(0, 4), Queries(none, none, none), gallery, 1))
+    with pytest.raises(ValueError, match="the gallery holds no item"):
+        Gallery(torch.empty(0, 4), none)
+
+
 def test_fewer_queries_are_compared_at_a_time_with_a_large_gallery() -> None:
     """So that the table of queries by items does not grow."""
     sizes = {items: at_once(Gallery(torch.empty(items, 0), torch.empty(items)), 256) for items in (10, 60_000, 10**8)}

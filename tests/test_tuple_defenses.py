@@ -15,9 +15,9 @@ from dml.defenses.act import ACT
 from dml.defenses.amd import AMD
 from dml.defenses.base import Defense
 from dml.defenses.ca_tride import CATRIDE, anchor_cost, candidates_cost, peak
-from dml.defenses.hardness import Hardness, hardness
+from dml.defenses.hardness import Hardness
 from dml.defenses.standard import Standard
-from dml.losses.base import BatchLoss, distance
+from dml.losses.base import BatchLoss, difference, distance
 from dml.losses.mining import MINERS, Tuples
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build
@@ -273,7 +273,7 @@ def test_hardness_rises_to_its_destination_and_stops(
 ) -> None:
     model.normalized = normalized
     Hardness(0.05, 40, gamma=0.1, step_size=0.002)(model, images, LABELS, FixedTuples(), generator)
-    reached = torch.stack([hardness(*point) for point in points(model, ALL, images)])
+    reached = torch.stack([difference(*point) for point in points(model, ALL, images)])
     change, below = reached.diff(dim=0), reached[:-1] < -0.1
     assert below[0].all()
     assert (change[below] > 0).all(), "each step makes a tuple harder, until it is as hard as asked for"
@@ -287,7 +287,7 @@ def test_hardness_on_a_line_takes_the_steps_that_its_destination_needs(generator
     """With n < a < p, H = p + n - 2a, and each step adds 4 * step * |w|_1 = 0.07: from -0.5 to beyond -0.2 in five."""
     model, images = Line().train(), on_line(-0.25, 0.1, -1.1)
     Hardness(0.2, 8, step_size=0.005)(model, images, torch.tensor([0, 0, 1]), FixedTuples(ONE), generator)
-    reached = torch.cat([hardness(*point) for point in points(model, ALL, images)])
+    reached = torch.cat([difference(*point) for point in points(model, ALL, images)])
     torch.testing.assert_close(reached, -0.5 + 0.07 * torch.arange(9, dtype=torch.float64).clamp(max=5))
 
 
@@ -296,7 +296,7 @@ def test_amd_on_a_line_makes_a_tuple_harder_with_every_step(generator: torch.Gen
     """As hardness manipulation, but on beyond any destination, and where the tuple costs nothing under the hinge."""
     model, images, easy = Line().train(), on_line(-0.25, 0.1, -1.1), FixedTuples(ONE, margin=0.1)
     loss = AMD(0.2, 8, step_size=0.005)(model, images, torch.tensor([0, 0, 1]), easy, generator)
-    reached = torch.cat([hardness(*point) for point in points(model, ALL, images)])
+    reached = torch.cat([difference(*point) for point in points(model, ALL, images)])
     torch.testing.assert_close(reached, -0.5 + 0.07 * torch.arange(9, dtype=torch.float64))
     torch.testing.assert_close(loss, reached[-1:] + 0.1)
 
@@ -321,7 +321,7 @@ def test_the_gradual_adversary_asks_for_more_as_the_loss_falls(
     assert defense.last == pytest.approx(0.2), "at first the loss counts as high"
     defense.last.fill_(last)
     defense(model, images, torch.tensor([0, 0, 1]), FixedTuples(ONE), generator)
-    reached = torch.cat([hardness(*point) for point in points(model, ALL, images)])
+    reached = torch.cat([difference(*point) for point in points(model, ALL, images)])
     steps = math.ceil((goal + 0.5) / 0.014)
     assert float(reached[-1]) == pytest.approx(-0.5 + 0.014 * steps, abs=1e-6)
 
@@ -370,7 +370,7 @@ def test_a_miner_as_destination_is_matched_by_anchor(
     loss = FixedTuples(Tuples(torch.tensor([2, 0, 1]), torch.tensor([3, 3, 3]), torch.tensor([4, 4, 4])))
     defense = Hardness(0.2, 8, destination="given", step_size=0.005)
     defense(model, images, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), loss, generator)
-    reached = torch.stack([hardness(*point) for point in points(model, ALL, images)])
+    reached = torch.stack([difference(*point) for point in points(model, ALL, images)])
     steps = torch.arange(9, dtype=torch.float64)[:, None].minimum(torch.tensor([0.0, 3.0, 7.0]))
     torch.testing.assert_close(reached, -0.5 + 0.07 * steps)
     torch.testing.assert_close(shown[0], model(images).detach(), msg="mined on the same clean embeddings")

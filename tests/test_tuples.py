@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dml.losses.mining import MINERS, distance_weighted, pairwise_distance, semi_hard
+from dml.losses.mining import MINERS, distance_weighted, pairwise_distance, semi_hard, soft_hard
 
 
 def batch(seed: int, labels: list[int], dimension: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,6 +25,21 @@ def test_roles_are_what_they_say(name: str, seed: int, labels: list[int]) -> Non
     assert (tuples.anchor != tuples.positive).all(), "an image is never its own positive"
     assert torch.equal(tensor[tuples.anchor], tensor[tuples.positive])
     assert (tensor[tuples.anchor] != tensor[tuples.negative]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=2, max_size=12), seed=st.integers(0, 1000))
+def test_soft_hard_takes_hard_ones_where_there_are_any(labels: list[int], seed: int) -> None:
+    embeddings = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    apart = pairwise_distance(embeddings := torch.nn.functional.normalize(embeddings, dim=1)).tolist()
+    tuples = soft_hard(embeddings, torch.tensor(labels), torch.Generator().manual_seed(seed))
+    for anchor, positive, negative in zip(*(rows.tolist() for rows in tuples), strict=True):
+        near = [i for i in range(len(labels)) if labels[i] == labels[anchor] and i != anchor]
+        far = [i for i in range(len(labels)) if labels[i] != labels[anchor]]
+        hard_near = [i for i in near if apart[anchor][i] > min(apart[anchor][j] for j in far)]
+        hard_far = [i for i in far if apart[anchor][i] < max(apart[anchor][j] for j in near)]
+        assert positive in (hard_near or near)
+        assert negative in (hard_far or far)
 
 
 def test_semi_hard_takes_the_nearest_negative_beyond_the_positive() -> None:

@@ -22,6 +22,7 @@ def test_each_turn_of_a_class_is_a_class() -> None:
     assert found.groups is not None
     assert found.groups.tolist() == [0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7, 8, 8, 9, 9, 10, 11, 11]
     assert len(found) == len(found.images) == 20
+    assert [found.class_names[label] for label in (0, 1, 2, 7)] == ["a", "b", "a, turned 90", "b, turned 270"]
     assert turned(_split(groups=False)).groups is None
 
 

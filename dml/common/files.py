@@ -52,8 +52,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, one space of indent per level."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write a JSON file atomically, one space of indent per level.
+
+    Raises:
+        ValueError: a number is infinite or none; JSON has no such.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_columns(path: Path, table: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -26,9 +27,23 @@ def to_nobody(line: str) -> None:
     """Drop a line: another process prints it, or has printed it."""
 
 
+_apart = ContextVar("apart", default=False)
+
+
 def size() -> int:
-    """Return the number of processes that work together, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Return the number of processes that work together, 1 without a process group or inside :func:`alone`."""
+    joint = dist.is_available() and dist.is_initialized() and not _apart.get()
+    return dist.get_world_size() if joint else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do all work inside the block by oneself, also in a process group: one process of it may evaluate a model."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def leads() -> bool:

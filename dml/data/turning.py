@@ -40,5 +40,7 @@ def turned(split: Split) -> Split:
     groups = None
     if split.groups is not None:
         groups = np.tile(split.groups, TURNS) + offsets * (int(split.groups.max()) + 1)
-    names = [f"{name}, turned {90 * turn}" if turn else name for turn in range(TURNS) for name in split.class_names]
+    names = [
+        f"{name}, turned {90 * turn}" if turn else name for turn in range(TURNS) for name in split.class_names[:classes]
+    ]
     return Split(TurnedImages(split.images), np.tile(split.labels, TURNS) + offsets * classes, names, groups)

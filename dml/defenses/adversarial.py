@@ -1,5 +1,6 @@
 """What all defences with a PGD adversary share: its radius, its steps, and their growth over the training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,9 +34,9 @@ class Noise(Linf):
         """Return images with uniform noise of at most ``reach * eps``, in [0, 1]."""
         return Linf(self.reach * self.eps).start(images, generator)
 
-    def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
-        """Return the nearest point of [0, 1]."""
-        return perturbed.clamp(0, 1)
+    def projection(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what moves points to the nearest one of [0, 1]."""
+        return lambda perturbed: perturbed.clamp(0, 1)
 
 
 class Last(Linf):
@@ -70,7 +71,8 @@ class Adversarial(Defense):
             that the same slot had in the step before (:class:`Last`). None starts at random in the ball.
 
     Attributes:
-        carried: (N, 3, H, W) perturbations of the step before, none unless ``noise`` is ``last``.
+        carried: (N, 3, H, W) perturbations of the step before for each batch that the defence perturbs in a step; none
+            unless ``noise`` is ``last``.
 
     Raises:
         ValueError: a setting is out of range.
@@ -95,7 +97,7 @@ class Adversarial(Defense):
         self.step_size = 2 * eps / steps if step_size is None else step_size
         self.ramp = ramp
         self.noise = noise
-        self.carried = torch.empty(0, 1, 1, 1)
+        self.carried: dict[str, Tensor] = {}
 
     def score(self, scores: dict[str, float]) -> float:
         """Select the epoch by adversarial R@1."""
@@ -106,7 +108,9 @@ class Adversarial(Defense):
         grown = min(1.0, progress / self.ramp) if self.ramp else 1.0
         return grown * self.eps, grown * self.step_size
 
-    def perturb(self, images: Tensor, objective: Objective, generator: torch.Generator, progress: float) -> Tensor:
+    def perturb(
+        self, images: Tensor, objective: Objective, generator: torch.Generator, progress: float, batch: str = ""
+    ) -> Tensor:
         """Return images (B, 3, H, W) perturbed to raise the objective.
 
         Call it with the model in evaluation mode (:func:`dml.models.embedder.evaluating`), as an attacker would see it.
@@ -116,18 +120,20 @@ class Adversarial(Defense):
             objective: images -> (B,). Only its gradient counts: the last point is kept, not the best.
             generator: of the random start.
             progress: share of the training that is done.
+            batch: name of the batch, where a defence perturbs several in a step.
         """
         radius, step = self.reach(progress)
         given = {"steps": self.steps, "step_size": step, "best": False, "generator": generator}
         if self.noise != LAST:
             return pgd(images, objective, Linf(radius) if self.noise is None else Noise(radius, self.noise), **given)
-        perturbed = pgd(images, objective, Last(radius, self.carried), **given)
-        self.carried = perturbed - images
+        before = self.carried.get(batch, images.new_empty(0, *images.shape[1:]))
+        perturbed = pgd(images, objective, Last(radius, before), **given)
+        self.carried[batch] = perturbed - images
         return perturbed
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the perturbations of the step before; Module's ``state_dict`` holds them, whatever their number."""
-        return {"carried": self.carried}
+        return {"carried": dict(self.carried)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned."""

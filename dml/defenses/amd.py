@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from dml.defenses.adversarial import Start
-from dml.defenses.hardness import hardness
 from dml.defenses.roles import ROLES, RolesDefense
-from dml.losses.base import Loss
+from dml.losses.base import Loss, difference
 
 
 class AMD(RolesDefense):
@@ -49,4 +48,4 @@ class AMD(RolesDefense):
         """Return the losses of perturbed tuples (T,); see :meth:`dml.defenses.base.Defense.forward`."""
         embeddings = model(images).detach()  # no clean embedding enters the loss
         tuples = self.mine(embeddings, labels, loss, generator)
-        return loss(**self.embed(model, images, tuples, embeddings, ROLES, hardness, generator, progress))
+        return loss(**self.embed(model, images, tuples, embeddings, ROLES, difference, generator, progress))

@@ -1,6 +1,7 @@
 """What every defence is: a way to turn a batch into the losses that training minimises."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from dml.losses.base import Loss
 class Defense(nn.Module, ABC):
     """A way to train. State that it keeps between steps lives in buffers or its extra state, which checkpoints hold.
 
-    The arguments of the constructor are the settings that params.yaml may give.
+    The arguments of the constructor are the settings that params.yaml may give. The first batch is checked: with
+    images that were normalised before, a defence would train on nonsense without an error.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._first = self.register_forward_pre_hook(_refuse_other_ranges, with_kwargs=True)
 
     @abstractmethod
     def forward(
@@ -53,3 +56,19 @@ class Defense(nn.Module, ABC):
             scores: of the epoch on held-out training classes: ``natural`` and ``adversarial`` R@1.
         """
         return scores["natural"]
+
+
+def _refuse_other_ranges(defense: Defense, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Check the images of a first batch, and of no later one.
+
+    Raises:
+        ValueError: they lie outside [0, 1].
+    """
+    images = named["images"] if "images" in named else given[1]
+    low, high = float(images.min()), float(images.max())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"the images lie in [{low:.2f}, {high:.2f}]; defences move pixels in [0, 1], so the model must normalise "
+            "them itself, as dml.wrap(model, mean=..., std=...) does"
+        )
+    defense._first.remove()

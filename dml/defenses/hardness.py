@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dml.common.checks import at_least, known
 from dml.defenses.adversarial import Start
 from dml.defenses.roles import ROLES, RolesDefense
-from dml.losses.base import Loss, distance
+from dml.losses.base import Loss, difference, distance
 from dml.losses.mining import MINERS, Tuples
 
 LGA = "lga"
@@ -90,7 +90,7 @@ class Hardness(RolesDefense):
         goal = self._goal(embeddings.detach(), labels, tuples, generator)
 
         def closeness(*changed: Tensor) -> Tensor:
-            return -(goal - hardness(*changed)).clamp_min(0).square()
+            return -(goal - difference(*changed)).clamp_min(0).square()
 
         roles = self.embed(model, images, tuples, embeddings, ROLES, closeness, generator, progress)
         values = loss(**roles)
@@ -109,10 +109,5 @@ class Hardness(RolesDefense):
         mined = MINERS[self.destination](embeddings, labels, generator)
         # Matched by anchor: a loss may order its tuples in another way, or leave anchors out.
         by_row = embeddings.new_full((len(embeddings),), -torch.inf)
-        by_row[mined.anchor] = hardness(*mined.pick(embeddings))
+        by_row[mined.anchor] = difference(*mined.pick(embeddings))
         return by_row[tuples.anchor]
-
-
-def hardness(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Return d(a, p) - d(a, n), one per tuple (T,), of embeddings (T, D)."""
-    return distance(anchor, positive) - distance(anchor, negative)

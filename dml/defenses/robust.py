@@ -99,7 +99,7 @@ class Robust(Adversarial):
                 if self.scope == IMAGE:
                     rows, slots = rows.unique(return_inverse=True)
                     objective = _shared(model, role, tuples.pick(fixed), slots)
-                perturbed[role] = self.perturb(images[rows], objective, generator, progress), slots
+                perturbed[role] = self.perturb(images[rows], objective, generator, progress, role), slots
         roles = dict(zip(tuples._fields, tuples.pick(embeddings), strict=True))
         return loss(**roles | {role: model(changed)[slots] for role, (changed, slots) in perturbed.items()})
 

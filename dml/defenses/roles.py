@@ -76,5 +76,5 @@ class RolesDefense(Adversarial):
 
         stacked = torch.cat([images[getattr(tuples, role)] for role in perturbed])
         with evaluating(model):
-            stacked = self.perturb(stacked, per_image, generator, progress)
+            stacked = self.perturb(stacked, per_image, generator, progress, " ".join(perturbed))
         return clean | by_role(stacked)

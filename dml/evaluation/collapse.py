@@ -1,5 +1,6 @@
 """How an embedding fills its sphere. A collapsed one is hard to move, and looks robust for that reason alone."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +23,8 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
         line) to the dimension; ``directions``: how many tight classes span, the dimension or the number of classes less
         one, whichever is smaller; ``top_share``: share of the variance in the first direction; ``intra`` and
         ``inter``: mean Euclidean distance between items of the same and of different classes (0 to 2);
-        ``ratio``: intra over inter, 0 being perfectly tight classes and 1 no classes at all.
+        ``ratio``: intra over inter, 0 being perfectly tight classes and 1 no classes at all. A gallery with one item
+        a class has neither ``intra`` nor ``ratio``.
     """
     points = gallery.embeddings.double()
     spectrum = torch.linalg.svdvals(points - points.mean(0)).square()
@@ -37,14 +39,15 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
     same = gallery.labels[some][:, None] == gallery.labels[some]
     itself = torch.eye(len(some), dtype=torch.bool, device=points.device)
     intra, inter = float(apart[same & ~itself].mean()), float(apart[~same].mean())
-    return {
+    found = {
         "effective_rank": float(entropy.exp()),
         "directions": float(max(1, min(points.shape[1], len(classes) - 1))),
         "top_share": float(shares[0]),
         "intra": intra,
         "inter": inter,
-        "ratio": intra / inter if inter else float("nan"),
+        "ratio": intra / inter if inter else math.nan,
     }
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def why_collapsed(found: Mapping[str, float]) -> str:
@@ -68,6 +71,6 @@ def why_collapsed(found: Mapping[str, float]) -> str:
         return f"effective rank {rank:.1f} of {directions:.0f}"
     if found["inter"] < LEAST_DISTANCE:
         return f"classes are {found['inter']:.3f} apart"
-    if found["ratio"] > LARGEST_RATIO:
+    if found.get("ratio", 0.0) > LARGEST_RATIO:
         return f"distance within classes is {found['ratio']:.2f} of that between"
     return ""

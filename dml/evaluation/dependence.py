@@ -12,7 +12,7 @@ from dml.common.randomness import torch_generator
 from dml.defenses.joint import Joint
 from dml.defenses.robust import Robust
 from dml.evaluation.statistics import over_seeds
-from dml.losses.base import TupleLoss, distance
+from dml.losses.base import TupleLoss, difference
 from dml.losses.mining import Tuples
 
 ROLES = Tuples._fields
@@ -92,11 +92,6 @@ def perturb(
         pairs = {role: [each[getattr(used, role)] for each in shown[-1]] for role in defense.targets}
     images, embeddings = ({role: pair[place] for role, pair in pairs.items()} for place in range(2))
     return Perturbed(used, images, embeddings)
-
-
-def difference(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Return d(a, p) - d(a, n) (T,) of embeddings (T, D): a triplet loss without margin and hinge."""
-    return distance(anchor, positive) - distance(anchor, negative)
 
 
 @torch.no_grad()

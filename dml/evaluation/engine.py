@@ -20,6 +20,7 @@ from dml.retrieval.index import Search
 from dml.retrieval.metrics import Outcome, disagreement, per_query
 
 CHUNK = 100  # queries attacked at a time
+OUTSIDE = 1e-5  # that rounding may put an image outside its ball, pixel units
 
 
 class Group(NamedTuple):
@@ -60,12 +61,22 @@ class Worst:
         self.settled = larger.survives
 
     def advance(self, run: Run, ball: Ball, generator: torch.Generator) -> None:
-        """Run an attack on the queries that still survive, and keep the images that are worse than those known."""
+        """Run an attack on the queries that still survive, and keep the images that are worse than those known.
+
+        Raises:
+            ValueError: its images lie outside the ball or [0, 1].
+        """
         rows = ((self.value < 0) & ~self.settled).nonzero().squeeze(1)
         if not len(rows):
             return
         queries = self.queries.take(rows)
         images = run(self.clean[rows], queries, ball, generator)
+        beyond = float((images - ball.project(images, self.clean[rows])).abs().max())
+        if not beyond <= OUTSIDE:
+            raise ValueError(
+                f"an attack returned images up to {beyond:.2g} outside the ball of eps "
+                f"{radius_text(ball.eps)} or outside [0, 1]; end it with ball.project(perturbed, images)"
+            )
         margin, value = self._measure(images, queries)
         self._keep(rows, images, margin, value)
 

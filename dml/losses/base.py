@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from dml.common.checks import at_least, known
 from dml.losses.mining import MINERS, Tuples
 
+UNIT = 0.05  # that the length of an embedding may differ from 1; bfloat16 rounds
+
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
     """Return Euclidean distances (T,) between rows of (T, D); where rows coincide, the gradient is zero."""
     return (first - second).square().sum(-1).clamp_min(1e-14).sqrt()
+
+
+def difference(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Return d(a, p) - d(a, n), one per tuple (T,), of embeddings (T, D): a triplet loss without margin and hinge."""
+    return distance(anchor, positive) - distance(anchor, negative)
 
 
 def squared_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -73,8 +80,21 @@ class TupleLoss(Loss):
         self.miner = miner
 
     def mine(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
-        """Return the tuples of a batch: embeddings (B, D) without gradient and labels (B,) -> row numbers."""
-        return MINERS[self.miner](embeddings, labels, generator)
+        """Return the tuples of a batch: embeddings (B, D) without gradient and labels (B,) -> row numbers.
+
+        Raises:
+            ValueError: the batch has none, or embeddings are not of unit length.
+        """
+        lengths = embeddings.float().norm(dim=1)
+        if bool(((lengths - 1).abs() > UNIT).any()):  # what is not a number, the training loop tells
+            raise ValueError(
+                f"the embeddings have lengths of {float(lengths.min()):.2g} to {float(lengths.max()):.2g}; tuples are "
+                "selected among unit vectors, so the model must end with torch.nn.functional.normalize"
+            )
+        tuples = MINERS[self.miner](embeddings, labels, generator)
+        if not len(tuples.anchor):
+            raise ValueError("the batch has no tuple; it needs two images of a class, and one of another")
+        return tuples
 
     @abstractmethod
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

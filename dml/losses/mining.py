@@ -51,6 +51,22 @@ def semi_hard(embeddings: Tensor, labels: Tensor, generator: torch.Generator) ->
     return Tuples(anchor, positive, torch.where(farther.any(1), nearest_farther, farthest))
 
 
+def soft_hard(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
+    """Select a random one of the hard positives and of the hard negatives (Roth et al. 2020; S of HM[S, .]).
+
+    A positive is hard if it is farther than the nearest negative, a negative if it is nearer than the farthest
+    positive. Where there is none, any will do. An anchor is never its own positive.
+    """
+    same, other = _masks(labels)
+    anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
+    positive, negative, distance = same[anchor], other[anchor], pairwise_distance(embeddings)[anchor]
+    hard_positive = positive & (distance > distance.masked_fill(~negative, torch.inf).amin(1, keepdim=True))
+    hard_negative = negative & (distance < distance.masked_fill(~positive, -torch.inf).amax(1, keepdim=True))
+    hard_positive = torch.where(hard_positive.any(1, keepdim=True), hard_positive, positive)
+    hard_negative = torch.where(hard_negative.any(1, keepdim=True), hard_negative, negative)
+    return Tuples(anchor, _draw(hard_positive.float(), generator), _draw(hard_negative.float(), generator))
+
+
 def distance_weighted(
     embeddings: Tensor,
     labels: Tensor,
@@ -79,6 +95,7 @@ def distance_weighted(
 MINERS: dict[str, Miner] = {
     "random": random_tuples,
     "semi_hard": semi_hard,
+    "soft_hard": soft_hard,
     "distance_weighted": distance_weighted,
 }
 

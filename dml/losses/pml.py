@@ -158,5 +158,7 @@ def _per_query(term: dict[str, Any], like: Tensor) -> Tensor:
     if kind == "element" and "divisor" in term:  # one value per proxy or class, not per query
         return found.sum() / max(float(term["divisor"]), 1.0)
     rows = indices if kind == "element" else indices[0]
+    if not len(rows):  # no pairs, where the library gives one zero
+        return torch.zeros_like(like)
     number = torch.bincount(rows, minlength=len(like)).clamp_min(1)
     return torch.zeros_like(like).index_add(0, rows, found) / number

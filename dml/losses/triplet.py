@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dml.losses.base import TupleLoss, distance
+from dml.losses.base import TupleLoss, difference
 
 
 class Triplet(TupleLoss):
@@ -19,4 +19,4 @@ class Triplet(TupleLoss):
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Return the losses (T,) of embeddings (T, D)."""
-        return (distance(anchor, positive) - distance(anchor, negative) + self.margin).clamp_min(0)
+        return (difference(anchor, positive, negative) + self.margin).clamp_min(0)

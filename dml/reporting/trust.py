@@ -21,6 +21,7 @@ from dml.reporting.spelling import (
     chance_text,
     interval,
     model_text,
+    number,
     order,
     spell,
     table,
@@ -239,7 +240,7 @@ def collapse_section(records: Sequence[Record], figures: Figures) -> list[str]:
     for record in own:
         found = record["embedding"]
         name = model_text(record["loss"], record["defense"]) + (f", seed {record['seed']}" if several else "")
-        spread = [f"{found[key]:.2f}" for key in ("top_share", "intra", "inter", "ratio")]
+        spread = [number(found.get(key), 2) for key in ("top_share", "intra", "inter", "ratio")]
         rows.append([name, f"{found['effective_rank']:.1f}", *spread, collapsed(record) or "no"])
     return [
         "",

@@ -38,6 +38,9 @@ class Gallery:
         labels: (N,) class of each item.
         groups: (N,) track, burst or camera of each item, numbers of at least 0. By default each item forms its own
             group, numbered by its row.
+
+    Raises:
+        ValueError: there is no item.
     """
 
     embeddings: Tensor
@@ -45,6 +48,8 @@ class Gallery:
     groups: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if not len(self.labels):
+            raise ValueError("the gallery holds no item")
         if self.groups is None:
             object.__setattr__(self, "groups", torch.arange(len(self.labels), device=self.labels.device))
 

@@ -183,6 +183,8 @@ def _full_float32() -> bool:
 
 
 def _joined(parts: list[Outcome]) -> Outcome:
+    if not parts:  # no query
+        return Outcome(torch.empty(0, dtype=torch.bool), *torch.empty(2, 0, dtype=torch.float64))
     return Outcome(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -212,4 +214,4 @@ def recall_at(embeddings: Tensor, queries: Queries, gallery: Gallery, k: int) ->
         ValueError: a query has no right item in the gallery.
     """
     hits = [(scores.wrong() >= scores.right[:, :1]).sum(1) < k for scores in _scores(embeddings, queries, gallery)]
-    return torch.cat(hits)
+    return torch.cat(hits) if hits else torch.empty(0, dtype=torch.bool, device=embeddings.device)

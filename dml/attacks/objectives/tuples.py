@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.attacks.objectives.base import Objective
-from dml.losses.base import distance
+from dml.losses.base import difference, distance
 from dml.retrieval.gallery import Gallery, Matches, Queries
 
 
@@ -26,7 +26,7 @@ def role_objective(
     objectives: dict[str, Objective] = {
         "positive": lambda images: distance(model(images), anchor),
         "negative": lambda images: -distance(model(images), anchor),
-        "anchor": lambda images: _difference(model(images), positive, negative),
+        "anchor": lambda images: difference(model(images), positive, negative),
     }
     return objectives[target]
 
@@ -62,8 +62,4 @@ def metric_loss_objective(model: nn.Module, images: Tensor, queries: Queries, ga
             gallery.embeddings[similarity.masked_fill(~mask, -torch.inf).argmax(1)]
             for mask in (matches.right, matches.wrong)
         )
-    return lambda perturbed: _difference(model(perturbed), positive, negative)
-
-
-def _difference(embeddings: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    return distance(embeddings, positive) - distance(embeddings, negative)
+    return lambda perturbed: difference(model(perturbed), positive, negative)

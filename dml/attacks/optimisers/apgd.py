@@ -38,6 +38,7 @@ def apgd(
     """
     images = images.detach()
     size = 2 * torch.as_tensor(ball.eps, dtype=images.dtype, device=images.device).expand(len(images))
+    project = ball.projection(images)
     current = previous = ball.start(images, generator)
     value, gradient = value_and_gradient(objective, current)
     best, best_value, best_gradient = current, value, gradient
@@ -47,10 +48,11 @@ def apgd(
     for step in range(1, steps + 1):
         if goal is not None and bool((best_value >= goal).all()):
             break
-        target = ball.project(ball.step(current, gradient, size), images)
+        target = project(ball.step(current, gradient, size))
         weight = MOMENTUM if step > 1 else 1.0
-        moved = current + weight * (target - current) + (1 - weight) * (current - previous)
-        previous, current = current, ball.project(moved, images)
+        # current + weight * (target - current) + (1 - weight) * (current - previous), in place
+        moved = target.sub_(current).mul_(weight).add_(current).add_((current - previous).mul_(1 - weight))
+        previous, current = current, project(moved)
         old_value = value
         if step < steps:
             value, gradient = value_and_gradient(objective, current)

@@ -52,13 +52,13 @@ def momentum_pgd(
     """
     images = images.detach()
     found, rows = images.clone(), torch.arange(len(images), device=images.device)
-    perturbed, speed = ball.start(images, generator), torch.zeros_like(images)
+    project, perturbed, speed = ball.projection(images), ball.start(images, generator), torch.zeros_like(images)
     winner, winner_value = images, None
     for size in falling_steps(2 * ball.eps, steps):
         value, gradient = value_and_gradient(objective, perturbed)
         winner, winner_value = better(winner, winner_value, perturbed, value)
-        speed = speed + gradient / spread(gradient.abs().mean((1, 2, 3)).clamp_min(1e-20))
-        perturbed = ball.project(ball.step(perturbed, speed, size), images)
+        speed += gradient.div_(spread(gradient.abs().mean((1, 2, 3)).clamp_min(1e-20)))
+        perturbed = project(ball.step(perturbed, speed, size))
         if goal is None:
             continue
         below = winner_value < goal.value[rows]
@@ -69,6 +69,7 @@ def momentum_pgd(
                 return found
             objective = goal.narrow(rows)
             images, perturbed, speed, winner = (part[below] for part in (images, perturbed, speed, winner))
+            project = ball.projection(images)
             winner_value = winner_value[below]
     found[rows] = better(winner, winner_value, perturbed, value_of(objective, perturbed))[0]
     return found

@@ -50,6 +50,7 @@ def pgd(
     if restarts > 1 and not best:
         raise ValueError(f"restarts is {restarts} with best=False; only with best=True can the better result be kept")
     images = images.detach()
+    project = ball.projection(images)
     winner, winner_value = images, None
     for _ in range(restarts):
         perturbed = ball.start(images, generator) if random_start else images.clone()
@@ -57,7 +58,7 @@ def pgd(
             value, gradient = value_and_gradient(objective, perturbed)
             if best:
                 winner, winner_value = better(winner, winner_value, perturbed, value)
-            perturbed = ball.project(ball.step(perturbed, gradient, size), images)
+            perturbed = project(ball.step(perturbed, gradient, size))
         if best:
             winner, winner_value = better(winner, winner_value, perturbed, value_of(objective, perturbed))
         else:

@@ -29,7 +29,9 @@ class DLR(Attack):
         at_least("steps", self.steps, 1)
 
     def runs(self, search: Search) -> list[Run]:
-        """See :class:`dml.attacks.base.Attack`."""
+        """See :class:`dml.attacks.base.Attack`; none where the gallery holds two classes."""
+        if len(search.gallery.labels.unique()) < 3:
+            return []
 
         def run(images: Tensor, queries: Queries, ball: Ball, generator: torch.Generator) -> Tensor:
             objective = dlr_objective(search.model, queries, search.gallery)

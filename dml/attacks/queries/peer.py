@@ -39,13 +39,15 @@ class Peer(Attack):
         known("loss", self.loss, ("ce", "dlr"))
 
     def runs(self, search: Search) -> list[Run]:
-        """See :class:`dml.attacks.base.Attack`.
+        """See :class:`dml.attacks.base.Attack`; none for ``dlr`` where the gallery holds two classes.
 
         Raises:
             ValueError: adversarial-library is not installed.
         """
         if not INSTALLED:
             raise ValueError("the attack peer needs adversarial-library; install the package adv-lib")
+        if self.loss == "dlr" and len(search.gallery.labels.unique()) < 3:
+            return []
         return [_run(search, self.steps, self.loss)]
 
     def doubled(self) -> "Peer":

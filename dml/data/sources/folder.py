@@ -78,6 +78,8 @@ def _from_csv(folder: Path) -> pd.DataFrame:
         raise DatasetError(f"{file} lists no image; give each image a line path,label[,class_name]")
     if not pd.api.types.is_integer_dtype(table["label"]):
         raise DatasetError(f"{file} has a label that is not an integer; labels count classes from 0")
+    if (least := int(table["label"].min())) < 0:
+        raise DatasetError(f"{file} has the label {least}; labels count classes from 0, and junk images are left out")
     again = table["path"].map(os.path.normpath).duplicated()
     if again.any():
         raise DatasetError(f"{file} lists {table.loc[again, 'path'].iloc[0]!r} twice")

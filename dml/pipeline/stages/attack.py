@@ -1,5 +1,6 @@
 """Chapter 4: attack one model, or one untrained control, with one suite."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from dml.pipeline.stored import StoredModel, open_data, open_model, open_surroga
 from dml.reporting.spelling import CONTROL
 from dml.retrieval.index import Search
 
+DONE = re.compile(r"(\d+)/\d+ queries")  # in a line of progress
 Names = tuple[str, str, str, int, str]
 """Dataset, loss, defence, seed and suite."""
 
@@ -207,7 +209,7 @@ def _report(total: int) -> Any:
 
     def report(line: str) -> None:
         print(line, flush=True)
-        done = int(line.split()[1].split("/")[0]) if "/" in line else total
+        done = int(found[1]) if (found := DONE.search(line)) else total
         passed = time.perf_counter() - start
         left = passed / done * (total - done)
         print(f"  {passed:.0f} s, {int(left // 60)}:{int(left % 60):02d} left", file=sys.stderr)
