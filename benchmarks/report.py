@@ -41,6 +41,7 @@ QUICK: dict[str, str] = {
     "precision": "--queries 4",
     "retrieval": "--sizes 300:30 --dimension 32 --rounds 1",
     "beside": "--models conv4:16 --batch 8 --rounds 1",
+    "memory": "--models conv4:16 --batch 8 --rounds 1 --processes 1",
     "loading": "--classes 4 --crop 32 --steps 2",
     "prepare": "--images 60",
 }

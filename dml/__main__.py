@@ -19,6 +19,7 @@ tune         compare settings on held-out training classes
 import os
 import sys
 
+from dml.common.memory import keep_freed
 from dml.common.table import find
 
 COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns its exit status
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that spin while they wait for each other slow themselves and what runs beside them (benchmarks/beside.py).
     # OpenMP reads this when torch is imported, here and in the processes that commands start.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed()
     try:
         return find(COMMANDS, words[0], "command")(words[1:])
     except ModuleNotFoundError as error:

@@ -89,6 +89,30 @@ def test_settings_wait_for_no_statistics() -> None:
     assert done.stdout.splitlines()[1].startswith("True [")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults are counted, and glibc is told")
+@pytest.mark.parametrize("given", [{}, {"MALLOC_TRIM_THRESHOLD_": "0"}])
+def test_the_command_line_keeps_freed_memory(given: dict[str, str]) -> None:
+    """Here and in a process that it starts. Arrays of four megabytes: beyond glibc's own threshold at the start."""
+    count = (
+        "import numpy as np, resource as r\n"
+        "def faults():\n"
+        "    before = r.getrusage(r.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20): a, b = np.ones(2**19), np.ones(2**19); del a, b\n"
+        "    return r.getrusage(r.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(); print(faults())"
+    )
+    code = (
+        "import subprocess, sys, dml.__main__ as door\n"
+        f"def work(words):\n    exec({count!r}, globals()); sys.stdout.flush()\n"
+        f"    subprocess.run([sys.executable, '-c', {count!r}], check=True)\n"
+        "door.find = lambda *name: work\ndoor.main(['check'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | given
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    few = [int(line) < 1_000 for line in done.stdout.split()]
+    assert few == [not given] * 2, done
+
+
 def test_threads_sleep_while_they_wait() -> None:
     code = (
         "import os, dml.__main__ as door; door.find = lambda *name: lambda words: print(os.environ['OMP_WAIT_POLICY'])"

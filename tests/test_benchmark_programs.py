@@ -97,6 +97,11 @@ def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert added >= beyond > 0
 
 
+def test_memory() -> None:
+    found = ratios("memory")
+    assert list(found) == [f"conv4, 16 px, {kind}, keeps / returns" for kind in ("standard", "robust, k=4")]
+
+
 def test_beside(capsys: pytest.CaptureFixture[str]) -> None:
     found = ratios("beside")
     assert finite(found)

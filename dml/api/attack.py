@@ -7,7 +7,7 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ RANKS = (2, 4, 8)  # R@k by default
 MAP = "map"  # the attack on MAP@R
 MAP_STEPS = 20
 BLACK_BOX: dict[str, dict[str, int]] = {"noise": {"draws": 10}, "nes": {"steps": 5}, "square": {}}  # need no gradient
+LINF_ONLY = ("square",)
 
 
 class Attacked(NamedTuple):
@@ -72,10 +73,16 @@ def checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, ranks))))
 
 
-def black_box(suite: AttackSuite) -> AttackSuite:
+def black_box(suite: AttackSuite, norm: str) -> AttackSuite:
     """Return the attacks that need no gradient, on as many queries and at the same radii as a suite."""
     tries = max(suite.gate_tries, *(settings.get("tries", 0) for settings in suite.attacks.values()))
-    return replace(suite, attacks=BLACK_BOX | {"square": {"tries": tries}}, alone=False, claims=False)
+    attacks = BLACK_BOX | {"square": {"tries": tries}}
+    return replace(suite, attacks=for_norm(attacks, norm), alone=False, claims=False)
+
+
+def for_norm(attacks: Mapping[str, Mapping[str, Any]], norm: str) -> dict[str, Any]:
+    """Return the attacks of a ball's norm, by name: Square's squares are corners of the l-inf ball, and weak in l2."""
+    return {key: item for key, item in attacks.items() if norm == "linf" or item.get("attack", key) not in LINF_ONLY}
 
 
 def with_map(suite: AttackSuite) -> AttackSuite | None:

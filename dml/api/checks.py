@@ -196,6 +196,8 @@ def answerable(split: Split, queries: Split | None, notes: list[str]) -> np.ndar
         ValueError: no query is left.
     """
     asked = split if queries is None else queries
+    if not len(split) or not len(asked):
+        raise ValueError("there are no images" if queries is None else "there are no queries, or the gallery is empty")
     if len(np.unique(np.concatenate([split.labels, asked.labels]))) < 2:
         raise ValueError("all images are of one class; retrieval needs two or more")
     count = len(split.class_names)

@@ -6,10 +6,7 @@ python -m dml evaluate FOLDER --model timm:tf_efficientnet_lite0 --size 224 --ep
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-
-from PIL import Image
 
 from dml.common.files import remove
 from dml.evaluation import CONTROLS
@@ -33,7 +30,14 @@ def main(arguments: list[str]) -> int:
 def _run(chosen: argparse.Namespace) -> int:
     from dml.api.attack import RANKS  # torch takes seconds to import, which --help need not wait for
     from dml.api.evaluate import evaluate
+    from dml.api.loading import check_folder, cropped
+    from dml.api.suites import chosen as checked
     from dml.api.wrap import load
+
+    # Before the model, which may have to be downloaded.
+    checked(chosen.suite, chosen.eps, chosen.queries, chosen.norm)
+    for folder in filter(None, (chosen.folder, chosen.gallery, chosen.training)):
+        check_folder(folder)
 
     unfinished = chosen.output / UNFINISHED
     with warnings.catch_warnings():
@@ -51,7 +55,7 @@ def _run(chosen: argparse.Namespace) -> int:
             training=chosen.training,
             similarity=chosen.similarity,
             size=chosen.size if chosen.resize is None else None,
-            transform=None if chosen.resize is None else _cropped(chosen.resize, chosen.size),
+            transform=None if chosen.resize is None else cropped(chosen.resize, chosen.size),
             controls=tuple(CONTROLS) if chosen.controls else (),
             seed=chosen.seed,
             device=chosen.device,
@@ -61,15 +65,6 @@ def _run(chosen: argparse.Namespace) -> int:
     print(f"\n{result}\n\nwrote {result.save(chosen.output)}")
     remove(unfinished)
     return 0
-
-
-def _cropped(resize: int, size: int | tuple[int, ...] | None) -> Callable[[Image.Image], Image.Image]:
-    """Return what published figures of ImageNet's networks are measured with: a central square of a larger image."""
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
-
-    if not isinstance(size, int) or not 1 <= size <= resize:
-        raise ValueError(f"resize is {resize}; it takes a size that is one number and no larger, as in --size 224")
-    return Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size)])
 
 
 def _side(text: str) -> int | tuple[int, ...]:

@@ -22,11 +22,12 @@ from dml.api.gates import more_gates
 from dml.api.images import splits, training_data
 from dml.api.loading import Prepare
 from dml.api.pixels import Side
-from dml.api.result import MODEL, Fooled, Images, Result, fooled_searches
+from dml.api.result import Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
-from dml.api.summary import natural_scores
+from dml.api.summary import MODEL, natural_scores
 from dml.api.wrap import as_module
 from dml.common.checks import known
+from dml.common.processes import alone
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
@@ -79,7 +80,7 @@ def evaluate(
         norm: ``linf``, or ``l2`` of a whole image's perturbation. There are no gates for l2, and eps must be given.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
-        limit: how many queries to attack instead. Natural R@1 and MAP@R of all of them are told in any case.
+        limit: how many queries to attack instead. Natural R@k and MAP@R of all of them are told in any case.
         ranks: the k of each R@k that is told beside R@1, such as (10, 100, 1000).
         similarity: ``cosine``, ``dot`` or ``euclidean``: what the search ranks by.
         size, transform: for the images of a folder or a dataset: the central square after the shorter side was resized
@@ -96,8 +97,7 @@ def evaluate(
     Raises:
         ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
     """
-    notes: list[str] = []
-    embed = as_module(embed)
+    embed, notes = as_module(embed), []
     check_module(embed, notes)
     known("similarity", similarity, SIMILARITIES)
     chosen, ranks = suites.chosen(suite, eps, limit, norm), attack.checked_ranks(ranks)
@@ -107,10 +107,11 @@ def evaluate(
     data = training_data(training, images, (queries, gallery), size=size, transform=transform) if controls else None
     beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
-    with full_precision(), lent(embed, device) as place:
+    # In a group of processes one may evaluate while the others wait, or each evaluates a model of its own.
+    with alone(), full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)
-        chosen = suites.possible(chosen, suite, similarity, has_gradient)
+        chosen = suites.possible(chosen, suite, similarity, norm, has_gradient)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         search = _searched(embedding, split, asked, similarity, rows, report)
@@ -120,7 +121,7 @@ def evaluate(
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
         about = told(search, chosen, rows, ranks, seed, similarity, norm, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
-        about |= {"natural": natural_scores(search, usable)}
+        about["natural"] = natural_scores(search, usable, ranks)
         kept = None if folder is None else Path(folder) / about["key"]
         run = _Run(search, chosen, rows, norm, ranks, seed, kept, report)
         cost: dict[str, float] = {"continued": run.folder is not None and run.folder.exists()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dml.api.loading import Loaded, Prepare, flat, load, prepared_by
+from dml.api.loading import Loaded, Prepare, flat, found_at, load, prepared_by
 from dml.api.pixels import Lazy, Side
 from dml.data import base
 from dml.data.base import Dataset, Split
@@ -61,7 +61,7 @@ def splits(
     if _is_prepared(images):
         if not (labels is None and groups is None and prepare is None):
             raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
-        prepared = base.load(Path(images))
+        prepared = base.load(found_at(images))
         return prepared.test, prepared.queries
     if groups is not None and any(map(_is_folder, (images, queries, gallery))):
         raise ValueError("groups of the images in a folder go into the column group of its labels.csv")
@@ -137,7 +137,7 @@ def training_data(
     """
     given = images if training is None else training
     if _is_prepared(given):
-        return base.load(Path(given))
+        return base.load(found_at(given))
     if training is not None and any(_is_same(training, item) for item in (images, *others)):
         raise ValueError("training is what is attacked; give images of other classes, or leave it out")
     if training is None:
@@ -157,7 +157,7 @@ def training_data(
 
 
 def _is_prepared(images: Any) -> bool:
-    return isinstance(images, str | Path) and (Path(images) / "images.bin").exists()
+    return isinstance(images, str | Path) and (found_at(images) / "images.bin").exists()
 
 
 def _is_folder(images: Any) -> bool:

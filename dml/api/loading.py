@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from dml.api.pixels import Lazy, Side, check_side, stored, to_pixels
+from dml.common.files import ROOT
 from dml.data.base import Source
 from dml.data.sampling import evenly
 from dml.data.sources.folder import read_folder
@@ -65,9 +67,10 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
         ValueError: images or labels cannot be used; one sentence says what would be right.
     """
     if isinstance(images, str | Path):
+        images = found_at(images)
         if labels is not None:  # in which order would they be?
             raise ValueError(f"the folder {images} has labels: its sub-folders, or its labels.csv; leave labels out")
-        found = _folder(Path(images), read_folder(Path(images)), prepare)
+        found = _folder(images, read_folder(images), prepare)
     elif isinstance(images, Tensor | np.ndarray):
         if prepare is not None:
             raise ValueError("size and transform are for folders and datasets; resize a tensor or an array beforehand")
@@ -83,6 +86,33 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
     if len(found.labels) != len(found.pixels):
         raise ValueError(f"there are {len(found.labels)} labels for {len(found.pixels)} images; give one per image")
     return found
+
+
+def found_at(folder: str | Path) -> Path:
+    """Return the path of a folder: in this repository if it is there alone, as :func:`dml.load` finds models."""
+    inside = ROOT / folder
+    return inside if inside.is_dir() and not Path(folder).is_dir() else Path(folder)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise ValueError unless there is such a folder."""
+    if not found_at(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder; give one with a sub-folder per class, or with a labels.csv")
+
+
+def cropped(resize: int, size: Side | None) -> Prepare:
+    """Return what published figures of ImageNet's networks are measured with: a central square of a larger image.
+
+    Args:
+        resize: shorter side of the larger image, pixels.
+        size: side of the square.
+
+    Raises:
+        ValueError: the size is not one number, or larger.
+    """
+    if not isinstance(size, int) or not 1 <= size <= resize:
+        raise ValueError(f"resize is {resize}; it takes a size that is one number and no larger, as in --size 224")
+    return Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size)])
 
 
 def prepared_by(size: Side | None, transform: Prepare | None) -> Prepare | None:

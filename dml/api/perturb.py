@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dml.api.attack import BALLS, BLACK_BOX, Norm, l2_radius
+from dml.api.attack import BALLS, BLACK_BOX, LINF_ONLY, Norm, l2_radius
 from dml.api.checks import check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
@@ -20,6 +20,7 @@ from dml.common.arguments import record
 from dml.common.checks import known, linf_radius
 from dml.common.randomness import torch_generator
 from dml.common.table import find
+from dml.config.load import fractions
 from dml.data.base import Split
 from dml.evaluation.engine import Worst
 from dml.models.embedder import device_of
@@ -35,7 +36,7 @@ def perturb(
     labels: Tensor,
     *,
     gallery: tuple[Tensor, Tensor] | None = None,
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     norm: Norm = "linf",
     attack: str = "soft_margin",
     seed: int = 0,
@@ -55,7 +56,7 @@ def perturb(
         labels: (B,) class of each.
         gallery: what is searched, and its labels (N,): images (N, 3, H, W), or their embeddings (N, D), which save
             time. It must not hold the queries themselves. None searches the other images of the batch.
-        eps: radius of the ball, in pixels of [0, 1].
+        eps: radius of the ball, in pixels of [0, 1], as a number or as text such as "8/255".
         norm: of the ball: ``linf``, or ``l2`` of a whole image's perturbation.
         attack: a key of :data:`dml.attacks.ATTACKS`.
         seed: of the random starts; another for each batch, such as the number of the step, varies them.
@@ -69,8 +70,14 @@ def perturb(
         ValueError: an argument cannot be used; one sentence says why.
     """
     known("norm", norm, BALLS)
-    (linf_radius if norm == "linf" else l2_radius)("eps", eps)
-    ball = BALLS[norm](eps)
+    if norm != "linf" and attack in LINF_ONLY:
+        raise ValueError(f"norm is {norm}; the attack {attack} is for linf alone")
+    try:
+        radius = float(fractions(eps))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eps is {eps!r}; give a number such as 8/255") from error
+    (linf_radius if norm == "linf" else l2_radius)("eps", radius)
+    ball = BALLS[norm](radius)
     chosen: Attack = record(find(ATTACKS, attack, "attack"), settings, attack)
     _check(images, labels, "images", "labels")
     if images.ndim != IMAGES:
@@ -96,8 +103,8 @@ def _check(images: Tensor, labels: Tensor, name: str, names: str) -> None:
         raise ValueError(f"{name} must be a float tensor (N, 3, H, W) in [0, 1]")
     if images.ndim == IMAGES and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"{name} lie between {images.min():.3g} and {images.max():.3g}; they must lie in [0, 1]")
-    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
-        raise ValueError(f"{names} must be a tensor of {len(images)} numbers, one for each of {name}")
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"{names} must be a tensor of {len(images)} whole numbers, one for each of {name}")
 
 
 @torch.no_grad()
@@ -111,8 +118,13 @@ def _search(
         own = torch.arange(len(images), device=images.device)
         searched, queries = Gallery(natural, labels), Queries(labels, own, own)
     else:
+        if not isinstance(gallery, tuple | list) or len(gallery) != 2:
+            raise ValueError("gallery must be a pair: images or embeddings, and their labels")
         items, names = gallery
         _check(items, names, "the gallery's items", "the gallery's labels")
+        width = natural.shape[1]
+        if items.ndim != IMAGES and items.shape[1] != width:
+            raise ValueError(f"the gallery's embeddings have {items.shape[1]} dimensions; embed gives {width}")
         items = items.to(natural) if items.ndim != IMAGES else items.to(images)
         found = F.normalize(items, dim=1) if items.ndim != IMAGES else model(items)
         check_finite(found, "embeddings of the gallery")

@@ -94,6 +94,8 @@ def stored(images: Tensor | np.ndarray) -> np.ndarray:
     Raises:
         ValueError: they have another shape, type or range.
     """
+    if isinstance(images, np.ndarray):
+        images = np.ascontiguousarray(images)  # torch takes no negative strides, which mirroring and BGR to RGB make
     try:
         values = torch.as_tensor(images).detach().cpu()
     except TypeError as error:  # objects, text

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dml.api.attack import NAMES
-from dml.api.result import MODEL, Fooled, Result, Sentence, name_text, natural_text
-from dml.api.summary import ranks_of
+from dml.api.printed import name_text, natural_text
+from dml.api.result import Fooled, Result, Sentence
+from dml.api.summary import MODEL, ranks_of
 from dml.reporting.spelling import interval, number, settings_text
 from dml.reporting.style import COLORS, GREY_MARKERS, GREYS
 

@@ -1,9 +1,7 @@
 """What an evaluation found: a table to print, and files to keep."""
 
 import json
-import math
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dml.api import printed
 from dml.api.attack import NAMES, radius
 from dml.api.similarity import SimilaritySearch
-from dml.api.summary import ranks_of, summarise
+from dml.api.summary import MODEL, summarise
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
-from dml.reporting.spelling import control_kind, interval
+from dml.evaluation.statistics import wilson
+from dml.reporting.spelling import control_kind
 from dml.retrieval.metrics import ranking
 
-MODEL = "your model"
 SHOWN = 8  # fooled searches in the report
 WIDTH = 100  # columns of the printed table
 
@@ -136,6 +135,21 @@ class Result:
         """
         return summarise(self.outcomes)
 
+    @cached_property
+    def by_attack(self) -> pd.DataFrame:
+        """One row per attack and radius: ``attack, eps, queries, r1, r1_low, r1_high, map_r`` of the model.
+
+        Attacks that run in turn, as those of ``quick``, share a row, ``worst``; the first of them and that on MAP@R
+        also have their own. Those of ``paper``, which meet all queries, each have a row.
+        """
+        own = self.outcomes[(self.outcomes["model"] == MODEL) & (self.outcomes["attack"] != "none")]
+        found = own.groupby(["attack", "eps"], sort=False).agg(
+            queries=("r1", "size"), r1=("r1", "mean"), map_r=("map_r", "mean")
+        )
+        ends = [wilson(round(row.r1 * row.queries), int(row.queries)) for row in found.itertuples()]
+        found[["r1_low", "r1_high"]] = ends
+        return found.reset_index()[["attack", "eps", "queries", "r1", "r1_low", "r1_high", "map_r"]]
+
     @property
     def failed(self) -> pd.DataFrame:
         """The gates that do not hold."""
@@ -196,14 +210,15 @@ class Result:
             f"{about['queries']:,} of {about['all_queries']:,} queries, which the table is of; gallery of "
             f"{about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} "
             "pixels",
-            natural_text(about["natural"]),
+            printed.natural_text(about["natural"]),
             f"suite {about['suite']}{kind}, similarity {about['similarity']}, seed {about['seed']}, "
             f"{NAMES[about['norm']]} ball",
             "",
-            *_table(self),
+            *printed.table(self),
             "",
-            *_scores(self),
+            *printed.scores(self),
             "",
+            *printed.by_attack(self),
         ]
         if self.scores:
             lines.append("scores: " + ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items()))
@@ -245,50 +260,6 @@ class Result:
             partial.write_bytes(curve(self))
         write_text(place / "report.html", page(self))
         return place / "report.html"
-
-
-def name_text(model: str) -> str:
-    """Return the name of the model, or of a control with a word on its training."""
-    return model if model == MODEL else f"{model}, {control_kind(model)}"
-
-
-def natural_text(scores: Mapping[str, float]) -> str:
-    """Return the natural scores of all queries as people compare them with those of other evaluations."""
-    return f"natural, over all {scores['queries']:,} queries: R@1 {scores['r1']:.3f}, MAP@R {scores['map_r']:.3f}"
-
-
-def _table(result: Result) -> list[str]:
-    head = ("", "eps", "natural R@1", "R@1 left (95% interval)", "natural MAP@R", "MAP@R left")
-    rows = [
-        (
-            name_text(row.model),
-            result.radius(row.eps),
-            f"{row.natural_r1:.3f}",
-            f"{row.r1:.3f} {interval(row.r1_low, row.r1_high)}",
-            f"{row.natural_map_r:.3f}",
-            f"{row.map_r:.3f}",
-        )
-        for row in result.summary.itertuples()
-    ]
-    return _columns([head, *rows])
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-
-
-def _scores(result: Result) -> list[str]:
-    """R@k and MAP@R of the model at the largest radius."""
-    summary = result.summary
-    row = summary[summary["model"] == MODEL].iloc[-1]
-    names = {f"R@{name[1:]}": name for name in ranks_of(summary) if not math.isnan(row[name])} | {"MAP@R": "map_r"}
-
-    def text(name: str) -> str:
-        return f"{row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"
-
-    head = (f"{MODEL} at {result.radius(row['eps'])}", "natural (95% interval)", "left (95% interval)")
-    return _columns([head, *((word, text(f"natural_{name}"), text(name)) for word, name in names.items())])
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ class InL2(AttackSuite):
 def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: str) -> Suite:
     """Return the suite in balls of a norm, with other radii or another number of queries.
 
-    In l2 no claim rests on it, since the gates are for l-inf.
+    In l2 no claim rests on it, since the gates are for l-inf, and attacks that are for l-inf alone are left out.
 
     Raises:
         ValueError: it is unknown, cannot be aimed at any model or in such balls, or a setting is wrong.
@@ -58,7 +58,12 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
     if not isinstance(built, AttackSuite) or eps is None:
         raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
     settings = {item.name: getattr(built, item.name) for item in fields(AttackSuite)}
-    return InL2(**settings | {"eps": radii, "queries": queries, "claims": False})
+    attacks = attack.for_norm(built.attacks, norm)
+    if not attacks:
+        raise ValueError(
+            f"norm is {norm}; take another attack than {' and '.join(attack.LINF_ONLY)}, which is for linf"
+        )
+    return InL2(**settings | {"attacks": attacks, "eps": radii, "queries": queries, "claims": False})
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,14 +85,14 @@ def _radii(eps: Any) -> tuple[float, ...]:
         raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
 
 
-def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, has_gradient: bool) -> Suite:
+def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, norm: str, has_gradient: bool) -> Suite:
     """Return the suite, or its attacks without gradients for a model that gives none.
 
     Raises:
         ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
     """
     if isinstance(suite, AttackSuite):
-        return suite if has_gradient else attack.black_box(suite)
+        return suite if has_gradient else attack.black_box(suite, norm)
     if similarity != "cosine":
         raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")
     if not has_gradient:

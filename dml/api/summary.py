@@ -1,15 +1,20 @@
 """From the outcome of each query to one row per model and radius, with intervals over queries."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from dml.api.similarity import SimilaritySearch
 from dml.evaluation.statistics import over_seeds, wilson
-from dml.retrieval.metrics import per_query
+from dml.retrieval.gallery import Gallery, Matches, Queries, at_once
+from dml.retrieval.metrics import CHUNK, NEAR_TIE, per_query
+
+MODEL = "your model"  # in the column ``model``; controls have their names
 
 
 def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -29,16 +34,34 @@ def ranks_of(table: pd.DataFrame) -> list[str]:
     return [f"r{k}" for k in sorted(found) if k > 1]
 
 
-def natural_scores(search: SimilaritySearch, usable: np.ndarray) -> dict[str, float]:
-    """Return how many queries have an answer, and their natural R@1 and MAP@R, attacked or not.
+def natural_scores(search: SimilaritySearch, usable: np.ndarray, ranks: Sequence[int]) -> dict[str, float]:
+    """Return how many queries have an answer, and their natural R@1, R@k and MAP@R, attacked or not.
 
     Args:
         search: of the model.
         usable: numbers of these queries.
+        ranks: the k of each R@k.
     """
     rows = torch.from_numpy(usable).to(search.query_embeddings.device)
-    found = per_query(search.query_embeddings[rows], search.queries(usable), search.gallery)
-    return {"queries": len(usable), "r1": float(found.r1.double().mean()), "map_r": float(found.map_r.mean())}
+    embeddings, queries = search.query_embeddings[rows], search.queries(usable)
+    found = per_query(embeddings, queries, search.gallery)
+    ahead = _ahead(embeddings, queries, search.gallery)
+    recall = {f"r{k}": float((ahead < k).double().mean()) for k in ranks}
+    r1, map_r = float(found.r1.double().mean()), float(found.map_r.mean())
+    return {"queries": len(usable), "r1": r1, **recall, "map_r": map_r}
+
+
+@torch.no_grad()
+def _ahead(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
+    """(B,) number of wrong items as near as the nearest right one, or nearer."""
+    found = []
+    for rows in torch.arange(len(embeddings), device=embeddings.device).split(at_once(gallery, CHUNK)):
+        right, wrong, _ = Matches.of(queries.take(rows), gallery)
+        similarity = embeddings[rows] @ gallery.embeddings.T
+        nearest = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+        near_tie = NEAR_TIE * torch.finfo(similarity.dtype).eps
+        found.append(((similarity >= nearest - near_tie) & wrong).sum(1))
+    return torch.cat(found)
 
 
 def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def _check(chosen: argparse.Namespace) -> int:
     from dml.api.controls import control
     from dml.api.images import splits
     from dml.api.leaderboard import claims, entry
+    from dml.api.loading import cropped, found_at
     from dml.api.wrap import load
 
     item = entry.read(chosen.entry)
@@ -56,10 +57,11 @@ def _check(chosen: argparse.Namespace) -> int:
     if images is None or (model is None and not item.control):
         raise ValueError(f"{chosen.entry.name} does not say where its model and images are; give --images and --model")
     claim = claims.read(chosen.adversarial)
-    is_prepared, (height, width) = (Path(images) / "images.bin").exists(), item.shape
+    is_prepared, (height, width) = (found_at(images) / "images.bin").exists(), item.shape
     size = None if is_prepared else height if height == width else (height, width)
+    transform = None if chosen.resize is None else cropped(chosen.resize, height)
     given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
-    split, asked = splits(*given, None, size=size)
+    split, asked = splits(*given, None, size=size if transform is None else None, transform=transform)
     embed = control(item.name, item.shape) if item.control else load(model, chosen.weights, chosen.dimension)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)
     for sentence in verdict.sentences:
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", help="the images of the entry; those that it names by default")
     add("--model", help="the model, as python -m dml evaluate takes it; the one that the entry names by default")
     add("--gallery", help="what is searched, if the images are queries alone")
+    add("--resize", type=int, help="if the entry's report was made with it")
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
     add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
 

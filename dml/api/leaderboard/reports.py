@@ -10,7 +10,7 @@ import pandas as pd
 from dml.api.about import OWN
 from dml.api.gates import GRADIENT
 from dml.api.leaderboard.entry import Entry, validated
-from dml.api.result import MODEL
+from dml.api.summary import MODEL
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.evaluation.gates import WHOLE_RANGE
