@@ -8,22 +8,29 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from torch import Tensor, nn
 
+import dml
+from dml.attacks import ATTACKS
 from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import fractions, load
+from dml.data.base import Split
+from dml.data.transforms import to_float
 from dml.defenses import DEFENSES
 from dml.defenses.joint import Joint
 from dml.defenses.nearest import Nearest
 from dml.defenses.robust import Robust
 from dml.evaluation.statistics import wilson
 from dml.losses.pml import PML
+from dml.models.embedder import build
 from dml.reporting import records, sections
 from dml.reporting.claims import judged
 from dml.reporting.spelling import number, table
@@ -69,7 +76,7 @@ def test_no_figure_is_typed_by_hand() -> None:
 def test_the_defence_of_a_page_trains(page: str, tmp_path: Path) -> None:
     """The code as it is printed, put where the page says, trains for two steps under the name that it gets."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    ((place, code),) = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
+    ((place, code),) = re.findall(r"<!-- file: (dml/\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
     assert len(code.splitlines()) <= 40
     name, entry = re.findall(r'"(\w+)": "([\w.]+:\w+)"', text)[-1]
     assert entry.split(":")[0] == place.removesuffix(".py").replace("/", ".")
@@ -98,6 +105,32 @@ def test_the_training_loop_of_a_page_trains_a_plain_module() -> None:
         costs = defense(model, *loader[0], loss, torch.Generator().manual_seed(0))
         assert costs.isfinite().all()
         assert costs.mean().requires_grad
+
+
+def test_the_attack_and_the_scores_of_a_page_run(
+    toy_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "ADDING.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"<!-- file: my_attack.py -->\n```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_attack.py").write_text(written, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ATTACKS, "mine", "")  # comes off again
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    evaluate = partial(dml.evaluate, labels=toy_split.labels, controls=(), report=lambda line: None)
+    monkeypatch.setattr(dml, "evaluate", evaluate, raising=False)
+    monkeypatch.setattr(dml, "embed", partial(dml.embed, labels=toy_split.labels), raising=False)
+    given: dict[str, Any] = {"model": model, "images": toy_split.images, "dml": dml}
+    for name in ("own attack", "other scores"):
+        (code,) = re.findall(rf"<!-- run: {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+        exec(code, given)
+    left = given["result"].by_attack.set_index("attack")["r1"]
+    assert left["mine"] < given["result"].about["natural"]["r1"]
+    assert "broken by twice the steps" in set(given["result"].gates["gate"])
+    with torch.no_grad():
+        wanted = nn.functional.normalize(model(to_float(toy_split.images)), dim=1)
+    torch.testing.assert_close(given["embeddings"], wanted)
+    assert given["labels"].tolist() == [str(label) for label in toy_split.labels]
+    assert re.search(r"NMI [01]\.\d", capsys.readouterr().out)
 
 
 class Unit(nn.Module):

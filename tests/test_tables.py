@@ -343,16 +343,17 @@ def test_near_duplicates_that_count_stand_beside_those_left_out() -> None:
 
 
 def test_ranking_scores_are_rows() -> None:
-    scores = {"CA+": 1.25, "CA-": 88.0, "TMA": 0.5, "ERS": 33.3}
+    scores = {"CA+": 1.25, "CA-": 88.0, "TMA": 0.5, "ERS": 33.3, "ERS low": 30.0, "ERS high": 36.6}
     runs = [record("triplet", name, 0.9, 1, "ranking", scores=scores) for name in ("standard", "robust")]
     lines = kinds.ranking_section([*runs, *six()], FIGURES)
     assert "| score | triplet, standard | triplet, robust |" in lines
-    assert lines[-7:-2] == [
+    assert lines[-8:-2] == [
         "| natural R@1 | 0.900 | 0.900 |",
         "| CA+ ↑ | 1.2 | 1.2 |",
         "| CA- ↓ | 88.0 | 88.0 |",
         "| TMA ↓ | 0.500 | 0.500 |",
         "| ERS ↑ | 33.3 | 33.3 |",
+        "| ERS, 95% interval | 30.0 to 36.6 | 30.0 to 36.6 |",
     ]
     assert lines[-2:] == ["| effective rank | 12.2 | 12.2 |", "| distance ratio | 0.40 | 0.40 |"]
 

@@ -52,6 +52,8 @@ COMPARED = {
     "r1": "R@1 after the worst of all attacks",
     "r1_low": "lower end of its 95% interval",
     "r1_high": "upper end",
+    "least": "the lowest r1 of a training",
+    "most": "the highest",
     "adversarial_map_r": "MAP@R that an attack on it leaves; empty for a suite without one",
     "factor": (
         "r1 relative to that of `{baseline}` with the same loss, on the seeds of both; empty for `{baseline}` and "

@@ -86,8 +86,8 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
         "queries, of those that were measured, which favours classes with more of them; the cost tells which were "
         "trained for longer. This project's and the paper's own settings are listed too: "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
-        "interval). The factor, and the cost in images embedded, are relative to undefended training with the same "
-        f"loss. {MARK}: a gate fails, or the embedding collapsed."
+        "interval over queries; below it the range of the trainings). The factor, and the cost in images embedded, "
+        f"are relative to undefended training with the same loss. {MARK}: a gate fails, or the embedding collapsed."
     )
     return ["", text, *leaderboard_table(board, figures)]
 

@@ -152,10 +152,10 @@ def leaderboard_section(records: Sequence[Record], figures: Figures) -> list[str
     radius = radius_text(figures.eps)
     ours = [record for record in records if record["defense"] == BEST and record["loss"] != CONTROL]
     text = (
-        f"R@1 after the worst of all attacks (95% interval), each defence with its best loss at eps {radius}; of the "
-        f"controls the best at each radius. The factor is relative to `{figures.baseline}` training with the same loss "
-        f"at eps {radius}, and so is the cost, the number of images that the model embedded in training."
-        + (f" {best_text(ours[0])}" if ours else "")
+        f"R@1 after the worst of all attacks (95% interval over queries), each defence with its best loss at eps "
+        f"{radius}; of the controls the best at each radius. The factor is relative to `{figures.baseline}` training "
+        f"with the same loss at eps {radius}, and so is the cost, the number of images that the model embedded in "
+        "training." + (f" {best_text(ours[0])}" if ours else "")
     )
     return ["", text, *leaderboard_table(board, figures)]
 
@@ -184,7 +184,8 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
             else spell(row.loss) + (f" ({row.trainings})" if several else ""),
             number(row.natural),
             flagged(row.r1_paper, row.gates),
-            marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
+            marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True)
+            + (f"<br>trainings {row.least:.3f} to {row.most:.3f}" if row.trainings > 1 and row.loss != CONTROL else ""),
             *([number(row.adversarial_map_r)] if lowered else []),
             factor_text(row.factor, row.factor_low, row.factor_high),
             number(row.cost, 1),

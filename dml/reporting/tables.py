@@ -139,7 +139,8 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
 
     Returns:
         ``loss, defense, trainings, queries, claims, gates, images, natural, natural_low, natural_high, map_r, r1,
-        r1_low, r1_high, adversarial_map_r, factor, factor_low, factor_high``. Natural scores are over ``images``.
+        r1_low, r1_high, least, most, adversarial_map_r, factor, factor_low, factor_high``. Natural scores are over
+        ``images``; ``least`` and ``most`` are the lowest and the highest R@1 of a training.
         Adversarial MAP@R is what an attack on MAP@R leaves, NaN in a suite without one. The factor is over the seeds
         that a model and the baseline share. That of the baseline and of a control is NaN; where none of the
         baseline's queries survived, it and the upper end of its 95% interval are infinite.
@@ -155,12 +156,26 @@ def comparison(records: Sequence[Record], eps: float, figures: Figures) -> pd.Da
     found = found[found["attack"].eq("worst")].drop(columns="map_r")
     found = found.merge(lowered, on=MODEL, how="left").merge(_natural(records), on=MODEL)
     runs = dict(list(rows[rows["attack"].eq("worst")].groupby(MODEL)))
+    found["least"], found["most"] = (
+        [end(runs[row.loss, row.defense]["r1"]) for row in found.itertuples()] for end in (min, max)
+    )
     factors = [_factor(runs, row.loss, row.defense, figures.baseline) for row in found.itertuples()]
     found[["factor", "factor_low", "factor_high"]] = np.reshape(factors, (-1, 3)).astype(float)
     places = {name: place for place, name in enumerate(order(found["defense"], figures))}
     found = found.assign(control=found["loss"] == CONTROL, place=found["defense"].map(places))
     columns = [*MODEL, "trainings", "queries", "claims", "gates", "images", "natural", "natural_low", "natural_high"]
-    columns += ["map_r", "r1", "r1_low", "r1_high", "adversarial_map_r", "factor", "factor_low", "factor_high"]
+    columns += [
+        "map_r",
+        "r1",
+        "r1_low",
+        "r1_high",
+        "least",
+        "most",
+        "adversarial_map_r",
+        "factor",
+        "factor_low",
+        "factor_high",
+    ]
     return found.sort_values(["control", "loss", "place"], ignore_index=True)[columns]
 
 

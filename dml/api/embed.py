@@ -1,0 +1,44 @@
+"""`dml.embed`: what a model makes of images, for scores that this library does not compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dml.api.checks import check_finite, check_module
+from dml.api.embedding import Embedding, lent
+from dml.api.full_precision import full_precision
+from dml.api.images import splits
+from dml.api.loading import Prepare
+from dml.api.pixels import Side
+from dml.api.similarity import search_over
+from dml.api.wrap import as_module
+
+
+def embed(
+    model: Callable[[Tensor], Any],
+    images: Any,
+    labels: Any = None,
+    *,
+    size: Side | None = None,
+    transform: Prepare | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, np.ndarray]:
+    """Return embeddings (N, D) of unit length in float32 on the CPU, and labels (N,), as :func:`dml.evaluate` has them.
+
+    Args:
+        model, images, labels, size, transform, device: see :func:`dml.evaluate`. Of a prepared dataset the test classes
+            are taken.
+
+    Raises:
+        ValueError: an argument cannot be used, or an embedding is not finite; one sentence says why.
+    """
+    model = as_module(model)
+    check_module(model, [])
+    split, _ = splits(images, labels, None, None, None, size=size, transform=transform)
+    with full_precision(), lent(model, device) as place:
+        found = search_over(Embedding(model, place), split, None, "cosine").gallery.embeddings
+    check_finite(found, "embeddings")
+    return found.float().cpu(), np.array(split.class_names)[split.labels]
