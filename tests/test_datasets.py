@@ -41,7 +41,8 @@ def test_glyphs_are_the_same_for_the_same_seed() -> None:
 def test_committed_glyphs_are_two_hundred_different_symbols() -> None:
     symbols = json.loads(RAW_GLYPHS.read_text(encoding="utf-8"))["symbols"]
     assert len(symbols) == len(set(symbols)) == 200
-    assert choose_symbols(25) == choose_symbols(25)
+    # A symbol more or less is that of another version of Pillow, whose renderings differ a little.
+    assert len(set(choose_symbols(25)) - set(symbols)) <= 3
 
 
 def test_folder_of_class_folders(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

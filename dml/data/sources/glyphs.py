@@ -127,7 +127,8 @@ def _texture(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# How the recipe in data/glyphs was made; `python -m dml.data.sources.glyphs` prints it again.
+# How the recipe in data/glyphs was made. `python -m dml.data.sources.glyphs` prints one anew; where another version of
+# Pillow renders a little differently, some of its symbols are others.
 
 SCRIPTS = {
     "latin": range(0x41, 0x7B),
