@@ -15,6 +15,7 @@ import dml
 from dml.api import controls
 from dml.api.embedding import Embedding, at_once
 from dml.api.images import splits
+from dml.api.report import page
 from dml.api.similarity import search_over
 from dml.config.build.evaluation import suite as build_suite
 from dml.data.base import Split
@@ -299,6 +300,7 @@ def test_each_attack_of_a_suite_whose_attacks_run_alone_is_told(toy_split: Split
         rows = result.outcomes[result.outcomes["attack"] == name]
         assert found.loc[name, "r1"] == rows["r1"].mean()
         assert found.loc[name, "r1_low"] <= rows["r1"].mean() < found.loc[name, "r1_high"]
+        assert f"<td>{name}</td>" in page(result)
         assert re.search(rf"^{name} +0\.03 +{rows['r1'].mean():.3f} \(", str(result), re.MULTILINE)
 
 

@@ -38,10 +38,11 @@ def table(result: "Result") -> list[str]:
         )
         for row in result.summary.itertuples()
     ]
-    return _columns([head, *rows])
+    return columns([head, *rows])
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table, the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
@@ -56,16 +57,18 @@ def scores(result: "Result") -> list[str]:
         return f"{row[name]:.3f} {interval(row[f'{name}_low'], row[f'{name}_high'])}"
 
     head = (f"{MODEL} at {result.radius(row['eps'])}", "natural (95% interval)", "left (95% interval)")
-    return _columns([head, *((word, text(f"natural_{name}"), text(name)) for word, name in names.items())])
+    return columns([head, *((word, text(f"natural_{name}"), text(name)) for word, name in names.items())])
 
 
-def by_attack(result: "Result") -> list[str]:
-    """Return the lines of what each attack leaves by itself, for a suite whose attacks all meet all queries."""
-    found = result.by_attack
+def by_attack(result: "Result") -> list[tuple[str, ...]]:
+    """Return the rows of what each attack leaves by itself, for a suite whose attacks all meet all queries; else none.
+
+    The first holds the names of the columns.
+    """
     if not result.about["settings"].get("alone"):
         return []
     rows = [
         (row.attack, result.radius(row.eps), f"{row.r1:.3f} {interval(row.r1_low, row.r1_high)}", f"{row.map_r:.3f}")
-        for row in found.itertuples()
+        for row in result.by_attack.itertuples()
     ]
-    return [*_columns([("attack", "eps", "R@1 left (95% interval)", "MAP@R left"), *rows]), ""]
+    return [("attack", "eps", "R@1 left (95% interval)", "MAP@R left"), *rows]

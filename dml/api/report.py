@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dml.api.attack import NAMES
-from dml.api.printed import name_text, natural_text
+from dml.api.printed import by_attack, name_text, natural_text
 from dml.api.result import Fooled, Result, Sentence
 from dml.api.summary import MODEL, ranks_of
 from dml.reporting.spelling import interval, number, settings_text
@@ -117,7 +117,10 @@ def _summary(result: Result) -> str:
         '<p class="small">R@1: share of queries whose nearest image is of the same class. "Left": the worst image that '
         "any attack found for each query; brackets hold 95% intervals.</p>"
     )
-    return f"<h2>What is left</h2>{table}{told}" + (_table(("score", "value"), scores) if scores else "")
+    apart = by_attack(result)
+    tables = [_table(("score", "value"), scores)] if scores else []
+    tables += [_table(apart[0], apart[1:])] if apart else []
+    return f"<h2>What is left</h2>{table}{told}{''.join(tables)}"
 
 
 def _ranks(result: Result) -> str:

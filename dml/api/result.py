@@ -222,8 +222,9 @@ class Result:
             "",
             *printed.scores(self),
             "",
-            *printed.by_attack(self),
         ]
+        if apart := printed.by_attack(self):
+            lines += [*printed.columns(apart), ""]
         if self.scores:
             lines.append("scores: " + ", ".join(f"{name} {value:.3g}" for name, value in self.scores.items()))
         lines += [part for sentence in self.sentences() for part in textwrap.wrap(sentence.text, WIDTH)]
