@@ -102,7 +102,7 @@ def test_an_attack_that_leaves_the_ball_is_refused(search: Search, ball: Ball) -
 
     for place in range(3):
         group = Group("cheat", [lambda clean, queries, ball, generator, place=place: moved(clean)[place]])
-        with pytest.raises(ValueError, match=r"an attack returned images up to .* outside the ball of eps"):
+        with pytest.raises(ValueError, match=r"an attack returned images outside the ball of eps"):
             attack(search, ROWS, [group], [type(ball)(1e-4)], seed=0, report=silent)
 
 

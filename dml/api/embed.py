@@ -1,4 +1,4 @@
-"""`dml.embed`: what a model makes of images, for scores that this library does not compute."""
+"""`dml.embed`: embeddings of images, for other scores."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def embed(
     transform: Prepare | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, np.ndarray]:
-    """Return embeddings (N, D) of unit length in float32 on the CPU, and labels (N,), as :func:`dml.evaluate` has them.
+    """Return embeddings (N, D) of unit length in float32 on the CPU, and the names (N,) of their classes, as text.
 
     Args:
         model, images, labels, size, transform, device: see :func:`dml.evaluate`. Of a prepared dataset the test classes
@@ -37,7 +37,9 @@ def embed(
     """
     model = as_module(model)
     check_module(model, [])
-    split, _ = splits(images, labels, None, None, None, size=size, transform=transform)
+    split, queries = splits(images, labels, None, None, None, size=size, transform=transform)
+    if queries is not None:
+        raise ValueError("these images are queries and a gallery; embed the two apart, from a folder or tensors each")
     with full_precision(), lent(model, device) as place:
         found = search_over(Embedding(model, place), split, None, "cosine").gallery.embeddings
     check_finite(found, "embeddings")

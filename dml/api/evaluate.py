@@ -107,7 +107,7 @@ def evaluate(
     data = training_data(training, images, (queries, gallery), size=size, transform=transform) if controls else None
     beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
-    # In a group of processes one may evaluate while the others wait, or each evaluates a model of its own.
+    # In a group of processes one may evaluate while the others wait, or each evaluates its own model.
     with alone(), full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)

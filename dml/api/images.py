@@ -167,7 +167,7 @@ def _is_folder(images: Any) -> bool:
 def _is_same(first: Any, second: Any) -> bool:
     """Whether two arguments are the same images."""
     if _is_folder(first) and _is_folder(second):
-        return Path(first).resolve() == Path(second).resolve()
+        return found_at(first).resolve() == found_at(second).resolve()
     return first is second and first is not None
 
 

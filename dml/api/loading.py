@@ -89,7 +89,7 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
 
 
 def found_at(folder: str | Path) -> Path:
-    """Return the path of a folder: in this repository if it is there alone, as :func:`dml.load` finds models."""
+    """Return the path of a folder: in this repository if only there, as :func:`dml.load` finds models."""
     inside = ROOT / folder
     return inside if inside.is_dir() and not Path(folder).is_dir() else Path(folder)
 

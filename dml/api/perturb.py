@@ -92,7 +92,10 @@ def perturb(
             raise ValueError(f"embed gives no gradients; take an attack that needs none: {', '.join(BLACK_BOX)}")
         search, queries = _search(model, given.detach(), labels.to(device, torch.int64), gallery)
         worst = Worst(search, given, queries, chosen.lowers)
-        for number, run in enumerate(chosen.runs(search)):
+        runs = chosen.runs(search)
+        if not runs:
+            raise ValueError(f"the attack {attack} needs three classes or more; there are two")
+        for number, run in enumerate(runs):
             worst.advance(run, ball, torch_generator(seed, "perturb", number))
     return worst.images.to(images.device)
 

@@ -211,7 +211,7 @@ class Result:
         about = self.about
         kind = "" if about["gradients"] else ", black box (no gradients)"
         lines = [
-            f"{about['queries']:,} of {about['all_queries']:,} queries, which the table is of; gallery of "
+            f"{about['queries']:,} of {about['all_queries']:,} queries in the table; gallery of "
             f"{about['gallery']:,} images in {about['classes']:,} classes, {about['shape'][0]} x {about['shape'][1]} "
             "pixels",
             printed.natural_text(about["natural"]),

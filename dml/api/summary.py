@@ -60,7 +60,7 @@ def _ahead(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
         similarity = embeddings[rows] @ gallery.embeddings.T
         nearest = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
         near_tie = NEAR_TIE * torch.finfo(similarity.dtype).eps
-        found.append(((similarity >= nearest - near_tie) & wrong).sum(1))
+        found.append((~(similarity < nearest - near_tie) & wrong).sum(1))  # what is not a number is a miss
     return torch.cat(found)
 
 

@@ -35,6 +35,10 @@ class Ball(Protocol):
         """Return the points moved back into the ball about ``images`` and into [0, 1]."""
         return self.projection(images)(perturbed)
 
+    def length(self, perturbation: Tensor) -> Tensor:
+        """(B,) lengths of perturbations (B, 3, H, W) in the norm of the ball."""
+        ...
+
 
 def radius_text(eps: float) -> str:
     """Return a radius as people write it: 8/255 or 0.01."""
@@ -78,8 +82,7 @@ class Linf(Ball):
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """Move by ``size`` along the sign of the gradient: steepest ascent in this norm."""
-        # In place: further arrays of this size, in each of thousands of steps, take longer than the arithmetic.
-        return gradient.sign().mul_(spread(size, perturbed)).add_(perturbed)
+        return torch.addcmul(perturbed, spread(size, perturbed), gradient.sign())
 
     def projection(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what moves points to the nearest one of the ball and of [0, 1]."""
@@ -87,6 +90,10 @@ class Linf(Ball):
         radius = (spread(self.eps, images) - torch.finfo(images.dtype).eps).clamp_min(0)
         low, high = (images - radius).clamp_(0, 1), (images + radius).clamp_(0, 1)
         return lambda perturbed: perturbed.clamp(low, high)
+
+    def length(self, perturbation: Tensor) -> Tensor:
+        """(B,) largest change of a pixel value in perturbations (B, 3, H, W)."""
+        return perturbation.flatten(1).abs().amax(1)
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,13 @@ class L2(Ball):
 
         def inside(perturbed: Tensor) -> Tensor:
             offset = perturbed - images
-            return offset.mul_((radius / _norm(offset)).clamp(max=1)).add_(images).clamp_(0, 1)
+            return (images + offset * (radius / _norm(offset)).clamp(max=1)).clamp(0, 1)
 
         return inside
+
+    def length(self, perturbation: Tensor) -> Tensor:
+        """(B,) Euclidean lengths of perturbations (B, 3, H, W)."""
+        return perturbation.flatten(1).norm(dim=1)
 
 
 def _checked(eps: float | Tensor) -> None:

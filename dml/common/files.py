@@ -55,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, one space of indent per level.
 
     Raises:
-        ValueError: a number is infinite or none; JSON has no such.
+        ValueError: a number is infinite or NaN, which JSON cannot hold.
     """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 

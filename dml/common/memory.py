@@ -12,13 +12,13 @@ def keep_freed() -> None:
     """Let this process, and those that it starts, keep freed memory instead of handing it back to the system.
 
     A training step or a step of an attack allocates and frees the same large arrays again and again. By default
-    glibc asks the system for them each time, which clears every page: of a small network's training an eighth of the
-    time (benchmarks/memory.py). Elsewhere than in glibc this does nothing; variables that are set already are kept.
+    glibc asks the system for them each time, which clears every page: a tenth of the time of a small network's
+    training (benchmarks/memory.py). Elsewhere than in glibc this does nothing, and where one of the variables is set.
     """
-    for name, value in (("MALLOC_MMAP_THRESHOLD_", LARGEST), ("MALLOC_TRIM_THRESHOLD_", KEPT)):
-        if name in os.environ:
-            return
-        os.environ[name] = str(value)  # read when a process starts
+    wanted = {"MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_THRESHOLD_": str(KEPT)}
+    if wanted.keys() & os.environ.keys():
+        return
+    os.environ.update(wanted)  # which glibc reads when a process starts
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, LARGEST)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from dml.losses.base import Loss
 
+ROUNDING = 0.01  # that images may leave [0, 1] by, as resizing with antialiasing makes them
+
 
 class Defense(nn.Module, ABC):
     """A way to train. State that it keeps between steps lives in buffers or its extra state, which checkpoints hold.
@@ -66,7 +68,7 @@ def _refuse_other_ranges(defense: Defense, given: tuple[Any, ...], named: dict[s
     """
     images = named["images"] if "images" in named else given[1]
     low, high = float(images.min()), float(images.max())
-    if not 0 <= low <= high <= 1:
+    if not -ROUNDING <= low <= high <= 1 + ROUNDING:
         raise ValueError(
             f"the images lie in [{low:.2f}, {high:.2f}]; defences move pixels in [0, 1], so the model must normalise "
             "them itself, as dml.wrap(model, mean=..., std=...) does"

@@ -24,7 +24,7 @@ def diagnostics(gallery: Gallery) -> dict[str, float]:
         one, whichever is smaller; ``top_share``: share of the variance in the first direction; ``intra`` and
         ``inter``: mean Euclidean distance between items of the same and of different classes (0 to 2);
         ``ratio``: intra over inter, 0 being perfectly tight classes and 1 no classes at all. A gallery with one item
-        a class has neither ``intra`` nor ``ratio``.
+        per class has neither ``intra`` nor ``ratio``.
     """
     points = gallery.embeddings.double()
     spectrum = torch.linalg.svdvals(points - points.mean(0)).square()

@@ -86,7 +86,8 @@ class TupleLoss(Loss):
             ValueError: the batch has none, or embeddings are not of unit length.
         """
         lengths = embeddings.float().norm(dim=1)
-        if bool(((lengths - 1).abs() > UNIT).any()):  # what is not a number, the training loop tells
+        # Normalising leaves a zero vector zero; what is not a number, the training loop tells.
+        if bool((((lengths - 1).abs() > UNIT) & (lengths > 0)).any()):
             raise ValueError(
                 f"the embeddings have lengths of {float(lengths.min()):.2g} to {float(lengths.max()):.2g}; tuples are "
                 "selected among unit vectors, so the model must end with torch.nn.functional.normalize"

@@ -59,7 +59,7 @@ def _check(chosen: argparse.Namespace) -> int:
     claim = claims.read(chosen.adversarial)
     is_prepared, (height, width) = (found_at(images) / "images.bin").exists(), item.shape
     size = None if is_prepared else height if height == width else (height, width)
-    transform = None if chosen.resize is None else cropped(chosen.resize, height)
+    transform = None if chosen.resize is None else cropped(chosen.resize, size)
     given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
     split, asked = splits(*given, None, size=size if transform is None else None, transform=transform)
     embed = control(item.name, item.shape) if item.control else load(model, chosen.weights, chosen.dimension)

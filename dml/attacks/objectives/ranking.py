@@ -1,7 +1,7 @@
 """Objectives of the ranking attacks that robust metric learning is measured with, and the scores made of them.
 
-After Zhou et al. (2021) and Zhou and Patel (2022). Distances are Euclidean, as published. What else is as
-in their public code, and what is not, :mod:`dml.evaluation.suites.ranking` says.
+After Zhou et al. (2021) and Zhou and Patel (2022). Distances are Euclidean, as published.
+:mod:`dml.evaluation.suites.ranking` lists the differences from their public code.
 """
 
 from collections.abc import Mapping

@@ -68,10 +68,16 @@ class AttackSuite(Suite):
         return {name: _attack(name, settings) for name, settings in self.attacks.items()}
 
     def runs(self, search: Search) -> list[Group]:
-        """See :class:`dml.evaluation.suites.base.Suite`; an attack without runs on this gallery is left out."""
+        """See :class:`dml.evaluation.suites.base.Suite`; an attack without runs on this gallery is left out.
+
+        Raises:
+            ValueError: none is left.
+        """
         if self.precision == "bfloat16" and computed(device_of(search.model)):
             search = replace(search, model=Autocast(search.model))
         found = [Group(name, item.runs(search), item.lowers) for name, item in self.named.items()]
+        if not any(group.runs for group in found):
+            raise ValueError(f"the attacks {', '.join(self.named)} need a gallery of three classes or more")
         return [group for group in found if group.runs]
 
     def doubled(self) -> "AttackSuite | None":
