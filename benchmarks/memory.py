@@ -1,7 +1,7 @@
-"""What training takes when a process keeps the memory that it frees, relative to handing it back to the system.
+"""Cost of training when a process keeps freed memory, relative to handing it back to the system.
 
-`python -m dml` keeps it (dml/common/memory.py), and so do the notebooks that it runs. Steps are timed in processes of
-their own that take turns, in seconds of the processor, the system's included. Page faults are of one step.
+`python -m dml` keeps it (dml/common/memory.py), and so do the notebooks that it runs. Steps are timed in separate,
+alternating processes, in seconds of the processor, the system's included. Page faults are per step.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def one(backbone: str, side: int, batch: int, rounds: int, way: str) -> dict[str
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:
-    """Print a line per model and kind of step; return the ratios."""
+    """Print one line per model and kind of step; return the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", type=model_and_numbers, default=MODELS, help="backbone:side")
     parser.add_argument("--batch", type=int, default=BATCH)

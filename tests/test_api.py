@@ -17,6 +17,7 @@ from dml.api.embedding import Embedding, at_once
 from dml.api.images import splits
 from dml.api.report import page
 from dml.api.similarity import search_over
+from dml.api.summary import natural_scores
 from dml.config.build.evaluation import suite as build_suite
 from dml.data.base import Split
 from dml.evaluation.controls import ColourHistogram
@@ -302,6 +303,30 @@ def test_each_attack_of_a_suite_whose_attacks_run_alone_is_told(toy_split: Split
         assert found.loc[name, "r1_low"] <= rows["r1"].mean() < found.loc[name, "r1_high"]
         assert f"<td>{name}</td>" in page(result)
         assert re.search(rf"^{name} +0\.03 +{rows['r1'].mean():.3f} \(", str(result), re.MULTILINE)
+
+
+def test_an_attack_that_cannot_run_is_told(toy_split: Split) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    rows = np.flatnonzero(toy_split.labels < 2)
+    given = {"images": toy_split.images[rows], "labels": toy_split.labels[rows], "controls": (), "report": silent}
+    suite = {"attacks": {"pgd": {"steps": 2}, "dlr": {"steps": 2}}, "claims": False}
+    with pytest.warns(UserWarning, match="left out, since the gallery holds two classes: dlr"):
+        result = dml.evaluate(model, suite=suite, eps=0.03, **given)
+    assert "left out, since the gallery holds two classes: dlr" in result.notes
+    with pytest.raises(ValueError, match="the attacks dlr need a gallery of three classes"):
+        dml.evaluate(model, suite={"attacks": {"dlr": {}}, "claims": False}, eps=0.03, **given)
+    images = torch.rand(4, 3, 16, 16)
+    with pytest.raises(ValueError, match="the attack dlr needs three classes or more; there are two"):
+        dml.perturb(model, images, torch.tensor([0, 0, 1, 1]), attack="dlr")
+
+
+def test_embeddings_that_are_no_numbers_are_natural_misses(toy_split: Split) -> None:
+    model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
+    search = search_over(Embedding(model, torch.device("cpu")), toy_split, None, "cosine")
+    search.gallery.embeddings[::2] = torch.nan
+    assert search.query_embeddings[::2].isnan().all()
+    found = natural_scores(search, np.arange(len(toy_split)), (2, 8, 30))
+    assert found["r2"] <= found["r8"] <= found["r30"] <= 0.5
 
 
 def test_square_is_for_the_l_inf_ball(toy_split: Split) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import dml
 from dml.__main__ import main
+from dml.api import loading
 from dml.api.images import splits, training_data
 from dml.data.base import Split
 
@@ -145,7 +146,9 @@ def test_groups_of_two_folders_are_matched_by_their_names(picture_folder: Callab
     assert (same == own * np.tile([True, False], 3)[:, None]).all(), "camera B alone, and no image without one"
 
 
-def test_a_square_is_cut_out_of_a_larger_image(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_square_is_cut_out_of_a_larger_image(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """As published figures of networks for ImageNet are measured: 256 pixels, of which the central 224."""
     folder, model, output = picture_folder(classes=6), tmp_path / "flat.py", tmp_path / "report"
     model.write_text("def make():\n    return lambda images: images.flatten(1) - 0.5\n")
@@ -158,6 +161,34 @@ def test_a_square_is_cut_out_of_a_larger_image(picture_folder: Callable[..., Pat
         square = np.array(image.resize((15, 12), Image.Resampling.BICUBIC))[2:10, 4:12]
     natural = stored["images"][stored["rows"].tolist().index(row)]
     np.testing.assert_allclose(natural.transpose(1, 2, 0), square / 255, atol=1e-6)
+    about = ["--name", "flat", "--authors", "me", "--link", "https://a.b", "--data", "none", "--architecture", "pixels"]
+    about += ["--dataset", "toys", "--folder", str(tmp_path / "board"), "--show-failing"]
+    assert main(["leaderboard", "add", str(output), *about]) == 0
+    claim = [str(next((tmp_path / "board").glob("*.json"))), "--adversarial", str(output / "adversarial.npz")]
+    claim += ["--images", str(folder), "--model", f"{model}:make", "--by", "B. Breaker"]
+    for words, same in ((["--resize", "12"], True), ([], False)):
+        capsys.readouterr()
+        assert main(["leaderboard", "check", *claim, *words]) == 1
+        told = capsys.readouterr()
+        assert ("No array breaks a query that survives" in told.out) == same, told
+
+
+def test_a_folder_of_this_repository_is_found_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture_folder: Callable[..., Path]
+) -> None:
+    folder = picture_folder(classes=2)
+    monkeypatch.setattr(loading, "ROOT", folder.parent)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert loading.found_at(folder.name) == folder
+    found = [dml.evaluate(flat, place, **COMMON).about["gallery_sha256"] for place in (folder.name, folder)]
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="training is what is attacked"):
+        dml.evaluate(flat, folder.name, training=folder, **COMMON | {"controls": ("pixels_linear",)})
+    (elsewhere / folder.name).mkdir()
+    assert loading.found_at(folder.name) == Path(folder.name), "what is here comes first"
+    with pytest.raises(ValueError, match="nowhere is not a folder; give one with a sub-folder per class"):
+        loading.check_folder("nowhere")
 
 
 def test_images_that_others_cannot_make_are_no_images_to_check_claims_with(

@@ -105,7 +105,7 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.defenses.robust.eps", -0.1, r"recipes\.glyphs\.defenses\.robust\.eps is -0\.1"),
         ("recipes.glyphs.defenses.robust.target", "pos", "Input should be 'positive', 'negative', 'anchor' or 'query'"),
         ("recipes.glyphs.defenses.robust.strength", 1, "robust key 'strength' is unknown"),
-        ("recipes.glyphs.losses.triplet.miner", "hard", "miner 'hard' is unknown; did you mean 'semi_hard'"),
+        ("recipes.glyphs.losses.triplet.miner", "semihard", "miner 'semihard' is unknown; did you mean 'semi_hard'"),
         ("recipes.glyphs.losses.pml", {"alpha": 2}, "recipes.glyphs.losses.pml lacks the key 'name'"),
         ("recipes.glyphs.model.backbone", "resnet", "backbone 'resnet' is unknown; did you mean 'resnet"),
         ("recipes.glyphs.model", None, "it must hold the keys backbone, dimension"),

@@ -115,7 +115,7 @@ def evaluate(
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         search = _searched(embedding, split, asked, similarity, rows, report)
-        if found := copies(search, rows):
+        for found in filter(None, (suites.left_out(chosen, search), copies(search, rows))):
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
         report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")

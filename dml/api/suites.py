@@ -14,6 +14,7 @@ from dml.config.build import evaluation as build
 from dml.config.load import PARAMS, fractions, load
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite, check_common
+from dml.retrieval.index import Search
 
 KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
 
@@ -83,6 +84,15 @@ def _radii(eps: Any) -> tuple[float, ...]:
         return tuple(dict.fromkeys(float(value) for value in fractions(list(several))))
     except (TypeError, ValueError) as error:
         raise ValueError(f"eps is {eps}; give a number such as 8/255, or several") from error
+
+
+def left_out(suite: Suite, search: Search) -> str:
+    """Return a note on the attacks of a suite that cannot run on this gallery; empty if there are none."""
+    if not isinstance(suite, AttackSuite):
+        return ""
+    ran = {group.name for group in suite.runs(search)}
+    names = ", ".join(name for name in suite.named if name not in ran)
+    return f"left out, since the gallery holds two classes: {names}" if names else ""
 
 
 def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, norm: str, has_gradient: bool) -> Suite:

@@ -158,8 +158,8 @@ def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:
         digits, lower = (3 if score in ("TMA", "ES:D") else 1), score in ("CA-", "QA-", "TMA", "ES:D")
         cells = [number(record["scores"].get(score), digits) for record in own]
         rows.append(([f"{score} {'↓' if lower else '↑'}"], cells))
-    ends = [[number(record["scores"].get(name), 1) for name in ENDS] for record in own]
-    rows.append((["ERS, 95% interval"], [" to ".join(pair) for pair in ends]))
+    ends = [" to ".join(f"{record['scores'][name]:.1f}" for name in ENDS) for record in own]
+    rows.append((["ERS, 95% interval"], ends))
     for key, label, digits in (("effective_rank", "effective rank", 1), ("ratio", "distance ratio", 2)):
         rows.append(([label], [number(record["embedding"].get(key), digits) for record in own]))
     text = (
