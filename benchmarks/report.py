@@ -133,15 +133,16 @@ def measured_before(file: Path, *, quick: bool) -> dict[str, Measured]:
 
 
 def draw(found: Mapping[str, Measured]) -> Figure:
-    """Return bars from 1 to each ratio on a logarithmic axis, a colour per benchmark."""
+    """Return bars from 1 to each ratio on a logarithmic axis, a colour, or a pattern on it, per benchmark."""
     style.theme()
     rows = [(name, *ratio) for name, measured in found.items() for ratio in measured.ratios.items()]
     figure, (panel,) = style.panels(1, columns=1, height=0.8 + 0.26 * len(rows))
     figure.set_figwidth(style.WIDTH)
-    names = list(dict.fromkeys(name for name, _, _ in rows))
+    names, colors = list(dict.fromkeys(name for name, _, _ in rows)), (*style.COLORS, *style.GREYS)
     for place, (name, _, ratio) in enumerate(rows):
-        color = (*style.COLORS, *style.GREYS)[names.index(name)]
-        panel.barh(place, ratio - 1, left=1, color=color, height=0.7, label=name)
+        again, color = divmod(names.index(name), len(colors))
+        look = {"color": colors[color], "hatch": style.HATCHES[again], "edgecolor": "white", "linewidth": 0}
+        panel.barh(place, ratio - 1, left=1, height=0.7, label=name, **look)
         side = {"ha": "left", "xytext": (4, 0)} if ratio >= 1 else {"ha": "right", "xytext": (-4, 0)}
         panel.annotate(f"{ratio:.2f}", (ratio, place), textcoords="offset points", va="center", fontsize=8, **side)
     panel.set_yticks(range(len(rows)), [told for _, told, _ in rows], fontsize=9)
