@@ -12,8 +12,9 @@ def keep_freed() -> None:
     """Let this process, and those that it starts, keep freed memory instead of handing it back to the system.
 
     A training step or a step of an attack allocates and frees the same large arrays again and again. By default
-    glibc asks the system for them each time, which clears every page. results/benchmarks.md tells what that costs: some
-    percent of a small network's training, nothing of a large one's. Elsewhere than in glibc this does nothing, and where one of the variables is set.
+    glibc asks the system for them each time, which clears every page. results/benchmarks.md tells what that costs:
+    some percent of a small network's training, nothing of a large one's. Elsewhere than in glibc this does nothing,
+    and where one of the variables is set.
     """
     wanted = {"MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_THRESHOLD_": str(KEPT)}
     if wanted.keys() & os.environ.keys():
