@@ -155,7 +155,7 @@ def test_a_processor_of_other_shapes_is_refused(size: dict[str, int]) -> None:
 
 
 def test_no_images_are_no_crash() -> None:
-    with pytest.raises(ValueError, match=r"one class|empty|give"):
+    with pytest.raises(ValueError, match="there are no images"):
         evaluate(linear(), torch.empty(0, 3, 8, 8), np.array([], int), eps=0.1)
 
 

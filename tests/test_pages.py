@@ -27,7 +27,8 @@ def everything() -> list[dict[str, Any]]:
     proven = [row("none", 0.0, 360, norm="l2"), row("certified", 0.1, 90, norm="l2")]
     scores = {"sigma": 0.1, "alpha": 0.001}
     runs.append(record("triplet", "robust", 0.9, 1, "certified", rows=proven, scores=scores, survival={}, gates=[]))
-    runs.append(record("triplet", "robust", 0.9, 1, "ranking", scores={"CA+": 1.0, "ERS": 33.3}, claims=False))
+    scores = {"CA+": 1.0, "ERS": 33.3, "ERS low": 30.0, "ERS high": 36.6}
+    runs.append(record("triplet", "robust", 0.9, 1, "ranking", scores=scores, claims=False))
     return [*runs, record("triplet", "robust", 0.7, 10, dataset="others")]
 
 
@@ -149,7 +150,7 @@ def test_a_dataset_page_shows_what_its_suites_measured(everything: list[dict[str
 
 def test_no_table_is_wider_than_eight_columns_however_many_models(tmp_path: Path) -> None:
     runs = [record("triplet", f"defence_{place}", 0.9, 10 * place, gates=[GATE] * 2) for place in range(20)]
-    runs += [run | {"suite": "ranking", "scores": {"ERS": 1.0}} for run in runs]
+    runs += [run | {"suite": "ranking", "scores": {"ERS": 1.0, "ERS low": 0.5, "ERS high": 1.5}} for run in runs]
     for text in write(tmp_path, runs).values():
         widths = {line.count(" | ") + 1 for line in text.splitlines() if line.startswith("|")}
         assert max(widths) <= 8

@@ -240,7 +240,8 @@ class Result:
         """Return all but outcomes and images, as JSON can hold it."""
         rows = self.summary.astype(object).where(self.summary.notna(), None).to_dict("records")
         parts = {"scores": self.scores, "gates": self.gates.to_dict("records"), "cost": self.cost, "notes": self.notes}
-        return json.loads(json.dumps({"about": self.about, "summary": rows, **parts}, default=_plain))
+        text = json.dumps({"about": self.about, "summary": rows, **parts}, default=_plain)
+        return json.loads(text, parse_constant=lambda name: None)  # NaN and infinities, which JSON has not
 
     def save(self, folder: str | Path) -> Path:
         """Write result.json, outcomes.csv, adversarial.npz, curve.png and report.html, each whole or not at all.

@@ -166,7 +166,7 @@ def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:
         "↑: higher is better, ↓: lower is better. ERS rewards an embedding that hardly moves, and so a collapsed one: "
         "the last two rows show its effective rank, and the distance within classes relative to that between them. The "
         "interval is over queries; trainings differ by more. Definitions are those of Zhou and Patel's (2022) public "
-        "code, but for what [ranking.py](../../dml/evaluation/suites/ranking.py) lists."
+        "code, but for what `dml/evaluation/suites/ranking.py` lists."
     )
     return ["", text, *wide_table(["score"], names, rows)]
 

@@ -1,6 +1,7 @@
 """`ranking`: the field's ten scores and the ERS made of them (Zhou and Patel 2022).
 
-Objectives, steps, starts and scales are those of the authors' public code. What differs:
+Objectives, steps, starts and scales are those of the authors' public code; QA+ and QA- are the pure attacks, without a
+term that keeps other items in their places. What differs:
 
 - The query never counts as an item of its own ranking; there LTM takes it for a right item.
 - GTM goes towards the nearest item of another class than the query's. There it is an index into the items of another
