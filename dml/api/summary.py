@@ -53,7 +53,11 @@ def natural_scores(search: SimilaritySearch, usable: np.ndarray, ranks: Sequence
 
 @torch.no_grad()
 def _ahead(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
-    """(B,) number of wrong items as near as the nearest right one, or nearer."""
+    """(B,) number of wrong items as near as the nearest right one, or nearer.
+
+    In the model's precision and once for every k: :func:`dml.retrieval.metrics.recall_at` ranks the gallery in float64
+    for each, which takes minutes where there are tens of thousands of queries.
+    """
     found = []
     for rows in torch.arange(len(embeddings), device=embeddings.device).split(at_once(gallery, CHUNK)):
         right, wrong, _ = Matches.of(queries.take(rows), gallery)
