@@ -1,11 +1,11 @@
-"""All benchmarks of speed, one after the other: what they print, the machine, and a picture of their ratios.
+"""All benchmarks of speed, one after the other: what they print, the machine, and a figure of the ratios.
 
     python -m benchmarks.report                      all of them
     python -m benchmarks.report retrieval            one of them; the others stay as they were measured
     python -m benchmarks.report --quick              at a size that only shows that they run
 
 Writes results/benchmarks.json, and the page and picture benchmarks.md, benchmarks.png and benchmarks.svg of it, anew
-after each benchmark. Each has a process of its own. `precision` needs the models of `make repro`. Left out are
+after each benchmark. Each runs in its own process. `precision` needs the models of `make repro`. Left out are
 benchmarks/strength.py, which measures no time, and benchmarks/dry_run.py, which takes 21 GB.
 """
 

@@ -27,7 +27,7 @@ COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns
     "carry": "dml.pipeline.carry:main",
     "check": "dml.pipeline.checking:main",
     "datasets": "dml.data.commands:main",
-    "digests": "dml.pipeline.digest:main",
+    "digests": "dml.pipeline.stage_digests:main",
     "evaluate": "dml.api.command:main",
     "leaderboard": "dml.api.leaderboard.command:main",
     "notebook": "dml.pipeline.notebook:main",

@@ -22,7 +22,7 @@ from dml.defenses.robust import Robust
 from dml.defenses.standard import Standard
 from dml.defenses.trades import Trades
 from dml.losses.base import BatchLoss, Loss, pairs
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.losses.pml import PML
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build

@@ -16,7 +16,7 @@ from dml.defenses.robust import Robust
 from dml.defenses.single_step import SingleStep
 from dml.defenses.standard import Standard
 from dml.losses.base import BatchLoss, Loss, distance, pairs
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build
 from dml.training.loop import fit

@@ -16,7 +16,7 @@ from dml.defenses.robust import Robust
 from dml.defenses.single_step import SingleStep
 from dml.defenses.visual_phish_net import VisualPhishNet
 from dml.losses.base import BatchLoss
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.losses.multi_similarity import MultiSimilarity
 from dml.losses.proxy_anchor import ProxyAnchor
 from dml.models.embedder import build

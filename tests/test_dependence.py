@@ -18,7 +18,7 @@ from dml.defenses.joint import Joint
 from dml.defenses.robust import Robust
 from dml.evaluation import dependence, plane
 from dml.evaluation.collapse import LEAST_RANK, diagnostics, why_collapsed
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build
 from dml.pipeline import paths

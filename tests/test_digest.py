@@ -18,9 +18,10 @@ from dml.defenses import DEFENSES
 from dml.evaluation import CONTROLS
 from dml.evaluation.suites import SUITES
 from dml.losses import LOSSES
+from dml.losses.miners import MINERS
 from dml.models.backbones import BACKBONES
 from dml.models.backbones.base import WORDS
-from dml.pipeline import digest
+from dml.pipeline import digest, stage_digests
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 FIRST = STAGES.pop("digests")
@@ -37,10 +38,10 @@ def test_text_is_not_code() -> None:
 def test_imports_are_found_at_any_depth(tmp_path: Path) -> None:
     file = tmp_path / "a.py"
     file.write_text(
-        "import dml.common.checks\nfrom dml.losses import mining, LOSSES\nfrom dml.attacks.balls import Linf\n"
+        "import dml.common.checks\nfrom dml.losses import base, LOSSES\nfrom dml.attacks.balls import Linf\n"
         "def f():\n    from dml.common.files import ROOT\n"
     )
-    found = ["dml.common.checks", "dml.losses.mining", "dml.attacks.balls", "dml.common.files"]
+    found = ["dml.common.checks", "dml.losses.base", "dml.attacks.balls", "dml.common.files"]
     assert list(digest.imports(file)) == found, "a package's table is not a dependency; the entry that is used is"
 
 
@@ -48,7 +49,7 @@ def test_imports_are_found_at_any_depth(tmp_path: Path) -> None:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that stands for `.digests` in dvc.yaml."""
     folder = tmp_path_factory.mktemp("digests")
-    digest.write(load(), folder)
+    stage_digests.write(load(), folder)
     return folder
 
 
@@ -93,18 +94,21 @@ def reached(names: set[str], neutral: tuple[str, ...]) -> set[str]:
 PARAMS = load()
 RECIPE = PARAMS.recipe("glyphs")
 MATRIX = {"dataset": "glyphs", "loss": "triplet", "defense": "robust", "control": "pixels_8", "suite": "quick"}
-MODEL = [BACKBONES[RECIPE.model.backbone], LOSSES["triplet"]]
+MODEL = [BACKBONES[RECIPE.model.backbone], LOSSES["triplet"], MINERS["distance_weighted"]]
+MODULES = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml/reporting").glob("[a-z]*.py")]
 SUITE = [SUITES["attacks"], *(ATTACKS[name] for name in PARAMS.suites["quick"]["attacks"])]
 CHOSEN = {  # stage -> entries of tables that params.yaml names, which no import shows
     "prepare": [],
     "train": [*MODEL, DEFENSES["standard"]],
-    "surrogate": [BACKBONES[RECIPE.model.backbone], LOSSES[PARAMS.run.losses[0]], DEFENSES["standard"]],
+    "surrogate": [*MODEL[::2], LOSSES[PARAMS.run.losses[0]], DEFENSES["standard"]],
     "train_robust": [*MODEL, DEFENSES["robust"]],
     "control": [*SUITE, CONTROLS["pixels_8"]],
     "attack": [*SUITE, BACKBONES[RECIPE.model.backbone]],
-    "figures": [f"dml.reporting.{file.stem}" for file in (ROOT / "dml/reporting").glob("[a-z]*.py")],
-    "dependence": [*MODEL, DEFENSES[PARAMS.figures.paper]],
+    "figures": MODULES,
+    "dependence": [BACKBONES[RECIPE.model.backbone], LOSSES["triplet"], *MINERS.values(), DEFENSES["robust"]],
 }
+NEUTRAL = ("dml.config.load", "dml.config.run", "dml.pipeline.", "dml.reporting.")  # choose, read, show or store
+KEEP = ("dml.pipeline.recording", "dml.pipeline.stored", "dml.reporting.records")  # write what chapter 4 found
 SHOWS = ("figures", "dependence")  # tables and figures are their results; in other chapters they decide none
 
 
@@ -122,13 +126,15 @@ def test_a_stage_depends_on_all_that_its_notebook_reaches(stage: str, written: P
 
     modules = imported(notebook)
     if stage in SHOWS:
-        neutral = tuple(name for name in digest.NEUTRAL if name != "dml.reporting.")
+        neutral = tuple(name for name in NEUTRAL if name != "dml.reporting.")
     else:
-        neutral = digest.NEUTRAL
+        neutral = NEUTRAL
         modules |= imported("01_data.ipynb") | {SOURCES[RECIPE.data.source].split(":")[0]}
-    roots = {name for name in modules if name.startswith(digest.STAGES) or not name.startswith(neutral)}
+    roots = {name for name in modules if name.startswith("dml.pipeline.stages.") or not name.startswith(neutral)}
+    roots |= set(KEEP) if "04_attack" in notebook else set()
     expected = reached(roots | {entry.split(":")[0] for entry in CHOSEN[stage]}, neutral)
-    assert {name for name in told if name.startswith("dml.")} == expected
+    assert {name for name in told if name.startswith("dml.") and ":" not in name} == expected
+    assert set(CHOSEN[stage]) - set(MODULES) <= set(told), "the object of a module counts, too"
 
 
 def test_a_table_holds_names_alone() -> None:
@@ -167,6 +173,36 @@ def test_settings_and_code_change_the_digest_and_the_seed_does_not() -> None:
     assert same not in others
     text = load({"recipes.glyphs.data.origin": "Elsewhere.", "run.seeds": [0, 1]})
     assert digest.training_digest(text.recipe("glyphs"), "triplet", "robust") == same
+
+
+def test_which_object_of_a_module_is_named_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load().recipe("glyphs")
+    controls = {digest.control_digest(recipe, name) for name in CONTROLS}
+    assert len(controls) == len(CONTROLS), "several of them stand in one module"
+    same = digest.training_digest(recipe, "triplet", "robust")
+    monkeypatch.setitem(LOSSES, "triplet", "dml.losses.triplet:Other")
+    assert digest.training_digest(recipe, "triplet", "robust") != same
+
+
+def test_a_miner_counts_where_a_loss_or_a_defence_names_it() -> None:
+    def code(**changes: str) -> set[str]:
+        recipe = load({f"recipes.glyphs.{key.replace('__', '.')}": value for key, value in changes.items()})
+        return {name for name in digest.training_code(recipe.recipe("glyphs"), "triplet", "hardness") if ":" in name}
+
+    by_distance, at_random = MINERS["distance_weighted"], MINERS["random"]
+    assert by_distance in code()
+    assert at_random not in code()
+    assert at_random in code(losses__triplet__miner="random")
+    assert {by_distance, at_random} <= code(defenses__hardness__destination="random")
+
+
+def test_dvc_looks_at_the_settings_as_they_were_read(written: Path, tmp_path: Path) -> None:
+    """Another reading of the same params.yaml reruns a stage, though no code of its own has changed."""
+    stage_digests.write(load({"recipes.glyphs.defenses.robust.steps": 4}), tmp_path / "other")
+    for name, changed in {"robust": ["settings"], "single_step": []}.items():
+        file = f"train/glyphs-triplet-{name}.json"
+        before, after = (json.loads((folder / file).read_text()) for folder in (written, tmp_path / "other"))
+        assert [key for key in before if before[key] != after[key]] == changed
 
 
 def test_the_weights_that_a_model_begins_with_change_its_digest(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ def run(
     schedule: dict[str, Any] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """A record of suite radii: of 100 queries, those that survive naturally and at each tested radius."""
-    rows = [row("worst" if k else "none", k / 255, left, 100) for k, left in zip((0, *TESTED), survive, strict=True)]
+    """A record of suite radii on 200 queries: the percentages that survive naturally and at each tested radius."""
+    left = zip((0, *TESTED), survive, strict=True)
+    rows = [row("worst" if k else "none", k / 255, 2 * share, 200) for k, share in left]
     told = {"loss": {"name": "triplet"}, "schedule": SCHEDULE | (schedule or {}), "defense": {"name": name, **settings}}
     return record("triplet", name, natural, 0, "radii", rows=rows, settings=told, gates=[], claims=False) | changes
 
@@ -150,7 +151,7 @@ def test_the_figure_frames_the_best_of_each_column() -> None:
 def test_the_page_shows_the_grid_and_says_what_is_best(tmp_path: Path) -> None:
     style.theme()
     names = [Path(file).stem for file, _ in draw.draw_records(family(), "toys", FIGURES, tmp_path)]
-    assert names == ["grid"], "too few queries for curves"
+    assert names == ["accuracy_by_eps", "grid"]
     pages.write(tmp_path, family(), [], FIGURES, {"toys": "Drawn here."})
     text = (tmp_path / "pages" / "toys.md").read_text()
     shown = text.split("## Training radius and test radius")[1].split("\n## ")[0]
@@ -161,7 +162,8 @@ def test_the_page_shows_the_grid_and_says_what_is_best(tmp_path: Path) -> None:
         "undefended, it is 0.960."
     ) in shown
     assert "suite radii. Test eps 0 is natural" in shown
-    assert text.count("![") == shown.count("](../figures/toys/grid.png)") == 1
+    assert text.count("![") == 2
+    assert shown.count("](../figures/toys/grid.png)") == 1
     pages.write(tmp_path, six(), [], FIGURES, {})
     assert "Training radius" not in (tmp_path / "pages" / "toys.md").read_text()
 

@@ -43,7 +43,7 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
     assert text.index("| [toys](pages") < text.index("| [others](pages"), "the most defences lead"
-    assert text.index("The pages: [others](pages") < text.index(", [toys](pages"), "in the order of origins"
+    assert text.index("Pages: [others](pages") < text.index(", [toys](pages"), "in the order of origins"
     assert "| dataset: best model | natural R@1 | R@1 at 0.01 | R@1 at 8/255 | MAP@R at 8/255 | standard | robu" in text
     assert (
         "| [toys](pages/toys.md): robust (triplet) | 0.880 | – | **0.500** (0.451 to 0.549) | – | 0.050 | 0.500 | "
@@ -51,7 +51,7 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
     ) in text
     assert "Query by query: At eps 8/255, **triplet, robust** is ahead of" in text
     assert "| `robust` models beat `single_step` ones | not tested here | **holds in part** at eps 8/255 |" in text
-    assert "[toys](pages/toys.md) (16 runs; suite `quick`, 400 queries)" in text
+    assert "[toys](pages/toys.md) (16 runs; `quick`, 400 queries)" in text
     assert "](figures/" not in text
     board = text[text.index("| defence | loss |") : text.index("## Best models")]
     assert re.findall(r"^\| (\w+)", board, re.MULTILINE) == ["defence", "robust", "single", "pixels", "standard"]
@@ -92,7 +92,8 @@ def test_the_overview_shows_the_scatter_of_the_first_dataset(tmp_path: Path) -> 
 
 def test_the_committed_overview_is_one_screen() -> None:
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 64
+    assert len(text.split()) <= 1_600
     first, *_ = re.findall(r"^(?:\||!\[).*", text, re.MULTILINE)
     assert first.startswith("| defence |"), "one table leads"
     assert re.findall(r"!\[.*\]\((.+)\)", text)[0].endswith("/scatter.png"), "one scatter follows"
@@ -168,7 +169,7 @@ def test_stale_runs_are_listed_at_the_end_and_counted_nowhere_else(tmp_path: Pat
     assert "<summary>3 runs</summary>" in listed
     assert "| triplet, old, seed 0 | `auto` | 0.990 | 0.998 at 8/255 | trained with other" in listed
     assert "| triplet, older, seed 0 | `quick` | 0.900 | 0.003 at 8/255 | trained with other" in listed
-    assert "[toys](pages/toys.md) (6 runs, 3 stale; suite `quick`, 400 queries)" in text["README"]
+    assert "[toys](pages/toys.md) (6 runs, 3 stale; `quick`, 400 queries)" in text["README"]
     assert "[gone](pages/gone.md) (0 runs, 1 stale)" in text["README"]
     assert "## Models compared" not in text["gone"]
 
@@ -198,7 +199,7 @@ def test_what_other_programs_wrote_is_linked_where_it_exists(tmp_path: Path) -> 
     assert "benchmarks" not in write(tmp_path, six())["README"]
     (tmp_path / "benchmarks.md").touch()
     text = write(tmp_path, six())["README"]
-    assert "[benchmarks](benchmarks.md)" in text
+    assert "- Further: [time beside floors and peers](benchmarks.md)." in text
     assert "strength" not in text
 
 

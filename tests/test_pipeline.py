@@ -283,9 +283,11 @@ CHANGES = [  # files -> what is appended to them, replaced or set, and the stage
     ),
     ({"dml/losses/triplet.py": CODE}, {"train", "surrogate", "train_robust", "dependence", "figures"}),
     ({"dml/losses/contrastive.py": CODE}, {"dependence", "figures"}),
+    ({"dml/losses/miners/semi_hard.py": CODE}, {"dependence"}),
     ({"dml/defenses/robust.py": CODE}, {"train_robust", "dependence", "figures"}),
     ({"dml/attacks/queries/targeted.py": CODE}, {"attack", "control", "figures"}),
     ({"params.yaml": {"suites.quick.attacks.margin.steps": 4}}, {"attack", "control", "figures"}),
+    ({"dml/pipeline/recording.py": CODE}, {"attack", "control"}),
     ({"pretrained/grid4.safetensors": CODE}, {"figures"}),
 ]
 

@@ -161,9 +161,10 @@ def test_single_attacks_are_drawn_from_weak_to_strong() -> None:
     np.testing.assert_allclose(np.diff(points.get_ydata()), -1)
 
 
-def certified() -> dict[str, Any]:
-    rows = [row("none", 0.0, 9, 10, norm="l2")]
-    rows += [row(name, eps, 8, 10, norm="l2") for name in ("certified", "smoothed", "base") for eps in (0.1, 0.2)]
+def certified(queries: int = 200) -> dict[str, Any]:
+    rows = [row("none", 0.0, 9 * queries // 10, queries, norm="l2")]
+    kinds = ("certified", "smoothed", "base")
+    rows += [row(name, eps, 8 * queries // 10, queries, norm="l2") for name in kinds for eps in (0.1, 0.2)]
     return record("triplet", "robust", 0.9, 0, "certified", rows=rows, survival={}, gates=[], claims=False)
 
 
@@ -187,7 +188,7 @@ def test_a_dataset_gets_every_figure_that_its_records_give(tmp_path: Path) -> No
 
 
 def test_figures_need_enough_radii_and_queries(tmp_path: Path) -> None:
-    few = [radii("robust", queries=199), single("robust", queries=199)]
+    few = [radii("robust", queries=199), single("robust", queries=199), certified(queries=199)]
     few[0]["rows"] = [*few[0]["rows"][:4]]
     assert draw.draw_records(few, "toys", FIGURES, tmp_path) == []
     short = radii("robust")

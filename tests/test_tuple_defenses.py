@@ -1,9 +1,11 @@
 """Defences that perturb whole tuples: what their adversary raises, step by step, and what reaches the gradient."""
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from dml.defenses.ca_tride import CATRIDE, anchor_cost, candidates_cost, peak
 from dml.defenses.hardness import Hardness
 from dml.defenses.standard import Standard
 from dml.losses.base import BatchLoss, difference, distance
-from dml.losses.mining import MINERS, Tuples
+from dml.losses.miners import MINERS
+from dml.losses.miners.base import Tuples
 from dml.losses.triplet import Triplet
 from dml.models.embedder import build
 from dml.training.checkpoint import Checkpoint
@@ -366,7 +369,10 @@ def test_a_miner_as_destination_is_matched_by_anchor(
         shown.append(embeddings)
         return mined
 
-    monkeypatch.setitem(MINERS, "given", given)
+    module = ModuleType("given_miner")
+    module.given = given
+    monkeypatch.setitem(sys.modules, "given_miner", module)
+    monkeypatch.setitem(MINERS, "given", "given_miner:given")
     loss = FixedTuples(Tuples(torch.tensor([2, 0, 1]), torch.tensor([3, 3, 3]), torch.tensor([4, 4, 4])))
     defense = Hardness(0.2, 8, destination="given", step_size=0.005)
     defense(model, images, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), loss, generator)

@@ -5,7 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dml.losses.mining import MINERS, distance_weighted, pairwise_distance, semi_hard, soft_hard
+from dml.common.table import find
+from dml.losses.miners import MINERS
+from dml.losses.miners.base import pairwise_distance
+from dml.losses.miners.distance_weighted import distance_weighted
+from dml.losses.miners.semi_hard import semi_hard
+from dml.losses.miners.soft_hard import soft_hard
 
 
 def batch(seed: int, labels: list[int], dimension: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,7 +24,7 @@ def batch(seed: int, labels: list[int], dimension: int = 8) -> tuple[torch.Tenso
 @given(seed=st.integers(0, 1000), labels=st.lists(st.integers(0, 4), min_size=1, max_size=14))
 def test_roles_are_what_they_say(name: str, seed: int, labels: list[int]) -> None:
     embeddings, tensor = batch(seed, labels)
-    tuples = MINERS[name](embeddings, tensor, torch.Generator().manual_seed(seed))
+    tuples = find(MINERS, name, "miner")(embeddings, tensor, torch.Generator().manual_seed(seed))
     usable = [i for i, label in enumerate(labels) if 1 < labels.count(label) < len(labels)]
     assert tuples.anchor.tolist() == usable
     assert (tuples.anchor != tuples.positive).all(), "an image is never its own positive"

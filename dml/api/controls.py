@@ -22,6 +22,7 @@ class Averaged(nn.Module):
         self.control = control
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the control's embeddings (B, D) of images (B, 3, H, W), averaged over boxes if they are large."""
         return self.control(F.adaptive_avg_pool2d(images, [min(side, LARGEST) for side in images.shape[2:]]))
 
 

@@ -46,6 +46,7 @@ class Embedding(nn.Module):
         self.dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         size = at_once(images.shape[2:], images.device)
         size = size if self.most is None else min(size, self.most)
         if len(images) <= size:

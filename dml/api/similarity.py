@@ -25,6 +25,7 @@ class Unit(nn.Module):
         self.embedding = embedding
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W)."""
         found = self.embedding(images)
         is_unit = (found.detach().norm(dim=1, keepdim=True) - 1).abs() <= 8 * torch.finfo(found.dtype).eps
         found = found / _largest(found)
@@ -77,6 +78,7 @@ class Reduced(nn.Module):
         return torch.cat([points, (bound - squares).clamp_min(0).sqrt()], 1) / bound.sqrt()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the unit vectors (B, D + 1 or 2) of images (B, 3, H, W) as queries, float64."""
         points = (self.embedding(images).double() - self.centre) / self.radius
         if self.is_distance:
             points = F.pad(points, (0, 1), value=1.0)

@@ -40,6 +40,7 @@ class Method(nn.Module):
         self.training = self.owner.training
 
     def forward(self, images: Tensor) -> Any:
+        """Return what the method returns of images (B, 3, H, W)."""
         return getattr(self.owner, self.name)(images)
 
 
@@ -89,6 +90,7 @@ class Wrapped(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         if self.size is not None and images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
         if self.channels == BGR:

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least, known
+from dml.common.table import find
 from dml.defenses.adversarial import Start
 from dml.defenses.roles import ROLES, RolesDefense
 from dml.losses.base import Loss, difference, distance
-from dml.losses.mining import MINERS, Tuples
+from dml.losses.miners import MINERS
+from dml.losses.miners.base import Tuples
 
 LGA = "lga"
 
@@ -31,7 +33,7 @@ class Hardness(RolesDefense):
     Args:
         eps: radius of the l-inf ball, of pixels in [0, 1].
         steps: PGD steps, from a uniform random start.
-        destination: ``lga``, or a key of :data:`dml.losses.mining.MINERS`.
+        destination: ``lga``, or a key of :data:`dml.losses.miners.MINERS`.
         ics: weight of the intra-class structure term, 0.5 in the paper; 0 leaves it out.
         gamma: of ``lga``: H_D is -gamma while the loss is high. The paper sets it to the margin of the triplet loss.
         ceiling: of ``lga``: a loss at or above it counts as high. The paper sets it to gamma; losses on another scale
@@ -106,7 +108,7 @@ class Hardness(RolesDefense):
         """Return H_D: one for all tuples, or one per tuple (T,)."""
         if self.destination == LGA:
             return -self.gamma * (self.last / self.ceiling).clamp(0, 1)
-        mined = MINERS[self.destination](embeddings, labels, generator)
+        mined = find(MINERS, self.destination, "destination")(embeddings, labels, generator)
         # Matched by anchor: a loss may order its tuples in another way, or leave anchors out.
         by_row = embeddings.new_full((len(embeddings),), -torch.inf)
         by_row[mined.anchor] = difference(*mined.pick(embeddings))

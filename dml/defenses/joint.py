@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dml.common.checks import known
 from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import BatchLoss, Loss, TupleLoss
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.models.embedder import evaluating
 
 ROLES = Tuples._fields

@@ -10,7 +10,7 @@ from dml.attacks.objectives.tuples import role_objective
 from dml.common.checks import known
 from dml.defenses.adversarial import Adversarial, Start
 from dml.losses.base import BatchLoss, Loss, TupleLoss
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.models.embedder import evaluating
 
 QUERY = "query"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dml.defenses.adversarial import Adversarial
 from dml.losses.base import Loss, TupleLoss
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.models.embedder import evaluating
 
 ROLES = Tuples._fields

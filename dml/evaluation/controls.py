@@ -53,6 +53,7 @@ class PooledPixels(nn.Module):
         return pooled(images, self.side)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         return F.normalize(F.pad(self.pooled(images), (0, 1), value=self.constant), dim=1)
 
     def certify(self, search: Search, rows: np.ndarray, norm: Literal["linf", "l2"], eps: float) -> Tensor:
@@ -128,6 +129,7 @@ class ColourHistogram(nn.Module):
         _on_a_device(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         images = images.double()
         hard = F.normalize(self._shares(images.detach()).sqrt(), dim=1)
         if not (torch.is_grad_enabled() and images.requires_grad):
@@ -161,4 +163,5 @@ class SoftHistogram(nn.Module):
         self.palette = Palette().double()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         return F.normalize(self.palette(2 * images.double() - 1), dim=1)

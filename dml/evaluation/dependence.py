@@ -13,7 +13,7 @@ from dml.defenses.joint import Joint
 from dml.defenses.robust import Robust
 from dml.evaluation.statistics import over_seeds
 from dml.losses.base import TupleLoss, difference
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 
 ROLES = Tuples._fields
 ROUNDING = 1e-6  # a change of a distance that is no change
@@ -55,6 +55,7 @@ class Watched(TupleLoss):
         return self.mined[-1]
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return the losses (T,) of the wrapped loss, given the embeddings (T, D) of each role."""
         return self.loss(anchor, positive, negative)
 
 

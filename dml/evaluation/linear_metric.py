@@ -37,6 +37,7 @@ class RobustLinear(PooledPixels):
         self.register_buffer("matrix", chosen.double())
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         mapped = self.pooled(images) @ self.matrix.T
         return F.normalize(F.pad(mapped, (0, 1), value=self.constant), dim=1)
 

@@ -18,7 +18,7 @@ from dml.defenses.robust import Robust
 from dml.defenses.standard import Standard
 from dml.evaluation.collapse import diagnostics, why_collapsed
 from dml.evaluation.dependence import ROLES, Perturbed, difference, perturb
-from dml.losses.mining import Tuples
+from dml.losses.miners.base import Tuples
 from dml.losses.triplet import Triplet
 from dml.retrieval.gallery import Gallery, Queries
 from dml.retrieval.metrics import margin, per_query
@@ -40,6 +40,7 @@ class Plane(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the points (B, 2) of the circle that images (B, 2, 1, 1) are mapped to."""
         return F.normalize(self.layers(4 * images.flatten(1) - 2), dim=1)
 
 

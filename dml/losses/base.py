@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least, known
-from dml.losses.mining import MINERS, Tuples
+from dml.common.table import find
+from dml.losses.miners import MINERS
+from dml.losses.miners.base import Tuples
 
 UNIT = 0.05  # that the length of an embedding may differ from 1; bfloat16 rounds
 
@@ -68,7 +70,7 @@ class TupleLoss(Loss):
 
     Args:
         classes, dimension: see :class:`Loss`.
-        miner: how tuples are selected, a key of :data:`dml.losses.mining.MINERS`.
+        miner: how tuples are selected, a key of :data:`dml.losses.miners.MINERS`.
 
     Raises:
         ValueError: the miner is unknown.
@@ -92,7 +94,7 @@ class TupleLoss(Loss):
                 f"the embeddings have lengths of {float(lengths.min()):.2g} to {float(lengths.max()):.2g}; tuples are "
                 "selected among unit vectors, so the model must end with torch.nn.functional.normalize"
             )
-        tuples = MINERS[self.miner](embeddings, labels, generator)
+        tuples = find(MINERS, self.miner, "miner")(embeddings, labels, generator)
         if not len(tuples.anchor):
             raise ValueError("the batch has no tuple; it needs two images of a class, and one of another")
         return tuples

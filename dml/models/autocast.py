@@ -20,6 +20,7 @@ class Autocast(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of images (B, 3, H, W), with layers computed in bfloat16."""
         with torch.autocast(device_of(self.model).type, torch.bfloat16):
             embeddings = self.model(images)
         return embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings

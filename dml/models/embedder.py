@@ -42,6 +42,7 @@ class Embedder(nn.Module):
         return self.backbone((images - self.mean) / self.std)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]."""
         # Distances are taken in full precision, even where the layers before compute in less.
         return F.normalize(self.head(self.features(images)).float(), dim=1)
 

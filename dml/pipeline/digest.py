@@ -1,18 +1,14 @@
-"""Which code and which settings decide a result, as digests: for DVC, for records and for checkpoints.
+"""Which code and which settings decide a result, as digests: for records, checkpoints and DVC's stages.
 
-    python -m dml digests .digests
-
-A stage's code is every module that its own module reaches by imports, and the classes that params.yaml names. A module
-is digested without comments, docstrings and blank lines, so that editing text reruns nothing.
+A stage's code is every module that its own module reaches by imports, and the entries of tables that params.yaml names.
+A module is digested without comments, docstrings and blank lines, so that editing text reruns nothing.
 """
 
-import argparse
 import ast
 import functools
 import hashlib
 import io
 import json
-import sys
 import tokenize
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dml.attacks import ATTACKS
-from dml.common.files import ROOT, atomic, write_json
-from dml.config.load import load
+from dml.common.files import ROOT
 from dml.config.run import Params
 from dml.config.schema import Data, Recipe, Settings
 from dml.data.sources import SOURCES
@@ -29,6 +24,7 @@ from dml.defenses import DEFENSES
 from dml.evaluation import CONTROLS
 from dml.evaluation.suites import SUITES
 from dml.losses import LOSSES
+from dml.losses.miners import MINERS
 from dml.models.backbones import BACKBONES
 from dml.models.backbones.base import WORDS
 
@@ -36,15 +32,15 @@ from dml.models.backbones.base import WORDS
 NEUTRAL = ("dml.config.load", "dml.config.run", "dml.pipeline.", "dml.reporting.")
 STAGES = "dml.pipeline.stages."
 Code = dict[str, str]
-"""Module -> digest of its code."""
+"""Module -> digest of its code; and each entry of a table that was named, ``"package.module:object"``."""
 
 
 def training_code(recipe: Recipe, loss: str, defense: str) -> Code:
     """Return the code that decides a trained model."""
-    model = recipe.model
-    kind = recipe.defenses[defense].get("defense", defense)
-    names = [entry(BACKBONES, model.backbone), entry(LOSSES, loss), entry(DEFENSES, kind)]
-    code = stage_code("train", names) | prepare_code(recipe.data)
+    model, settings = recipe.model, recipe.defenses[defense]
+    named = [BACKBONES[model.backbone], LOSSES[loss], DEFENSES[settings.get("defense", defense)]]
+    named += [MINERS[value] for value in (*recipe.losses[loss].values(), *settings.values()) if is_miner(value)]
+    code = code_of(STAGES + "train", *named) | prepare_code(recipe.data)
     if model.weights not in WORDS:
         code[model.weights] = hashlib.sha256((ROOT / model.weights).read_bytes()).hexdigest()[:16]
     return code
@@ -52,15 +48,14 @@ def training_code(recipe: Recipe, loss: str, defense: str) -> Code:
 
 def prepare_code(data: Data) -> Code:
     """Return the code that decides the prepared images."""
-    return stage_code("prepare", [entry(SOURCES, data.source)])
+    return code_of(STAGES + "prepare", SOURCES[data.source])
 
 
 def evaluation_code(recipe: Recipe, suite: Settings, control: str | None = None) -> Code:
     """Return the code that decides what a suite finds, on a trained model or on a control."""
-    named = [entry(SUITES, suite["kind"])]
-    named += [entry(ATTACKS, settings.get("attack", name)) for name, settings in suite.get("attacks", {}).items()]
-    named += [entry(CONTROLS, control)] if control else [entry(BACKBONES, recipe.model.backbone)]
-    return stage_code("attack", named) | prepare_code(recipe.data)
+    named = [SUITES[suite["kind"]], CONTROLS[control] if control else BACKBONES[recipe.model.backbone]]
+    named += [ATTACKS[settings.get("attack", name)] for name, settings in suite.get("attacks", {}).items()]
+    return code_of(STAGES + "attack", *named) | prepare_code(recipe.data)
 
 
 def training_digest(recipe: Recipe, loss: str, defense: str) -> str:
@@ -70,8 +65,7 @@ def training_digest(recipe: Recipe, loss: str, defense: str) -> str:
 
 def control_digest(recipe: Recipe, control: str) -> str:
     """Digest what decides a control: its code and the prepared images."""
-    code = module_digests(entry(CONTROLS, control))
-    return digest(code | prepare_code(recipe.data), decisive(recipe.data))
+    return digest(code_of(CONTROLS[control]) | prepare_code(recipe.data), decisive(recipe.data))
 
 
 def evaluation_digest(recipe: Recipe, suite: Settings) -> str:
@@ -108,14 +102,18 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def entry(table: dict[str, str], name: str) -> str:
-    """Return the module of a name in a table."""
-    return table[name].split(":")[0]
+def is_miner(value: Any) -> bool:
+    """Tell whether a setting of a loss or a defence names a miner."""
+    return isinstance(value, str) and value in MINERS
 
 
-def stage_code(stage: str, named: Iterable[str] = ()) -> Code:
-    """Return the code of a stage's module and of the modules that params.yaml names."""
-    return module_digests(STAGES + stage, *named)
+def code_of(*named: str) -> Code:
+    """Return the code that some modules and entries of tables reach, and which entries they are.
+
+    Two entries of a table may stand in one module: the object's name tells them apart.
+    """
+    entries = {name: "named" for name in named if ":" in name}
+    return module_digests(*(name.split(":")[0] for name in named)) | entries
 
 
 @functools.cache
@@ -219,81 +217,3 @@ def expected(params: Params, keys: Iterable[tuple[str, str, str, str]]) -> dict[
 
 def _missing_weights(recipe: Recipe) -> bool:
     return recipe.model.weights not in WORDS and not (ROOT / recipe.model.weights).exists()
-
-
-def write(params: Params, folder: Path) -> None:
-    """Write what DVC's stages depend on: one small JSON per stage and combination of ``run``."""
-    run, notebooks = params.run, ROOT / "notebooks"
-
-    def put(name: str, code: Code, notebook: str) -> None:
-        write_json(folder / f"{name}.json", {f"notebooks/{notebook}": notebook_digest(notebooks / notebook), **code})
-
-    for dataset in run.datasets:
-        recipe = params.recipe(dataset)
-        put(f"prepare/{dataset}", prepare_code(recipe.data), "01_data.ipynb")
-        for loss in run.losses:
-            for defense in dict.fromkeys(["standard", *run.defenses]):
-                chapter = "02_standard_training.ipynb" if defense == "standard" else "03_robust_training.ipynb"
-                put(f"train/{dataset}-{loss}-{defense}", training_code(recipe, loss, defense), chapter)
-        for suite in run.suites:
-            settings = params.suite(suite)
-            put(f"attack/{dataset}-{suite}", evaluation_code(recipe, settings), "04_attack_evaluation.ipynb")
-            for control in run.controls:
-                code = evaluation_code(recipe, settings, control)
-                put(f"control/{dataset}-{control}-{suite}", code, "04_attack_evaluation.ipynb")
-    # Which records are current depends on all other code, too.
-    keys = [
-        (dataset, loss, defense, suite)
-        for dataset, recipe in params.recipes.items()
-        for loss, defenses in [*((loss, recipe.defenses) for loss in recipe.losses), ("none", CONTROLS)]
-        for defense in defenses
-        for suite in params.suites
-    ]
-    current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
-    put("figures", figures_code() | current, "05_figures.ipynb")
-    study = {" ".join(key) for key in study_keys(params)}
-    shown = dependence_code(params) | {key: value for key, value in current.items() if key in study}
-    put("dependence", shown, "06_dependence.ipynb")
-
-
-def figures_code() -> Code:
-    """Return the code that decides tables, pages and figures."""
-    shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml" / "reporting").glob("*.py") if file.stem[0] != "_"]
-    return stage_code("figures", shown)
-
-
-def dependence_code(params: Params) -> Code:
-    """Return the code that decides what chapter 6 shows, of the first dataset of ``run`` and of the study."""
-    recipe = params.recipe(params.run.datasets[0])
-    named = [entry(BACKBONES, recipe.model.backbone), entry(LOSSES, params.figures.loss)]
-    paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
-    shown = [
-        f"dml.reporting.{name}"
-        for name in ("dependence", "dependence_table", "records", "sections", "spelling", "style", "tables", "variants")
-    ]
-    return stage_code("dependence", [*named, entry(DEFENSES, paper), *shown])
-
-
-def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
-    """Return (dataset, loss, defense, suite) of all that the study trains."""
-    return [
-        (data, loss, name, block.suite)
-        for block in params.study.values()
-        for data in block.datasets
-        for loss in block.losses
-        for name in block.losses[loss]
-    ]
-
-
-def main(arguments: list[str]) -> int:
-    """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dml digests", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="is replaced")
-    chosen = parser.parse_args(arguments)
-    try:
-        with atomic(chosen.folder) as partial:
-            write(load(), partial)
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0

@@ -183,7 +183,7 @@ def _roles(axes: Axes, counts: np.ndarray) -> None:
         axes.bar(np.arange(len(below)), share, 0.85, bottom=below, color=color, label=label, linewidth=0)
         below += share
     axes.set(xlabel="tuples that hold an image", ylabel="share of the images", title="an image in its batch")
-    axes.set(xlim=(0.4, 0.6 + np.flatnonzero(below > 0.005).max()), ylim=(0, 1.08 * below.max()))
+    axes.set(xlim=(0.4, len(below) - 0.4), ylim=(0, 1.08 * below.max()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize=9)

@@ -16,10 +16,9 @@ from dml.reporting.kinds import alone_table
 from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
 from dml.reporting.spelling import CONTROL, count, spell
-from dml.reporting.tables import comparison, main_suite, of_suite, pool, ranked
+from dml.reporting.tables import QUERIES, comparison, main_suite, of_suite, pool, ranked
 from dml.reporting.variants import OWN, at_their_best
 
-QUERIES = 200  # that it must have attacked for a curve, or a comparison of single attacks, to be drawn
 SEARCHES = 2  # example queries per dataset
 
 MARKED = "† marks a model with a gate that fails or an embedding that collapsed."
@@ -183,7 +182,7 @@ def _certified(records: Sequence[Record], dataset: str, palette: style.Palette) 
         record["suite"]: row["queries"]
         for record in records
         for row in record["rows"]
-        if row["norm"] == "l2" and row["attack"] == "certified"
+        if row["norm"] == "l2" and row["attack"] == "certified" and row["queries"] >= QUERIES
     }
     if not sizes:
         return {}

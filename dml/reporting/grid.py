@@ -19,7 +19,7 @@ from dml.config.run import Figures
 from dml.reporting.records import Record
 from dml.reporting.spelling import count, order, spell
 from dml.reporting.style import COLORS, WIDTH
-from dml.reporting.tables import pool
+from dml.reporting.tables import QUERIES, pool
 from dml.reporting.variants import RADIUS, leaves, trained
 
 RADII = 4  # that a suite must have attacked
@@ -62,6 +62,11 @@ def _left(record: Record) -> dict[float, float]:
     }
 
 
+def _fewest(record: Record) -> int:
+    """Queries of the row with the fewest of them."""
+    return min(row["queries"] for row in record["rows"])
+
+
 def families(records: Sequence[Record], figures: Figures) -> list[Family]:
     """Return the families of at least three training radii, attacked at four test radii or more.
 
@@ -74,7 +79,7 @@ def families(records: Sequence[Record], figures: Figures) -> list[Family]:
     found: dict[str, dict[int, dict[float, Record]]] = {}
     for record in sorted(trained(records), key=lambda record: (record["seed"], record["defense"])):
         own = leaves(record)
-        if RADIUS in own and len(_left(record).keys() - {0.0}) >= RADII:
+        if RADIUS in own and len(_left(record).keys() - {0.0}) >= RADII and _fewest(record) >= QUERIES:
             eps = own.pop(RADIUS)
             key = json.dumps([record["suite"], own], sort_keys=True)
             found.setdefault(key, {}).setdefault(record["seed"], {}).setdefault(eps, record)

@@ -29,15 +29,15 @@ from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
-    "Attacks perturb queries in the l-inf ball and lower retrieval itself; the gallery is the whole test half, "
-    "whose classes no model was trained on. Pretrained weights may have seen such images. R@1 counts the worst of "
-    "all attacks on each query. Of each training the best epoch on held-out classes is kept, under attack or, without "
-    "a defence, on natural images. Intervals and tests are over queries; differences between classes and between "
-    "trainings would widen them. Claims rest only on suites with gates, which look for signs that an attack failed. "
-    "Each page has the leaderboard of all defences, settings, gates and paired tests. The pipeline writes all of this "
-    "from [runs/](runs), the records with the outcome of each query; [compared.csv](compared.csv) has what the pages "
-    "show as a table and [metrics.csv](metrics.csv) all rows ([columns](columns.md)), [cost.md](cost.md) the cost of "
-    "training, and [provenance.json](provenance.json) device, versions and seconds of each run."
+    "Attacks perturb queries in the l-inf ball; the gallery is the whole test half, whose classes no model was trained "
+    "on, though pretrained weights may have seen such images. R@1 counts the worst of all attacks on each query. "
+    "Intervals and tests are over queries; differences between classes and between trainings would widen them. The "
+    "pages have settings, gates and paired tests."
+)
+FILES = (
+    "- Numbers: [compared.csv](compared.csv) as the pages show them, [metrics.csv](metrics.csv) all of them "
+    "([columns](columns.md)), [runs/](runs) the outcome of each query, [cost.md](cost.md) the cost of training, "
+    "[provenance.json](provenance.json) devices and versions."
 )
 
 
@@ -70,9 +70,8 @@ def overview(
         lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
     lines += _claims(main, figures)
     listed = ", ".join(_page(name, own, boards, stale, figures) for name, own in by_dataset.items())
-    lines += ["", "## How it was measured", "", f"{MEASURED} The pages: {listed}."]
-    if stale:
-        lines[-1] += " Stale runs are listed on their pages and count nowhere else."
+    note = " Stale runs are listed there and count nowhere else." if stale else ""
+    lines += ["", "## How it was measured", "", MEASURED, "", f"- Pages: {listed}.{note}", FILES]
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +97,7 @@ def _page(
     """Link to a dataset's page, and how many runs it shows."""
     old = sum(found.record["dataset"] == name for found in stale)
     runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
-    suite = f"; suite `{main_suite(own, figures)}`, {queries_text(boards[name])}" if name in boards else ""
+    suite = f"; `{main_suite(own, figures)}`, {queries_text(boards[name])}" if name in boards else ""
     return f"[{name}]({FOLDER}/{name}.md) ({runs}{suite})"
 
 
@@ -154,7 +153,8 @@ def _r1(rows: pd.DataFrame) -> str:
 
 def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
     shown = [item for item in drawings if Path(item[0]).stem == stem]
-    return [line for file, caption in shown for line in ("", f"![{caption}]({file})", f"*{caption}*")]
+    first = [(file, caption, caption.split(". ")[0].rstrip(".")) for file, caption in shown]
+    return [line for file, caption, alt in first for line in ("", f"![{alt}.]({file})", f"*{caption}*")]
 
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:

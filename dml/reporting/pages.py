@@ -36,10 +36,10 @@ JUDGED = (
 )
 
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
-    "dependence/README.md": "Why a metric loss changes adversarial training: [dependence]({}).",
-    "strength.png": "The attack beside two others, on glyphs by gradients: [figure]({}), [table](strength.csv).",
-    "tuning.md": "Settings that were compared on held-out classes: [trials]({}).",
-    "benchmarks.md": "Time beside floors and peers: [benchmarks]({}).",
+    "dependence/README.md": "[why a metric loss changes adversarial training]({})",
+    "strength.png": "[the attack beside two others]({}) by gradients ([table](strength.csv))",
+    "tuning.md": "[settings compared on held-out classes]({})",
+    "benchmarks.md": "[time beside floors and peers]({})",
 }
 
 
@@ -78,7 +78,7 @@ def write(
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name])
     text = overview(by_dataset, stale, figures, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
-    write_text(results / "README.md", " ".join([text.removesuffix("\n"), *further]) + "\n")
+    write_text(results / "README.md", text + (f"- Further: {', '.join(further)}.\n" if further else ""))
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():

@@ -26,6 +26,7 @@ COLUMNS = [
     "gates",
     "collapsed",
 ]  # of metrics.csv
+QUERIES = 200  # that a suite must have attacked for a curve, a grid or a comparison of single attacks to be drawn
 MODEL = ["loss", "defense"]  # what the trainings of several seeds share
 
 

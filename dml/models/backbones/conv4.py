@@ -23,4 +23,5 @@ class Conv4(Backbone):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         return self.layers(images)

@@ -39,4 +39,5 @@ class Grid4(Backbone):
         return [0.5] * 3, [0.25] * 3
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         return self.layers(images)

@@ -88,6 +88,7 @@ class Grid4Linear(Backbone):
         self.train(was)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         mean, std = self.normalisation("random")
         pixels = pooled(images, self.side).float() + 0.5  # of normalised images
         pixels = pixels * std[0] + mean[0] - 0.5

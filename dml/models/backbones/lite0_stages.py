@@ -30,6 +30,7 @@ class Lite0Stages(Backbone):
         return [0.5] * 3, [0.5] * 3
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         values, pooled = self.first(images), []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             values = stage(values)

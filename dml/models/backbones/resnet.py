@@ -45,4 +45,5 @@ class ResNet(Backbone):
         return None if start == "random" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         return self.network(images)

@@ -63,4 +63,5 @@ class VGG16(Backbone):
         return None if start == "random" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of normalised images (B, 3, H, W)."""
         return self.added(self.features(images)).amax((2, 3))  # AdaptiveMaxPool2d's gradient is not repeatable on a GPU

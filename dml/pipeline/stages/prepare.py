@@ -46,8 +46,9 @@ def prepare(dataset: str, *, workspace: str = "scratch", changes: Mapping[str, A
 
 
 def check_queries(params: Params, dataset: str, available: int) -> None:
-    """Raise ParamsError if a suite of ``run`` attacks more queries than the test half has."""
-    for name in params.run.suites:
+    """Raise ParamsError if a suite of ``run``, or of a study on the dataset, attacks more queries than there are."""
+    studied = (block.suite for block in params.study.values() if dataset in block.datasets)
+    for name in dict.fromkeys([*params.run.suites, *studied]):
         wanted = params.suites[name]["queries"]
         if wanted > available:
             known = f"{dataset} has {available:,} test images"

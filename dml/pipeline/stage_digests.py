@@ -1,0 +1,118 @@
+"""What the stages of the pipeline depend on, one small file for each, which DVC compares.
+
+    python -m dml digests .digests
+
+DVC looks at more than the digest of a record holds: at the settings as they were read, and at the code that writes
+records. A table or a page depends on which records are current, and so on all code that decides any of them.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from dml.common.files import ROOT, atomic, write_json
+from dml.config.load import load
+from dml.config.run import Params
+from dml.config.schema import Settings
+from dml.defenses import DEFENSES
+from dml.evaluation import CONTROLS
+from dml.losses import LOSSES
+from dml.losses.miners import MINERS
+from dml.models.backbones import BACKBONES
+from dml.pipeline.digest import (
+    STAGES,
+    Code,
+    code_of,
+    decisive,
+    digest,
+    evaluation_code,
+    expected,
+    notebook_digest,
+    prepare_code,
+    training_code,
+    training_settings,
+)
+
+KEEPS = ("dml.pipeline.recording", "dml.pipeline.stored", "dml.reporting.records")  # open models, write records
+
+
+def write(params: Params, folder: Path) -> None:
+    """Write what DVC's stages depend on: one small JSON per stage and combination of ``run``."""
+    run, notebooks = params.run, ROOT / "notebooks"
+
+    def put(name: str, code: Code, settings: Settings, notebook: str) -> None:
+        read = {"settings": digest(settings), f"notebooks/{notebook}": notebook_digest(notebooks / notebook)}
+        write_json(folder / f"{name}.json", read | code)
+
+    for dataset in run.datasets:
+        recipe = params.recipe(dataset)
+        put(f"prepare/{dataset}", prepare_code(recipe.data), decisive(recipe.data), "01_data.ipynb")
+        for loss in run.losses:
+            for defense in dict.fromkeys(["standard", *run.defenses]):
+                chapter = "02_standard_training.ipynb" if defense == "standard" else "03_robust_training.ipynb"
+                code, settings = training_code(recipe, loss, defense), training_settings(recipe, loss, defense)
+                put(f"train/{dataset}-{loss}-{defense}", code, settings, chapter)
+        for suite in run.suites:
+            settings = params.suite(suite)
+            for control in (None, *run.controls):
+                code = evaluation_code(recipe, settings, control) | code_of(*KEEPS)
+                name = f"control/{dataset}-{control}" if control else f"attack/{dataset}"
+                put(f"{name}-{suite}", code, settings, "04_attack_evaluation.ipynb")
+    # Which records are current depends on all other code, too.
+    keys = [
+        (dataset, loss, defense, suite)
+        for dataset, recipe in params.recipes.items()
+        for loss, defenses in [*((loss, recipe.defenses) for loss in recipe.losses), ("none", CONTROLS)]
+        for defense in defenses
+        for suite in params.suites
+    ]
+    current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
+    put("figures", figures_code() | current, asdict(params.figures), "05_figures.ipynb")
+    study = {" ".join(key) for key in study_keys(params)}
+    shown = dependence_code(params) | {key: value for key, value in current.items() if key in study}
+    settings = training_settings(params.recipe(run.datasets[0]), params.figures.loss, params.figures.paper)
+    put("dependence", shown, settings, "06_dependence.ipynb")
+
+
+def figures_code() -> Code:
+    """Return the code that decides tables, pages and figures."""
+    shown = [f"dml.reporting.{file.stem}" for file in (ROOT / "dml" / "reporting").glob("*.py") if file.stem[0] != "_"]
+    return code_of(STAGES + "figures", *shown)
+
+
+def dependence_code(params: Params) -> Code:
+    """Return the code that decides what chapter 6 shows, of the first dataset of ``run`` and of the study."""
+    recipe = params.recipe(params.run.datasets[0])
+    paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
+    named = [BACKBONES[recipe.model.backbone], LOSSES[params.figures.loss], DEFENSES[paper], *MINERS.values()]
+    shown = [
+        f"dml.reporting.{name}"
+        for name in ("dependence", "dependence_table", "records", "sections", "spelling", "style", "tables", "variants")
+    ]
+    return code_of(STAGES + "dependence", *named, *shown)
+
+
+def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
+    """Return (dataset, loss, defense, suite) of all that the study trains."""
+    return [
+        (data, loss, name, block.suite)
+        for block in params.study.values()
+        for data in block.datasets
+        for loss in block.losses
+        for name in block.losses[loss]
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dml digests", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="is replaced")
+    chosen = parser.parse_args(arguments)
+    try:
+        with atomic(chosen.folder) as partial:
+            write(load(), partial)
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
