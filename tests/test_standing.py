@@ -30,7 +30,7 @@ def test_the_section_says_which_models_the_best_is_ahead_of() -> None:
     assert lines[1] == "## The best model against the others, query by query"
     assert lines[3] == (
         "At eps 8/255, **triplet, robust** is ahead of 1 of 2 other models in R@1 beyond chance (behind pixels "
-        "8, untrained, not separated from contrastive, robust), and ahead of 1 of 2 other models in MAP@R beyond "
+        "8, untrained, not separated from contrastive, robust). It is ahead of 1 of 2 other models in MAP@R beyond "
         "chance (not separated from contrastive, robust)."
     )
     start = next(place for place, line in enumerate(lines) if line.startswith("| against"))
@@ -113,7 +113,7 @@ def test_where_a_variant_of_best_leads_best_is_compared_too() -> None:
         "At eps 8/255, **triplet, best**, of which triplet, nearest 20 is a variant, is ahead of the control and all 2 "
         "models of other defences in R@1 beyond chance"
     )
-    assert "and ahead of the control and all 2 models of other defences in MAP@R beyond chance" in told
+    assert "It is ahead of the control and all 2 models of other defences in MAP@R beyond chance" in told
     assert variants[3:] == [
         "- R@1: ahead of triplet, best 8, not separated from triplet, nearest 20.",
         "- MAP@R: ahead of triplet, best 8, behind triplet, nearest 20.",

@@ -81,9 +81,9 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) with the settings and loss that keep most of these "
-        "queries, of those that were measured, which favours classes with more of them; the cost tells which were "
-        "trained for longer. This project's and the paper's own settings are listed too: "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md), with those of its measured settings and losses that "
+        "keep most of these queries. Classes with more settings have an advantage in this; the cost tells which were "
+        "trained for longer. This project's and the paper's own settings are listed too. The rows rest on "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval over queries; below it the range of the trainings). The factor, and the cost in images embedded, "
         f"are relative to undefended training with the same loss. {MARK}: a gate fails, or the embedding collapsed."

@@ -107,14 +107,14 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
 
 
 def leader_text(leader: Standing, figures: Figures) -> str:
-    """Return one sentence: which of the others the best model is ahead of."""
+    """Return a sentence for each score: which of the others the best model is ahead of."""
     scores = [_ahead("R@1", leader.recall, leader.controls)]
     scores += [_ahead("MAP@R", leader.precision, leader.controls)] if leader.precision else []
-    return f"At eps {radius_text(figures.eps)}, **{leader.name}** is {', and '.join(scores)}."
+    return f"At eps {radius_text(figures.eps)}, **{leader.name}** is {'. It is '.join(scores)}."
 
 
 def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
-    """Return one sentence: which models of other defences, and controls, the project's own defence is ahead of, if any.
+    """Return a sentence for each score: which other defences and controls the project's own is ahead of, if any.
 
     Args:
         own: standing of the project's own defence.
@@ -127,7 +127,7 @@ def own_text(own: Standing, leader: Standing, figures: Figures) -> str:
     if not scores:
         return ""  # there is nothing but variants
     variant = f", of which {leader.name} is a variant," if leader.name in own.kin else ""
-    return f"At eps {radius_text(figures.eps)}, **{own.name}**{variant} is {', and '.join(scores)}."
+    return f"At eps {radius_text(figures.eps)}, **{own.name}**{variant} is {'. It is '.join(scores)}."
 
 
 def _variants_text(own: Standing) -> list[str]:
