@@ -43,6 +43,22 @@ def test_the_section_says_which_models_the_best_is_ahead_of() -> None:
     assert far.endswith("| < 0.0001 | +0.225 (0.218 to 0.232) | < 0.0001 |")
 
 
+def test_models_that_another_suite_alone_attacked_are_compared_there() -> None:
+    runs = [run("triplet", "robust", 200), run("triplet", "standard", 20), run("none", "pixels_8", 10)]
+    other = [
+        record("triplet", name, 0.9, survive, suite="auto")
+        for name, survive in {"robust": 190, "standard": 15, "act": 20, "est": 189}.items()
+    ]
+    assert standing.elsewhere(runs, "quick", FIGURES) == []
+    assert standing.elsewhere([*runs, *other[1:]], "quick", FIGURES) == [], "the best model did not meet that suite"
+    assert standing.elsewhere([*runs, *other], "quick", FIGURES) == [
+        "",
+        "Of the models that suite `auto` alone attacked: **triplet, robust** is ahead of 1 of 2 other models in R@1 "
+        "beyond chance (not separated from triplet, est).",
+    ]
+    assert standing.elsewhere([runs[2], *other], "quick", FIGURES) == [], "no model was trained"
+
+
 def test_the_section_of_a_model_that_leads_all_others() -> None:
     runs = [run("triplet", "robust", 200), run("triplet", "standard", 194), run("triplet", "act", 20)]
     text = standing.best_section(runs, FIGURES)[3]

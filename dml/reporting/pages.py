@@ -145,6 +145,7 @@ def dataset_page(
         lines += ["", "## Leaderboard", *board] if board else []
         lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
         lines += standing.best_section(of_suite(records, main), figures)
+        lines += standing.elsewhere(records, main, figures)
         lines += _claims(of_suite(records, main), figures)
         controls = sections.controls_section(of_suite(records, main), figures)
         beside = against_controls.section(records, figures)

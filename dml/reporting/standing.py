@@ -10,7 +10,7 @@ from dml.config.run import Figures
 from dml.reporting.paired import Difference, Model, holm, in_map_r, in_r1, same_queries
 from dml.reporting.records import Record, eps_key
 from dml.reporting.spelling import CONTROL, MARK, MISSING, chance_text, details, interval, model_text, spell, table
-from dml.reporting.tables import comparison, ranked
+from dml.reporting.tables import comparison, of_suite, ranked
 from dml.reporting.variants import KIND, OWN, leaves, trained
 
 OPEN = 12  # rows, at most, of a table that is not folded
@@ -103,6 +103,29 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
         title = f"### `{spell(standing.defense)}` against the others, query by query"
         lines += ["", title, "", own_text(standing, leader, figures)]
         lines += _variants_text(standing) + _table(standing)
+    return lines
+
+
+def elsewhere(records: Sequence[Record], suite: str, figures: Figures) -> list[str]:
+    """Say how a suite's best model stands against models that another suite alone attacked, where it met that one too.
+
+    Args:
+        records: of one dataset.
+        suite: whose best model is compared.
+        figures: gives the radius.
+    """
+    found = comparison(of_suite(records, suite), figures.eps, figures)
+    models = ranked(found[found["loss"] != CONTROL])
+    known, lines = {_model(row) for _, row in found.iterrows()}, []
+    for other in sorted({record["suite"] for record in records if record["claims"]} - {suite}):
+        own = of_suite(records, other)
+        rows = [row for _, row in comparison(own, figures.eps, figures).iterrows()]
+        best = [row for row in rows if not models.empty and _model(row) == _model(models.iloc[0])]
+        missing = [row for row in rows if _model(row) not in known and row["loss"] != CONTROL]
+        if best and missing:
+            compared = _standing(own, best[0], pd.DataFrame([*best, *missing]), eps_key(figures.eps))
+            told = f"**{compared.name}** is {_ahead('R@1', compared.recall, compared.controls)}"
+            lines += ["", f"Of the models that suite `{other}` alone attacked: {told}."] if compared.recall else []
     return lines
 
 
