@@ -14,6 +14,7 @@ from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import flagged, marked
 from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, factor_text, interval, spell
 from dml.reporting.tables import best_control, comparison, ranked
+from dml.reporting.variants import as_the_papers
 
 FACTOR = 5  # the least fold increase that the paper reports
 SHARED = "joint"  # one perturbation per image, as a classifier's training has it
@@ -58,6 +59,7 @@ def judged(records: Sequence[Record], figures: Figures) -> list[Verdict]:
         figures: what results/ reports.
     """
     found: dict[str, Verdict] = {}
+    records = as_the_papers(records, figures)
     for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
         for row in verdicts(records, eps, figures):
             found.setdefault(row.claim, row)

@@ -15,6 +15,7 @@ from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import marked
 from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, spell, table
 from dml.reporting.tables import comparison
+from dml.reporting.variants import as_the_papers
 
 Asked = tuple[str, str, float]
 """Dataset, loss and radius that a claim is asked of."""
@@ -53,6 +54,7 @@ def gathered(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> Ev
         by_dataset: dataset -> current records of one suite.
         figures: names the baseline and gives the radii.
     """
+    by_dataset = {dataset: as_the_papers(records, figures) for dataset, records in by_dataset.items()}
     compared = {
         (dataset, eps): comparison(records, eps, figures)
         for dataset, records in by_dataset.items()

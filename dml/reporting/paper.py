@@ -11,7 +11,7 @@ from dml.reporting.evidence import Asked, Evidence, by_radius, gathered, paired,
 from dml.reporting.records import Record
 from dml.reporting.spelling import MISSING, UNTESTED, factor_text, interval, number, spell, table
 from dml.reporting.tables import best_control
-from dml.reporting.variants import RADIUS, SCOPE, leaves, one_difference, trained
+from dml.reporting.variants import ON_QUERIES, RADIUS, SCOPE, leaves, one_difference, trained
 
 PUBLISHED = "visual_phish_net"  # the peer as its authors' code has it
 ABOUT_PUBLISHED = (
@@ -35,7 +35,8 @@ def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) ->
         "",
         "What [Exploring Adversarial Robustness of Deep Metric Learning](https://arxiv.org/abs/2102.07265) claims, and "
         "what was measured here. R@1 counts the worst of all attacks for each query, with its 95% interval; p is not "
-        "corrected for the number of tests. [All results](README.md)",
+        "corrected for the number of tests. For losses that cost whole queries, "
+        f"{spell(figures.paper)} is `{ON_QUERIES}`, which perturbs each query. [All results](README.md)",
         *_on_starts(evidence),
         *_on_attacks(evidence),
         *_on_dependence(evidence),

@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from dml.common.table import find
+from dml.config.run import Figures
 from dml.defenses import DEFENSES
 from dml.reporting.records import Record
 from dml.reporting.spelling import CONTROL
 
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
 OWN = (BEST, "best_long", "best_turns")  # with two that train for longer, on images that move and turn, chosen so too
+ON_QUERIES = "robust_query"  # the paper's defence for losses that cost whole queries: each query is perturbed
 RADIUS = "defense.eps"  # of the ball that a defence trains with
 SCOPE = "defense.scope"  # what shares a perturbation
 KIND = "defense.class"  # key of ``DEFENSES``
@@ -42,6 +44,22 @@ def leaves(record: Record) -> Leaves:
     defaults = {item.name: item.default for item in arguments if item.default is not item.empty}
     settings = record["settings"] | {"defense": {"class": kind, **defaults, **given}}
     return dict(_flat(json.loads(json.dumps(settings)), ""))  # tuples become lists, as in records
+
+
+def as_the_papers(records: Sequence[Record], figures: Figures) -> list[Record]:
+    """Return the records with ``ON_QUERIES`` under the name of the paper's defence, for losses that it cannot train.
+
+    Args:
+        records: of any datasets.
+        figures: names the paper's defence.
+    """
+    have = {(record["dataset"], record["loss"]) for record in records if record["defense"] == figures.paper}
+    return [
+        record | {"defense": figures.paper}
+        if record["defense"] == ON_QUERIES and (record["dataset"], record["loss"]) not in have
+        else record
+        for record in records
+    ]
 
 
 def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collection[str] = ()) -> list[tuple[str, str]]:
