@@ -1,6 +1,7 @@
 """What each stage depends on, and what reruns nothing."""
 
 import ast
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ import yaml
 from dml.__main__ import main
 from dml.attacks import ATTACKS
 from dml.common.files import ROOT
+from dml.common.table import find
 from dml.config.load import load
 from dml.data.sources import SOURCES
 from dml.defenses import DEFENSES
@@ -196,13 +198,37 @@ def test_a_miner_counts_where_a_loss_or_a_defence_names_it() -> None:
     assert {by_distance, at_random} <= code(defenses__hardness__destination="random")
 
 
-def test_dvc_looks_at_the_settings_as_they_were_read(written: Path, tmp_path: Path) -> None:
-    """Another reading of the same params.yaml reruns a stage, though no code of its own has changed."""
+def test_dvc_looks_at_the_digests_that_lie_beside_results(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings that are read otherwise and a digest that is made otherwise rerun a stage, though no code has changed."""
+
+    def changed(place: str, file: str) -> list[str]:
+        before, after = (json.loads((folder / file).read_text()) for folder in (written, tmp_path / place))
+        assert list(before) == list(after)
+        return [key for key in before if before[key] != after[key]]
+
     stage_digests.write(load({"recipes.glyphs.defenses.robust.steps": 4}), tmp_path / "other")
-    for name, changed in {"robust": ["settings"], "single_step": []}.items():
-        file = f"train/glyphs-triplet-{name}.json"
-        before, after = (json.loads((folder / file).read_text()) for folder in (written, tmp_path / "other"))
-        assert [key for key in before if before[key] != after[key]] == changed
+    assert changed("other", "train/glyphs-triplet-robust.json") == ["digest"]
+    assert changed("other", "train/glyphs-triplet-single_step.json") == []
+    for name in ("evaluation_digest", "training_digest", "control_digest", "data_settings"):
+        monkeypatch.setattr(stage_digests, name, lambda *given: "other")
+    stage_digests.write(load(), tmp_path / "made")
+    for file in (
+        "prepare/glyphs",
+        "train/glyphs-triplet-robust",
+        "attack/glyphs-quick",
+        "control/glyphs-pixels_8-quick",
+    ):
+        assert changed("made", f"{file}.json") == ["digest"]
+
+
+def test_no_miner_is_chosen_by_a_default() -> None:
+    """A digest looks at the miners that settings name."""
+    for table in (LOSSES, DEFENSES):
+        for name in table:
+            defaults = [item.default for item in inspect.signature(find(table, name, "")).parameters.values()]
+            assert not [value for value in defaults if digest.is_miner(value)], name
 
 
 def test_the_weights_that_a_model_begins_with_change_its_digest(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def family() -> list[dict[str, Any]]:
     ]
 
 
+def test_few_queries_make_no_family() -> None:
+    few = family()
+    for one in few:
+        one["rows"] = [row | {"queries": 199} for row in one["rows"]]
+    assert grid.families(family(), FIGURES) != grid.families(few, FIGURES) == []
+
+
 def test_a_family_stands_for_its_variants() -> None:
     found = grid.families(family(), FIGURES)
     assert grid.variants(found) == {("triplet", "robust_20"), ("triplet", "robust_2")}

@@ -1,5 +1,6 @@
 """The README shows what is there: its tables and links are true, its code runs, and no photograph is shown."""
 
+import ast
 import copy
 import io
 import os
@@ -79,7 +80,10 @@ def test_the_defence_of_a_page_trains(page: str, tmp_path: Path) -> None:
     """The code as it is printed, put where the page says, trains for two steps under the name that it gets."""
     text = (ROOT / page).read_text(encoding="utf-8")
     ((place, code),) = re.findall(r"<!-- file: (dml/\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 20 if page == "README.md" else 40
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= (20 if page == "README.md" else 40)
+    (printed,) = (node for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
+    methods = [node for node in printed.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    assert all(map(ast.get_docstring, methods)), "`make test` asks for them"
     name, entry = re.findall(r'"(\w+)": "([\w.]+:\w+)"', text)[-1]
     assert entry.split(":")[0] == place.removesuffix(".py").replace("/", ".")
     given = yaml.safe_load(re.findall(rf"`{name}: ({{.*?}})`", text)[-1])

@@ -15,6 +15,7 @@ from dml.pipeline import repro, study
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.shares import Shares, cores
+from dml.pipeline.stages.prepare import check_queries
 
 SETTINGS = {
     "study": {
@@ -265,3 +266,11 @@ def test_a_study_waits_for_nobody_who_makes_the_same_files(
         assert study.main(["--jobs", "1"]) == 1
     assert capsys.readouterr().err.startswith("another process runs this pipeline; wait")
     assert study.main(["--jobs", "1"]) == 0
+
+
+def test_a_study_that_wants_more_queries_than_there_are_is_refused_before_training() -> None:
+    params = load({"suites.study.queries": 501})
+    check_queries(params, "glyphs_long", 501)
+    check_queries(params, "flowers", 500)
+    with pytest.raises(ValueError, match=r"suites\.study\.queries is 501; glyphs_long has 500 test images"):
+        check_queries(params, "glyphs_long", 500)

@@ -1,20 +1,21 @@
-"""What the stages of the pipeline depend on, one small file for each, which DVC compares.
+"""Writes one small file for each stage of the pipeline, which DVC compares.
 
     python -m dml digests .digests
 
-DVC looks at more than the digest of a record holds: at the settings as they were read, and at the code that writes
-records. A table or a page depends on which records are current, and so on all code that decides any of them.
+A file holds the digest that the stage puts beside what it makes, and the code behind it, module by module. For chapter
+4 the code that writes records counts, too. Tables and pages depend on which records are current, and therefore on all
+code that decides one.
 """
 
 import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dml.common.files import ROOT, atomic, write_json
 from dml.config.load import load
 from dml.config.run import Params
-from dml.config.schema import Settings
 from dml.defenses import DEFENSES
 from dml.evaluation import CONTROLS
 from dml.losses import LOSSES
@@ -24,41 +25,45 @@ from dml.pipeline.digest import (
     STAGES,
     Code,
     code_of,
-    decisive,
+    control_digest,
+    data_settings,
     digest,
     evaluation_code,
+    evaluation_digest,
     expected,
     notebook_digest,
     prepare_code,
     training_code,
-    training_settings,
+    training_digest,
 )
 
-KEEPS = ("dml.pipeline.recording", "dml.pipeline.stored", "dml.reporting.records")  # open models, write records
+KEEPS = ("dml.pipeline.recording", "dml.pipeline.stored", "dml.reporting.records")  # they open models, write records
 
 
 def write(params: Params, folder: Path) -> None:
     """Write what DVC's stages depend on: one small JSON per stage and combination of ``run``."""
     run, notebooks = params.run, ROOT / "notebooks"
 
-    def put(name: str, code: Code, settings: Settings, notebook: str) -> None:
-        read = {"settings": digest(settings), f"notebooks/{notebook}": notebook_digest(notebooks / notebook)}
-        write_json(folder / f"{name}.json", read | code)
+    def put(name: str, notebook: str, code: Code, *decided: Any) -> None:
+        head = {"digest": digest(*decided), f"notebooks/{notebook}": notebook_digest(notebooks / notebook)}
+        write_json(folder / f"{name}.json", head | code)
 
     for dataset in run.datasets:
         recipe = params.recipe(dataset)
-        put(f"prepare/{dataset}", prepare_code(recipe.data), decisive(recipe.data), "01_data.ipynb")
+        put(f"prepare/{dataset}", "01_data.ipynb", prepare_code(recipe.data), data_settings(recipe.data))
         for loss in run.losses:
             for defense in dict.fromkeys(["standard", *run.defenses]):
                 chapter = "02_standard_training.ipynb" if defense == "standard" else "03_robust_training.ipynb"
-                code, settings = training_code(recipe, loss, defense), training_settings(recipe, loss, defense)
-                put(f"train/{dataset}-{loss}-{defense}", code, settings, chapter)
+                code, made_with = training_code(recipe, loss, defense), training_digest(recipe, loss, defense)
+                put(f"train/{dataset}-{loss}-{defense}", chapter, code, made_with)
         for suite in run.suites:
             settings = params.suite(suite)
             for control in (None, *run.controls):
                 code = evaluation_code(recipe, settings, control) | code_of(*KEEPS)
                 name = f"control/{dataset}-{control}" if control else f"attack/{dataset}"
-                put(f"{name}-{suite}", code, settings, "04_attack_evaluation.ipynb")
+                decided = [evaluation_digest(recipe, settings), params.figures.eps]
+                decided += [control_digest(recipe, control)] if control else []
+                put(f"{name}-{suite}", "04_attack_evaluation.ipynb", code, *decided)
     # Which records are current depends on all other code, too.
     keys = [
         (dataset, loss, defense, suite)
@@ -68,11 +73,11 @@ def write(params: Params, folder: Path) -> None:
         for suite in params.suites
     ]
     current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
-    put("figures", figures_code() | current, asdict(params.figures), "05_figures.ipynb")
+    put("figures", "05_figures.ipynb", figures_code() | current, asdict(params.figures))
     study = {" ".join(key) for key in study_keys(params)}
     shown = dependence_code(params) | {key: value for key, value in current.items() if key in study}
-    settings = training_settings(params.recipe(run.datasets[0]), params.figures.loss, params.figures.paper)
-    put("dependence", shown, settings, "06_dependence.ipynb")
+    paper = training_digest(params.recipe(run.datasets[0]), params.figures.loss, params.figures.paper)
+    put("dependence", "06_dependence.ipynb", shown, paper, asdict(params.figures))
 
 
 def figures_code() -> Code:

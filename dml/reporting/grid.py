@@ -68,7 +68,7 @@ def _fewest(record: Record) -> int:
 
 
 def families(records: Sequence[Record], figures: Figures) -> list[Family]:
-    """Return the families of at least three training radii, attacked at four test radii or more.
+    """Return the families of at least three training radii, attacked at four test radii or more on ``QUERIES`` or more.
 
     Of several seeds those count that have all radii of the seed with the most.
 

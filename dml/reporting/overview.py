@@ -29,8 +29,9 @@ from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
-    "Attacks perturb queries in the l-inf ball; the gallery is the whole test half, whose classes no model was trained "
-    "on, though pretrained weights may have seen such images. R@1 counts the worst of all attacks on each query. "
+    "Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model was trained on its "
+    "classes; pretrained weights may have seen such images. R@1 counts the worst of all attacks on each query. Of each "
+    "training the best epoch on held-out classes is kept, under attack or, without a defence, on natural images. "
     "Intervals and tests are over queries; differences between classes and between trainings would widen them. The "
     "pages have settings, gates and paired tests."
 )
@@ -81,9 +82,9 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md), with those of its measured settings and losses that "
-        "keep most of these queries. Classes with more settings have an advantage in this; the cost tells which were "
-        "trained for longer. This project's and the paper's own settings are listed too. The rows rest on "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) stands with that of its measured settings and losses "
+        "which keeps most of these queries. Classes with more settings have an advantage in this; the cost tells which "
+        "were trained for longer. This project's and the paper's own settings are listed too. The rows rest on "
         f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
         "interval over queries; below it the range of the trainings). The factor, and the cost in images embedded, "
         f"are relative to undefended training with the same loss. {MARK}: a gate fails, or the embedding collapsed."

@@ -37,7 +37,7 @@ JUDGED = (
 
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
     "dependence/README.md": "[why a metric loss changes adversarial training]({})",
-    "strength.png": "[the attack beside two others]({}) by gradients ([table](strength.csv))",
+    "strength.png": "[three attacks by gradients spent]({}) ([table](strength.csv))",
     "tuning.md": "[settings compared on held-out classes]({})",
     "benchmarks.md": "[time beside floors and peers]({})",
 }

@@ -26,7 +26,7 @@ COLUMNS = [
     "gates",
     "collapsed",
 ]  # of metrics.csv
-QUERIES = 200  # that a suite must have attacked for a curve, a grid or a comparison of single attacks to be drawn
+QUERIES = 200  # the fewest for a curve, a grid or a comparison of single attacks
 MODEL = ["loss", "defense"]  # what the trainings of several seeds share
 
 

@@ -1,4 +1,4 @@
-"""Negatives at all distances alike."""
+"""Negatives drawn evenly over distances."""
 
 import torch
 from torch import Tensor

@@ -24,7 +24,8 @@ def prepare(dataset: str, *, workspace: str = "scratch", changes: Mapping[str, A
         changes: settings to replace, by dotted key.
 
     Raises:
-        ParamsError: a setting is wrong, or a suite of ``run`` wants more queries than there are.
+        ParamsError: a setting is wrong, or a suite of ``run`` or of a study on the dataset wants more queries than
+            there are.
         DatasetError: an image is missing or damaged, or the classes do not fill three splits.
     """
     params = load(changes)

@@ -70,7 +70,8 @@ def train(
         changes: settings to replace, by dotted key.
 
     Raises:
-        ParamsError, ValueError: a setting is wrong, the recipe lacks the loss or defence, or there are too few GPUs.
+        ParamsError, ValueError: a setting is wrong, the recipe lacks the loss or defence, a suite of ``run`` or of a
+            study on the dataset wants more queries than there are, or there are too few GPUs.
         FileNotFoundError: the dataset is not prepared with these settings.
         FloatingPointError: the loss is no longer finite.
     """
