@@ -201,7 +201,7 @@ def test_a_miner_counts_where_a_loss_or_a_defence_names_it() -> None:
 def test_dvc_looks_at_the_digests_that_lie_beside_results(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings that are read otherwise and a digest that is made otherwise rerun a stage, though no code has changed."""
+    """Settings that are read otherwise, and digests that are made otherwise, though no code of the stage changed."""
 
     def changed(place: str, file: str) -> list[str]:
         before, after = (json.loads((folder / file).read_text()) for folder in (written, tmp_path / place))
