@@ -93,7 +93,7 @@ def test_the_overview_shows_the_scatter_of_the_first_dataset(tmp_path: Path) -> 
 def test_the_committed_overview_is_one_screen() -> None:
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 64
-    assert len(text.split()) <= 1_600
+    assert len(text.split()) <= 1_700
     first, *_ = re.findall(r"^(?:\||!\[).*", text, re.MULTILINE)
     assert first.startswith("| defence |"), "one table leads"
     assert re.findall(r"!\[.*\]\((.+)\)", text)[0].endswith("/scatter.png"), "one scatter follows"

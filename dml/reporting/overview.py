@@ -98,7 +98,7 @@ def _page(
     """Link to a dataset's page, and how many runs it shows."""
     old = sum(found.record["dataset"] == name for found in stale)
     runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
-    suite = f"; `{main_suite(own, figures)}`, {queries_text(boards[name])}" if name in boards else ""
+    suite = f"; `{main_suite(own, figures)}`, {queries_text(boards[name]).split(' of ')[0]}" if name in boards else ""
     return f"[{name}]({FOLDER}/{name}.md) ({runs}{suite})"
 
 
