@@ -59,3 +59,8 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return fill
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes by far the longest goes first, so that it does not run alone in the end."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")

@@ -87,6 +87,11 @@ def test_changes_replace_values() -> None:
         ("run.attacked", ["standard", "robust", "other"], "'other' is unknown"),
         ("run.suites", ["slow"], "run.suites 'slow' is unknown; known: .*auto"),
         ("run.seeds", ["one"], r"run\.seeds\[0\] is 'one'"),
+        (
+            "recipes.glyphs_long.model.dimension",
+            10**14,
+            r"glyphs_long\.model\.dimension is 1000+; it must be at most 65536",
+        ),
         ("recipes.glyphs.schedule.epoch", 3, "did you mean 'epochs'"),
         ("recipes.glyphs.schedule.epochs", "ten", r"recipes\.glyphs\.schedule\.epochs is 'ten'"),
         ("recipes.glyphs.schedule.epochs", 0, "epochs is 0; it must be at least 1"),

@@ -19,6 +19,7 @@ from dml.config.schema import Data, Model, ParamsError, Recipe, Settings, Valida
 from dml.training.schedule import Schedule
 
 PARAMS = ROOT / "params.yaml"
+LONGEST = 65536  # dimensions of an embedding: ten times the longest in use; losses are tried with it
 STARTS = {"robust": "pretrained/grid4.safetensors"}  # words for weights that are part of the repository
 # What PyYAML lets through beside its own errors: a date or number that is none, bytes that are no text, a tag that does
 # not fit its value, brackets nested too deeply.
@@ -136,6 +137,8 @@ def _check_recipe(dataset: str, recipe: Recipe) -> None:
             raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it must be data.crop, {data.crop}")
     check_source(data, f"{where}.data")
     check_model(recipe.model, data, where)
+    if recipe.model.dimension > LONGEST:
+        raise ValueError(f"{where}.model.dimension is {recipe.model.dimension}; it must be at most {LONGEST}")
     for name, settings in recipe.losses.items():
         training.loss(name, settings, classes=2, dimension=recipe.model.dimension or 1, where=f"{where}.losses.{name}")
     for name, settings in recipe.defenses.items():
