@@ -78,7 +78,8 @@ def write(
         pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name])
     text = overview(by_dataset, stale, figures, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
-    write_text(results / "README.md", text + (f"- Further: {', '.join(further)}.\n" if further else ""))
+    told = f" Further: {', '.join(further)}." if further else ""
+    write_text(results / "README.md", f"{text.rstrip()}{told}\n")
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():
