@@ -29,11 +29,11 @@ from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
-    "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model was "
-    "trained on its classes; pretrained weights may have seen such images. R@1 counts the worst of all attacks on each "
-    "query. Of each training the best epoch on held-out classes is kept, under attack or, without a defence, on natural "
-    "images. Intervals and tests are over queries; differences between classes and between trainings would widen them. "
-    "The pages have settings, gates and paired tests."
+    "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model"
+    " was trained on its classes; pretrained weights may have seen such images. R@1 counts the worst of all attacks "
+    "on each query. Of each training the best epoch on held-out classes is kept, under attack or, without a defence, "
+    "on natural images. Intervals and tests are over queries; differences between classes and between trainings would"
+    " widen them. The pages have settings, gates and paired tests."
 )
 FILES = (
     "- Numbers: [compared.csv](compared.csv) as the pages show them, [metrics.csv](metrics.csv) all of them "
