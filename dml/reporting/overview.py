@@ -10,7 +10,7 @@ from dml.attacks.balls import radius_text
 from dml.config.run import Figures
 from dml.reporting.claims import OWED, judged
 from dml.reporting.records import Record, Stale
-from dml.reporting.sections import flagged, leaderboard_table, marked, queries_text
+from dml.reporting.sections import flagged, leaderboard_table, marked, queries_text, range_text
 from dml.reporting.spelling import (
     CONTROL,
     MARK,
@@ -98,7 +98,9 @@ def _page(
     """Link to a dataset's page, and how many runs it shows."""
     old = sum(found.record["dataset"] == name for found in stale)
     runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
-    suite = f"; `{main_suite(own, figures)}`, {queries_text(boards[name]).split(' of ')[0]}" if name in boards else ""
+    suite = ""
+    if name in boards:
+        suite = f"; `{main_suite(own, figures)}`, {range_text(boards[name]['queries'], 'query', 'queries')}"
     return f"[{name}]({FOLDER}/{name}.md) ({runs}{suite})"
 
 

@@ -63,12 +63,15 @@ def comparison_table(found: pd.DataFrame) -> list[str]:
 
 def queries_text(found: pd.DataFrame) -> str:
     """Return how many queries and trainings a comparison rests on."""
-    words = []
-    for column, noun in (("queries", "query"), ("trainings", "training")):
-        least, most = int(found[column].min()), int(found[column].max())
-        plural = "queries" if noun == "query" else "trainings"
-        words.append(count(most, noun, plural) if least == most else f"{least:,} to {most:,} {plural}")
-    return words[0] if found["trainings"].max() == 1 else " of ".join(words)
+    queries = range_text(found["queries"], "query", "queries")
+    trainings = range_text(found["trainings"], "training", "trainings")
+    return queries if found["trainings"].max() == 1 else f"{queries} of {trainings}"
+
+
+def range_text(found: pd.Series, noun: str, plural: str) -> str:
+    """Return the number that all rows share, or the least and the most."""
+    least, most = int(found.min()), int(found.max())
+    return count(most, noun, plural) if least == most else f"{least:,} to {most:,} {plural}"
 
 
 def suite_section(records: Sequence[Record], figures: Figures) -> list[str]:
