@@ -14,9 +14,11 @@ from torch.nn.functional import normalize
 
 from dml.common.randomness import seeded_global
 from dml.common.table import find
+from dml.defenses.hardness import Hardness
 from dml.losses import LOSSES
 from dml.losses.base import TupleLoss, distance, pairs
 from dml.losses.contrastive import Contrastive
+from dml.losses.miners import MINERS
 from dml.losses.pml import CHOICES, PML
 from dml.losses.triplet import Triplet
 
@@ -147,6 +149,14 @@ def test_embeddings_of_another_length_are_refused() -> None:
 def test_an_unknown_miner() -> None:
     with pytest.raises(ValueError, match="miner 'semihard' is unknown; did you mean 'semi_hard'"):
         Triplet(2, 2, miner="semihard")
+
+
+def test_a_wrong_line_among_miners_is_told_before_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MINERS, "hardest", "dml.losses.miners.hardest:hardest")
+    with pytest.raises(ModuleNotFoundError, match=r"dml\.losses\.miners\.hardest"):
+        Triplet(2, 2, miner="hardest")
+    with pytest.raises(ModuleNotFoundError, match=r"dml\.losses\.miners\.hardest"):
+        Hardness(destination="hardest")
 
 
 def test_pairs_leave_out_the_query_itself() -> None:

@@ -126,6 +126,11 @@ def test_a_record_says_what_was_attacked(project: Path) -> None:
     stored = json.loads((project / f"artifacts/models/glyphs/{RUN}/settings.json").read_text())
     assert record["settings"] == {**stored["settings"], "suite": record["settings"]["suite"]}
     assert record["digests"]["training"] == stored["digest"]
+    assert list(record["surrogates"]) == ["triplet-standard-0", "triplet-standard-1"]
+    other = json.loads((project / "results/runs/glyphs/triplet-standard-0/quick.json").read_text())
+    assert record["surrogates"]["triplet-standard-0"] == other["weights"]
+    assert other["surrogates"][RUN] == record["weights"]
+    assert "surrogates" not in json.loads((project / "results/runs/glyphs/none-pixels_8-0/quick.json").read_text())
     machine = json.loads((project / f"results/runs/glyphs/{RUN}/quick.machine.json").read_text())
     assert machine["seconds"]["training"] > 0
     assert machine["device"].endswith(torch.backends.cpu.get_cpu_capability())

@@ -122,7 +122,7 @@ def run(
         folder: keeps finished chunks, so that a killed evaluation continues; None keeps nothing.
         report: receives one line per chunk.
     """
-    if not isinstance(suite, AttackSuite):
+    if not suite.named:
         told = suite.evaluate(search, rows, seed=seed, folder=folder, report=lambda line: report(f"{name}: {line}"))
         return Attacked(told.outcomes, None, told.scores)
     size = min(chunk_size_for(search), at_once(search.split.images.shape[1:3], search.gallery.labels.device))

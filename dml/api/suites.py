@@ -56,7 +56,7 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
     queries = built.queries if limit is None else int(limit)
     if norm == "linf":
         return replace(built, eps=radii, queries=queries)
-    if not isinstance(built, AttackSuite) or eps is None:
+    if not built.named or eps is None:
         raise ValueError(f"norm is {norm}; take a suite that is a list of attacks, and give eps, such as 0.5")
     settings = {item.name: getattr(built, item.name) for item in fields(AttackSuite)}
     attacks = attack.for_norm(built.attacks, norm)
@@ -88,7 +88,7 @@ def _radii(eps: Any) -> tuple[float, ...]:
 
 def left_out(suite: Suite, search: Search) -> str:
     """Return a note on the attacks of a suite that cannot run on this gallery; empty if there are none."""
-    if not isinstance(suite, AttackSuite):
+    if not suite.named:
         return ""
     ran = {group.name for group in suite.runs(search)}
     names = ", ".join(name for name in suite.named if name not in ran)
@@ -101,7 +101,7 @@ def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, norm:
     Raises:
         ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
     """
-    if isinstance(suite, AttackSuite):
+    if suite.named:
         return suite if has_gradient else attack.black_box(suite, norm)
     if similarity != "cosine":
         raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.defenses.adversarial import Start
+from dml.defenses.base import Perturbs
 from dml.defenses.roles import ROLES, RolesDefense
 from dml.losses.base import Loss, difference
 
@@ -49,3 +50,7 @@ class AMD(RolesDefense):
         embeddings = model(images).detach()  # no clean embedding enters the loss
         tuples = self.mine(embeddings, labels, loss, generator)
         return loss(**self.embed(model, images, tuples, embeddings, ROLES, difference, generator, progress))
+
+    def perturbs(self, tuples: bool) -> Perturbs:
+        """See :meth:`dml.defenses.base.Defense.perturbs`."""
+        return Perturbs(", ".join(ROLES), "one tuple, all roles at once")

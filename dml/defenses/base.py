@@ -1,12 +1,27 @@
 """What every defence is: a way to turn a batch into the losses that training minimises."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dml.losses.base import Loss
+
+
+class Perturbs(NamedTuple):
+    """What a defence perturbs, in words, for a comparison of defences that differ in nothing else.
+
+    Attributes:
+        elements: of a tuple or a batch.
+        shared_by: what one perturbation serves.
+        remined: when tuples are selected again; None for a loss that selects none.
+    """
+
+    elements: str
+    shared_by: str
+    remined: str | None = "never"
+
 
 ROUNDING = 0.01  # that images may leave [0, 1] by, as resizing with antialiasing makes them
 
@@ -50,6 +65,14 @@ class Defense(nn.Module, ABC):
         Raises:
             ValueError: the defence cannot work with this kind of loss.
         """
+
+    def perturbs(self, tuples: bool) -> Perturbs | None:
+        """Return what the defence perturbs, if it maximises the loss that it minimises; None if it does something else.
+
+        Args:
+            tuples: whether the loss is on tuples; otherwise it costs whole queries.
+        """
+        return None
 
     def score(self, scores: dict[str, float]) -> float:
         """Return what selects the epoch to keep, higher is better: natural R@1 unless a defence says otherwise.

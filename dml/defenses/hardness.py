@@ -9,7 +9,7 @@ from dml.defenses.adversarial import Start
 from dml.defenses.roles import ROLES, RolesDefense
 from dml.losses.base import Loss, difference, distance
 from dml.losses.miners import MINERS
-from dml.losses.miners.base import Tuples
+from dml.losses.miners.base import Miner, Tuples
 
 LGA = "lga"
 
@@ -69,7 +69,7 @@ class Hardness(RolesDefense):
         at_least("gamma", gamma, 0)
         if not ceiling > 0:
             raise ValueError(f"ceiling is {ceiling}; it must be above 0")
-        self.destination = destination
+        self._select: Miner | None = None if destination == LGA else find(MINERS, destination, "destination")
         self.ics = ics
         self.gamma = gamma
         self.ceiling = ceiling
@@ -106,9 +106,9 @@ class Hardness(RolesDefense):
 
     def _goal(self, embeddings: Tensor, labels: Tensor, tuples: Tuples, generator: torch.Generator) -> Tensor:
         """Return H_D: one for all tuples, or one per tuple (T,)."""
-        if self.destination == LGA:
+        if self._select is None:
             return -self.gamma * (self.last / self.ceiling).clamp(0, 1)
-        mined = find(MINERS, self.destination, "destination")(embeddings, labels, generator)
+        mined = self._select(embeddings, labels, generator)
         # Matched by anchor: a loss may order its tuples in another way, or leave anchors out.
         by_row = embeddings.new_full((len(embeddings),), -torch.inf)
         by_row[mined.anchor] = difference(*mined.pick(embeddings))

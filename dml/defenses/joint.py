@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from dml.common.checks import known
 from dml.defenses.adversarial import Adversarial, Start
+from dml.defenses.base import Perturbs
 from dml.losses.base import BatchLoss, Loss, TupleLoss
 from dml.losses.miners.base import Tuples
 from dml.models.embedder import evaluating
 
 ROLES = Tuples._fields
 NONE, AFTER, EACH = REMINE = ("none", "after", "each")
+REMINED = {NONE: "never", AFTER: "after perturbing", EACH: "at each step"}
 
 
 class Joint(Adversarial):
@@ -85,6 +87,12 @@ class Joint(Adversarial):
                 images, lambda changed: loss.natural(model(changed), labels, generator), generator, progress
             )
         return loss.natural(model(perturbed), labels, generator)
+
+    def perturbs(self, tuples: bool) -> Perturbs:
+        """See :meth:`dml.defenses.base.Defense.perturbs`."""
+        if not tuples:
+            return Perturbs("every image", "all queries", None)
+        return Perturbs(", ".join(self.targets), "all tuples of the image", REMINED[self.remine])
 
     def _on_tuples(
         self,

@@ -9,6 +9,7 @@ from dml.attacks.objectives.base import Objective
 from dml.attacks.objectives.tuples import role_objective
 from dml.common.checks import known
 from dml.defenses.adversarial import Adversarial, Start
+from dml.defenses.base import Perturbs
 from dml.losses.base import BatchLoss, Loss, TupleLoss
 from dml.losses.miners.base import Tuples
 from dml.models.embedder import evaluating
@@ -102,6 +103,13 @@ class Robust(Adversarial):
                 perturbed[role] = self.perturb(images[rows], objective, generator, progress, role), slots
         roles = dict(zip(tuples._fields, tuples.pick(embeddings), strict=True))
         return loss(**roles | {role: model(changed)[slots] for role, (changed, slots) in perturbed.items()})
+
+    def perturbs(self, tuples: bool) -> Perturbs:
+        """See :meth:`dml.defenses.base.Defense.perturbs`."""
+        if not tuples:
+            return Perturbs("each query", "nothing else", None)
+        roles = self.target if isinstance(self.target, str) else ", ".join(self.target)
+        return Perturbs(roles, "one role of one tuple" if self.scope == SLOT else "one role of all its tuples")
 
     def _check(self, loss: Loss) -> None:
         name = type(loss).__name__

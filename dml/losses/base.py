@@ -9,10 +9,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dml.common.checks import at_least, known
+from dml.common.checks import at_least
 from dml.common.table import find
 from dml.losses.miners import MINERS
-from dml.losses.miners.base import Tuples
+from dml.losses.miners.base import Miner, Tuples
 
 UNIT = 0.05  # that the length of an embedding may differ from 1; bfloat16 rounds
 
@@ -78,8 +78,8 @@ class TupleLoss(Loss):
 
     def __init__(self, classes: int, dimension: int, *, miner: str) -> None:
         super().__init__(classes, dimension)
-        known("miner", miner, MINERS)
         self.miner = miner
+        self._select: Miner = find(MINERS, miner, "miner")  # a wrong line of the table is told before a training
 
     def mine(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
         """Return the tuples of a batch: embeddings (B, D) without gradient and labels (B,) -> row numbers.
@@ -94,7 +94,7 @@ class TupleLoss(Loss):
                 f"the embeddings have lengths of {float(lengths.min()):.2g} to {float(lengths.max()):.2g}; tuples are "
                 "selected among unit vectors, so the model must end with torch.nn.functional.normalize"
             )
-        tuples = find(MINERS, self.miner, "miner")(embeddings, labels, generator)
+        tuples = self._select(embeddings, labels, generator)
         if not len(tuples.anchor):
             raise ValueError("the batch has no tuple; it needs two images of a class, and one of another")
         return tuples

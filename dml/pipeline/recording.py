@@ -60,6 +60,7 @@ def _record(target: Target, found: Found, checked: pd.DataFrame) -> dict[str, An
         "rows": found.summary.astype(object).where(found.summary.notna(), None).to_dict("records"),
         "scores": found.evaluation.scores,
         "gates": checked.to_dict("records"),
+        **({"surrogates": target.surrogate_weights} if len(checked) and target.surrogates else {}),
         "survival": survival(outcomes),
         **({"map_r": lowered} if lowered else {}),
         "settings": {**settings, "suite": target.suite_settings},

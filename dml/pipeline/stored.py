@@ -80,14 +80,20 @@ def open_model(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int,
     return open_folder(find_made_with(workspace, paths.model_dir(dataset, run), wanted, chapter))
 
 
-def open_surrogate(dataset: str, run: str, workspace: str) -> StoredModel:
-    """Open a trained model, whatever its settings: its adversarial images are only tried on another one.
+def open_surrogate(dataset: str, recipe: Recipe, run: str, workspace: str) -> StoredModel:
+    """Open a trained model whose adversarial images are tried on another one: that of the recipe, if there is one.
+
+    One with other settings will do: a gate holds whatever the images come from. The record tells its weights.
 
     Raises:
         FileNotFoundError: there is none.
     """
     path = paths.model_dir(dataset, run)
     found = paths.candidates(workspace, path)
+    loss, defense, _ = paths.run_parts(run)
+    if loss in recipe.losses and defense in recipe.defenses:
+        wanted = training_settings(recipe, loss, defense)
+        found = [place for place in found if not _changes(place, wanted)] or found
     if not found:
         raise FileNotFoundError(
             f"{path} does not exist; train it first: its adversarial images are tried on this model"
@@ -139,19 +145,23 @@ def find_made_with(workspace: str, path: Path, wanted: Settings, made_by: str) -
     """
     differs = ""
     for place in paths.candidates(workspace, path):
-        try:
-            file = place / SETTINGS
-            found = _json(file)["settings"] if file.exists() else {}
-            changed = differences(found, json.loads(json.dumps(wanted)))
-        except DAMAGED:  # what is missing is made anew, by a reader of the sentence or a command
-            differs = f" ({place.relative_to(ROOT) / SETTINGS} is damaged)"
-            continue
-        if not changed:
+        differs = _changes(place, wanted)
+        if not differs:
             return place
-        differs = f" ({place.relative_to(ROOT)} was made with other settings: {'; '.join(changed)})"
     raise FileNotFoundError(
         f"{path} does not exist with these settings{differs}: run notebook {made_by} with them, or `make repro`"
     )
+
+
+def _changes(place: Path, wanted: Settings) -> str:
+    """What differs from the wanted settings in a folder, in brackets after a space; empty if nothing does."""
+    try:
+        file = place / SETTINGS
+        found = _json(file)["settings"] if file.exists() else {}
+        changed = differences(found, json.loads(json.dumps(wanted)))
+    except DAMAGED:  # what is missing is made anew, by a reader of the sentence or a command
+        return f" ({place.relative_to(ROOT) / SETTINGS} is damaged)"
+    return f" ({place.relative_to(ROOT)} was made with other settings: {'; '.join(changed)})" if changed else ""
 
 
 def differences(found: Settings, wanted: Settings, prefix: str = "") -> list[str]:

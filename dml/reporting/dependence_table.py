@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from dml.common.table import find
+from dml.config.build import training as build
 from dml.config.run import Figures
+from dml.defenses.base import Perturbs
 from dml.losses import LOSSES
 from dml.losses.base import TupleLoss
 from dml.reporting.records import Record
@@ -16,29 +18,17 @@ from dml.reporting.tables import collapsed, comparison
 from dml.reporting.variants import KIND, differences, leaves
 
 PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in separate columns
-AGAIN = {"none": "never", "after": "after perturbing", "each": "at each step"}
 
 
-def described(settings: Mapping[str, Any], tuples: bool = True) -> tuple[str, str, str]:
-    """Return what a defence perturbs, how far a perturbation is shared, and when tuples are selected again.
+def perturbs(settings: Mapping[str, Any], tuples: bool = True) -> Perturbs | None:
+    """Return what a defence perturbs, see :meth:`dml.defenses.base.Defense.perturbs`.
 
     Args:
         settings: of the defence in a record: its ``name``, and ``defense`` where the class has another name.
-        tuples: whether the loss is on tuples; one on whole queries has none to share and select.
+        tuples: whether the loss is on tuples.
     """
-    kind = settings.get("defense", settings["name"])
-    if kind == "standard":
-        return MISSING, MISSING, MISSING
-    if not tuples:
-        return ("each query", "nothing else", MISSING) if kind == "robust" else ("every image", "all queries", MISSING)
-    if kind == "robust":
-        target = settings.get("target", "positive")
-        scope = "one role of all its tuples" if settings.get("scope") == "image" else "one role of one tuple"
-        return ", ".join([target] if isinstance(target, str) else target), scope, "never"
-    if kind == "amd":
-        return "anchor, positive, negative", "one tuple, all roles at once", "never"
-    targets = settings.get("targets", ("anchor", "positive", "negative"))
-    return ", ".join(targets), "all tuples of the image", AGAIN[settings.get("remine", "none")]
+    given = {key: value for key, value in settings.items() if key != "name"}
+    return build.defense(settings["name"], given).perturbs(tuples)
 
 
 def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
@@ -62,7 +52,7 @@ def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> l
         ranks = [record["embedding"]["effective_rank"] for record in held]
         cells = [
             " ".join([spell(row.defense), *([f"`{settings_text(other)}`"] if other else [])]),
-            *described(own[0]["settings"]["defense"], tuples),
+            *[text or MISSING for text in perturbs(own[0]["settings"]["defense"], tuples) or [MISSING] * 3],
             f"{row.natural:.3f} {interval(row.natural_low, row.natural_high)}",
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
             number(float(np.mean(ranks)) if ranks else None, 1),

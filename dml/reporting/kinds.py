@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dml.attacks.balls import radius_text
+from dml.common.table import find
 from dml.config.run import Figures
+from dml.evaluation.suites import SUITES
 from dml.reporting.records import Record, eps_key
 from dml.reporting.sections import Pair, models_of, queries_text
 from dml.reporting.spelling import (
@@ -94,7 +96,8 @@ def _same_prefix(main: Sequence[Record], alone: Sequence[Record], model: Pair, e
 
 def counts_groups(record: Record) -> bool:
     """Whether near duplicates count in a record: items of a query's own group may answer it."""
-    return record["settings"].get("suite", {}).get("kind") == "with_groups"
+    kind = record["settings"].get("suite", {}).get("kind")
+    return kind in SUITES and find(SUITES, kind, "kind").counts_groups
 
 
 def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:

@@ -1,13 +1,15 @@
 """What all suites share: their settings, and what they find."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from dml.attacks.base import Attack
 from dml.common.checks import at_least, linf_radius
 from dml.evaluation.engine import Group
 from dml.retrieval.index import Search
@@ -35,7 +37,10 @@ class Suite(ABC):
         claims: whether claims rest on it; then :mod:`dml.evaluation.gates` checks it.
         alone: whether each attack meets all queries, and the outcomes hold rows for each.
         gate_tries: evaluations per query of the black-box gate.
+        counts_groups: whether items of a query's own group may answer it.
     """
+
+    counts_groups: ClassVar[bool] = False
 
     queries: int
     eps: tuple[float, ...]
@@ -63,8 +68,13 @@ class Suite(ABC):
             report: receives one line per chunk of queries.
         """
 
+    @property
+    def named(self) -> Mapping[str, Attack]:
+        """The attacks by name, in order; none for a suite that is not a list of attacks."""
+        return {}
+
     def runs(self, search: Search) -> list[Group]:
-        """Return the suite's attacks on one model and gallery; none for a suite that is not a list of attacks."""
+        """Return the runs of :attr:`named` on one model and gallery."""
         return []
 
     def doubled(self) -> "Suite | None":

@@ -23,6 +23,8 @@ class WithGroupsSuite(AttackSuite):
         ValueError: see :class:`AttackSuite`; or ``claims`` is true.
     """
 
+    counts_groups = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.claims:

@@ -4,7 +4,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ from dml.reporting.spelling import CONTROL
 from dml.retrieval.index import Search
 
 DONE = re.compile(r"(\d+)/\d+ queries")  # in a line of progress
-Names = tuple[str, str, str, int, str]
-"""Dataset, loss, defence, seed and suite."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Target:
         rows: numbers of the attacked queries, in the order in which every suite takes them.
         stored: the trained model; None for a control.
         workspace: where results go.
-        changes: of params.yaml, for other processes to open the same.
+        others: names of more trained models, ``loss-defense-seed``, whose adversarial images are tried on this one.
+        asked: arguments of :func:`open_target`, for other processes to open the same.
     """
 
     dataset: str
@@ -67,7 +66,8 @@ class Target:
     rows: np.ndarray
     stored: StoredModel | None
     workspace: str
-    changes: Mapping[str, Any] | None = None
+    others: Sequence[str] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run(self) -> str:
@@ -83,6 +83,30 @@ class Target:
     def embedding(self) -> dict[str, float]:
         """Signs of a collapse, of the whole gallery."""
         return diagnostics(self.search.gallery)
+
+    @cached_property
+    def surrogates(self) -> dict[str, StoredModel]:
+        """Models by name whose adversarial images the gates try on this one.
+
+        They are an undefended model and one of another defence, of the same loss, and an undefended one of another
+        seed; none of these for a control.
+
+        Raises:
+            FileNotFoundError: one of them is not trained.
+        """
+        run, loss = self.params.run, self.loss
+        names = set(self.others)
+        if loss != CONTROL:
+            kinds = ("standard", self.params.surrogate(self.dataset, loss))
+            names |= {paths.run_name(loss, kind, self.seed) for kind in kinds}
+            names.add(paths.run_name(run.losses[0], "standard", run.surrogate_seed))
+        names.discard(self.run)
+        return {name: open_surrogate(self.dataset, self.recipe, name, self.workspace) for name in sorted(names)}
+
+    @property
+    def surrogate_weights(self) -> dict[str, str]:
+        """Digest of the weights of each surrogate."""
+        return {name: weights.digest(surrogate.model) for name, surrogate in self.surrogates.items()}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -112,6 +136,7 @@ def open_target(
     *,
     workspace: str = "scratch",
     changes: Mapping[str, Any] | None = None,
+    others: Sequence[str] = (),
 ) -> Target:
     """Open a trained model or a control with the test half as its gallery.
 
@@ -123,11 +148,13 @@ def open_target(
         suite: of params.yaml.
         workspace: below the project root, where results go; ``"."`` is the pipeline's.
         changes: settings to replace, by dotted key.
+        others: more trained models for the gates, see :class:`Target`.
 
     Raises:
         ParamsError, ValueError: a setting is wrong, or a name is unknown.
         FileNotFoundError: no such model was trained with these settings.
     """
+    asked = dict(locals())
     params = load(changes)
     recipe = params.recipe(dataset)
     built = build.suite(params.suite(suite), f"suites.{suite}")
@@ -140,9 +167,8 @@ def open_target(
         model = stored.model
     search = Search.over(model.to(best_device()), data.test, data.queries)
     rows = attacked_rows(built.queries, len(search), seed)
-    return Target(
-        dataset, loss, defense, seed, suite, params, recipe, built, data, search, rows, stored, workspace, changes
-    )
+    names = (dataset, loss, defense, seed, suite)
+    return Target(*names, params, recipe, built, data, search, rows, stored, workspace, others, asked)
 
 
 def _control(name: str, data: Dataset, seed: int) -> nn.Module:
@@ -183,18 +209,17 @@ def run_suite(target: Target) -> Found:
     return Found(evaluation, summarise(evaluation.outcomes), time.perf_counter() - start)
 
 
-def _launched(target: Target, work: Callable[..., None], *given: Any, report: Say) -> bool:
+def _launched(target: Target, work: Callable[..., None], report: Say) -> bool:
     """Let other processes leave in ``target.unfinished`` what they find; False where ``run.devices`` asks for none."""
     processes = wanted(target.params.run.devices)
     if processes > 1:
-        names = (target.dataset, target.loss, target.defense, target.seed, target.suite_name)
-        launch(processes, work, names, target.workspace, target.changes, *given, report=report, timing=to_nobody)
+        launch(processes, work, target.asked, report=report, timing=to_nobody)
     return processes > 1
 
 
-def _suite_share(names: Names, workspace: str, changes: Mapping[str, Any] | None, *, report: Say, timing: Say) -> None:
+def _suite_share(asked: Mapping[str, Any], *, report: Say, timing: Say) -> None:
     """Attack with the suite in one of several processes."""
-    _evaluate(open_target(*names, workspace=workspace, changes=changes), report)
+    _evaluate(open_target(**asked), report)
 
 
 def _evaluate(target: Target, report: Say) -> Evaluation:
@@ -217,59 +242,42 @@ def _report(total: int) -> Any:
     return report
 
 
-def run_gates(target: Target, found: Found, *, others: Sequence[str] = ()) -> pd.DataFrame:
+def run_gates(target: Target, found: Found) -> pd.DataFrame:
     """Look for signs that the suite's attack failed; an empty table for a suite that no claim rests on.
 
     Args:
         target: what was attacked.
         found: with what outcome.
-        others: more trained models, ``loss-defense-seed``, whose adversarial images are tried on this one.
+
+    Raises:
+        FileNotFoundError: see :attr:`Target.surrogates`.
     """
     if not target.suite.claims:
         return pd.DataFrame()
-    told = to_nobody if _launched(target, _gates_share, others, report=print) else print
-    return _check(target, found.evaluation, others, told)
+    told = to_nobody if _launched(target, _gates_share, report=print) else print
+    return _check(target, found.evaluation, told)
 
 
-def _gates_share(
-    names: Names,
-    workspace: str,
-    changes: Mapping[str, Any] | None,
-    others: Sequence[str],
-    *,
-    report: Say,
-    timing: Say,
-) -> None:
+def _gates_share(asked: Mapping[str, Any], *, report: Say, timing: Say) -> None:
     """Check gates in one of several processes, of what the suite has found already."""
-    target = open_target(*names, workspace=workspace, changes=changes)
-    _check(target, _evaluate(target, to_nobody), others, report)
+    target = open_target(**asked)
+    _check(target, _evaluate(target, to_nobody), report)
 
 
-def _check(target: Target, evaluation: Evaluation, others: Sequence[str], report: Say) -> pd.DataFrame:
+def _check(target: Target, evaluation: Evaluation, report: Say) -> pd.DataFrame:
+    data, device = target.data, best_device()
     return gates.check(
         target.search,
         target.suite,
         evaluation.outcomes,
         seed=target.seed,
-        surrogates={name: _search(target, name) for name in _surrogates(target, others)},
-        folder=target.unfinished / "gates",
+        surrogates={
+            name: Search.over(surrogate.model.to(device), data.test, data.queries)
+            for name, surrogate in target.surrogates.items()
+        },
+        folder=target.unfinished / f"gates-{digest(target.surrogate_weights)}",
         report=report if leads() else to_nobody,
     )
-
-
-def _surrogates(target: Target, others: Sequence[str]) -> list[str]:
-    """Names of other models: undefended and of another defence, of the same loss, and undefended of another seed."""
-    if target.loss == CONTROL:
-        return sorted(others)
-    run, surrogate = target.params.run, target.params.surrogate(target.dataset, target.loss)
-    names = {paths.run_name(target.loss, name, target.seed) for name in ("standard", surrogate)}
-    names |= {paths.run_name(run.losses[0], "standard", run.surrogate_seed), *others}
-    return sorted(names - {target.run})
-
-
-def _search(target: Target, name: str) -> Search:
-    stored = open_surrogate(target.dataset, name, target.workspace)
-    return Search.over(stored.model.to(best_device()), target.data.test, target.data.queries)
 
 
 def look(target: Target) -> Examples | None:

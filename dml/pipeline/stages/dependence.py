@@ -31,7 +31,6 @@ from dml.reporting import dependence_table, records, style
 from dml.reporting.spelling import count, spell, table
 
 FOLDER = Path("results", "dependence")
-COMPARED = ("standard", "robust", "joint", "amd")  # defences that differ in what is perturbed, relative to what
 CLASSES, IMAGES = 12, 4  # of a batch to look into, and images of each
 CAPTIONS = {
     "two_ways": "Image 2 is the positive of tuple 1 and the negative of tuple 2. A perturbation that raises one tuple "
@@ -186,7 +185,12 @@ def _trainings(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int
         for dataset, (loss, names) in product(block.datasets, block.losses.items()):
             defenses = params.recipe(dataset).defenses
             runs = [(name, seed) for name in names for seed in block.seeds]
-            kept = [run for run in runs if defenses[run[0]].get("defense", run[0]) in COMPARED]
+            taking_part = {
+                name
+                for name in dict.fromkeys(names)
+                if name == params.figures.baseline or dependence_table.perturbs({"name": name, **defenses[name]})
+            }
+            kept = [run for run in runs if run[0] in taking_part]
             if kept:
                 found.setdefault((dataset, loss, block.suite), []).extend(kept)
     return found
