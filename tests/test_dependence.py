@@ -272,7 +272,7 @@ def test_an_image_is_pulled_two_ways() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"name": "standard"}, None),
+        ({"name": "standard"}, ("–", "–", "–")),
         ({"name": "robust"}, ("positive", "one role of one tuple", "never")),
         (
             {"name": "shared", "defense": "robust", "scope": "image"},
@@ -293,8 +293,8 @@ def test_an_image_is_pulled_two_ways() -> None:
         ),
     ],
 )
-def test_settings_are_told_as_they_are(settings: dict[str, Any], told: tuple[str, str, str] | None) -> None:
-    assert dependence_table.perturbs(settings) == told
+def test_settings_are_told_as_they_are(settings: dict[str, Any], told: tuple[str, str, str]) -> None:
+    assert dependence_table.described(settings) == told
 
 
 def run(defense: str, survive: int = 100, seed: int = 0, rank: float = 12.0, **changes: Any) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def test_a_loss_on_whole_queries_has_no_tuples() -> None:
 
 def test_amd_moves_a_whole_tuple() -> None:
     told = ("anchor, positive, negative", "one tuple, all roles at once", "never")
-    assert dependence_table.perturbs({"name": "amd_20", "defense": "amd", "eps": 20 / 255}) == told
+    assert dependence_table.described({"name": "amd_20", "defense": "amd", "eps": 20 / 255}) == told
 
 
 def test_what_is_missing_is_named() -> None:

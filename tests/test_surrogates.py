@@ -4,24 +4,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dml.common.files import write_json
 from dml.config.load import load
 from dml.config.schema import Model, Recipe
+from dml.data.base import Dataset, Split
+from dml.evaluation.suites.base import Evaluation
 from dml.models import weights
 from dml.models.embedder import build
 from dml.pipeline import paths, stored
 from dml.pipeline.digest import training_settings
-from dml.pipeline.stages.attack import Target
+from dml.pipeline.stages import attack
+from dml.pipeline.stages.attack import Found, Target
 
 RUN = "triplet-robust-0"
 
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """That of glyphs, with a small head."""
-    return replace(load().recipe("glyphs"), model=Model(backbone="conv4", dimension=8))
+    """That of glyphs, with a small head, and a defence more."""
+    found = load().recipe("glyphs")
+    defenses, schedules = ({**held, "robust-9": held["robust"]} for held in (found.defenses, found.schedules))
+    model = Model(backbone="conv4", dimension=8)
+    return replace(found, model=model, defenses=defenses, schedules=schedules)
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def keep(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def store(workspace: str, seed: int, run: str = RUN, **settings: object) -> str:
         model, folder = build("conv4", 8, seed=seed), tmp_path / workspace / paths.model_dir("glyphs", run)
         weights.save(model, folder / "weights.safetensors")
-        loss, defense, _ = paths.run_parts(run)
+        loss, defense = run.rpartition("-")[0].split("-", 1)
         made_with = training_settings(recipe, loss, defense) | settings
         about = {"settings": made_with, "digest": "d", "weights": weights.digest(model)}
         write_json(folder / "settings.json", about)
@@ -58,11 +66,17 @@ def test_that_of_the_recipe_comes_before_one_of_other_settings(recipe: Recipe, k
     assert opened(recipe) == mine != own, "of two of the recipe, that of the hand run"
 
 
-def test_a_name_that_is_none_is_one_sentence(recipe: Recipe, keep: Callable[..., str]) -> None:
-    with pytest.raises(ValueError, match="'robust' is no name of a model; give loss-defense-seed"):
-        opened(recipe, "robust")
-    with pytest.raises(FileNotFoundError, match="triplet-robust-0 does not exist; train it first"):
-        opened(recipe)
+def test_one_that_is_not_there_is_one_sentence(recipe: Recipe, keep: Callable[..., str]) -> None:
+    for name in ("robust", RUN):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist; train it first"):
+            opened(recipe, name)
+
+
+def test_names_may_hold_a_hyphen(recipe: Recipe, keep: Callable[..., str]) -> None:
+    name = "triplet-robust-9-0"
+    keep("scratch", 1, name, schedule={"epochs": 1})
+    own = keep(".", 0, name)
+    assert opened(recipe, name) == own
 
 
 def test_a_target_knows_its_surrogates(recipe: Recipe, keep: Callable[..., str]) -> None:
@@ -76,3 +90,37 @@ def test_a_target_knows_its_surrogates(recipe: Recipe, keep: Callable[..., str])
     assert act.surrogate_weights == {name: made[name] for name in sorted(names)}
     control = Target(**given | {"loss": "none", "defense": "pixels_8"})
     assert list(control.surrogates) == ["triplet-joint-3"]
+
+
+@pytest.fixture
+def toy_data(toy_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images in place of the prepared ones."""
+    monkeypatch.setattr(attack, "open_data", lambda *words: Dataset(toy_split, toy_split, toy_split))
+    monkeypatch.setattr(attack, "attacked_rows", lambda *words: np.arange(3))
+
+
+@pytest.mark.usefixtures("toy_data")
+def test_kept_gates_belong_to_their_surrogates(
+    recipe: Recipe, keep: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates that tried the images of weights that are gone are not continued."""
+    folders = []
+    monkeypatch.setattr(attack.gates, "check", lambda *given, folder, **named: folders.append(folder))
+    monkeypatch.setattr(attack.Target, "unfinished", tmp_path / "unfinished")
+    for seed in (0, 1, 0):
+        keep(".", seed, "triplet-joint-3")
+        changes = {"recipes.glyphs.model.dimension": 8}
+        target = attack.open_target(
+            "glyphs", "none", "pixels_8", 0, "quick", changes=changes, others=["triplet-joint-3"]
+        )
+        again = attack.open_target(**target.asked)
+        assert again.surrogate_weights == target.surrogate_weights != {}
+        attack.run_gates(again, Found(Evaluation(pd.DataFrame()), pd.DataFrame(), 0.0))
+    assert folders[0] == folders[2] != folders[1]
+    assert folders[0].parent == tmp_path / "unfinished"
+
+
+@pytest.mark.usefixtures("toy_data", "keep")
+def test_another_model_that_is_not_there_is_told_before_the_attack() -> None:
+    with pytest.raises(FileNotFoundError, match="triplet-joint-4 does not exist; train it first"):
+        attack.open_target("glyphs", "none", "pixels_8", 0, "quick", others=["triplet-joint-4"])

@@ -53,4 +53,4 @@ class AMD(RolesDefense):
 
     def perturbs(self, tuples: bool) -> Perturbs:
         """See :meth:`dml.defenses.base.Defense.perturbs`."""
-        return Perturbs(", ".join(ROLES), "one tuple, all roles at once")
+        return Perturbs(ROLES, "tuple")

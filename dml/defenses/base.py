@@ -1,29 +1,29 @@
 """What every defence is: a way to turn a batch into the losses that training minimises."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dml.losses.base import Loss
 
+ROUNDING = 0.01  # that images may leave [0, 1] by, as resizing with antialiasing makes them
+
 
 class Perturbs(NamedTuple):
-    """What a defence perturbs, in words, for a comparison of defences that differ in nothing else.
+    """What a defence perturbs.
 
     Attributes:
-        elements: of a tuple or a batch.
-        shared_by: what one perturbation serves.
-        remined: when tuples are selected again; None for a loss that selects none.
+        elements: roles of a tuple; ``query`` or ``image`` of a batch.
+        shared: what one perturbation serves: one role in one tuple (``slot``) or in all tuples of the image (``role``),
+            all roles of one ``tuple``, all tuples of an ``image``; one ``query``, or the whole ``batch``.
+        remine: when tuples are selected again: ``none``, ``after`` perturbing, at ``each`` step; None without tuples.
     """
 
-    elements: str
-    shared_by: str
-    remined: str | None = "never"
-
-
-ROUNDING = 0.01  # that images may leave [0, 1] by, as resizing with antialiasing makes them
+    elements: tuple[str, ...]
+    shared: Literal["slot", "role", "tuple", "image", "query", "batch"]
+    remine: str | None = "none"
 
 
 class Defense(nn.Module, ABC):
@@ -67,7 +67,7 @@ class Defense(nn.Module, ABC):
         """
 
     def perturbs(self, tuples: bool) -> Perturbs | None:
-        """Return what the defence perturbs, if it maximises the loss that it minimises; None if it does something else.
+        """Return what the defence perturbs, for a comparison of defences that differ in this; None leaves it out.
 
         Args:
             tuples: whether the loss is on tuples; otherwise it costs whole queries.

@@ -69,6 +69,7 @@ class Hardness(RolesDefense):
         at_least("gamma", gamma, 0)
         if not ceiling > 0:
             raise ValueError(f"ceiling is {ceiling}; it must be above 0")
+        self.destination = destination
         self._select: Miner | None = None if destination == LGA else find(MINERS, destination, "destination")
         self.ics = ics
         self.gamma = gamma

@@ -15,7 +15,6 @@ from dml.models.embedder import evaluating
 
 ROLES = Tuples._fields
 NONE, AFTER, EACH = REMINE = ("none", "after", "each")
-REMINED = {NONE: "never", AFTER: "after perturbing", EACH: "at each step"}
 
 
 class Joint(Adversarial):
@@ -91,8 +90,8 @@ class Joint(Adversarial):
     def perturbs(self, tuples: bool) -> Perturbs:
         """See :meth:`dml.defenses.base.Defense.perturbs`."""
         if not tuples:
-            return Perturbs("every image", "all queries", None)
-        return Perturbs(", ".join(self.targets), "all tuples of the image", REMINED[self.remine])
+            return Perturbs(("image",), "batch", None)
+        return Perturbs(tuple(self.targets), "image", self.remine)
 
     def _on_tuples(
         self,

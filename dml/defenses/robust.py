@@ -107,9 +107,9 @@ class Robust(Adversarial):
     def perturbs(self, tuples: bool) -> Perturbs:
         """See :meth:`dml.defenses.base.Defense.perturbs`."""
         if not tuples:
-            return Perturbs("each query", "nothing else", None)
-        roles = self.target if isinstance(self.target, str) else ", ".join(self.target)
-        return Perturbs(roles, "one role of one tuple" if self.scope == SLOT else "one role of all its tuples")
+            return Perturbs((QUERY,), "query", None)
+        roles = (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        return Perturbs(roles, "slot" if self.scope == SLOT else "role")
 
     def _check(self, loss: Loss) -> None:
         name = type(loss).__name__

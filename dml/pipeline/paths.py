@@ -21,18 +21,6 @@ def run_name(loss: str, defense: str, seed: int) -> str:
     return f"{loss}-{defense}-{seed}"
 
 
-def run_parts(run: str) -> tuple[str, str, str]:
-    """Return loss, defence and seed of the name of a model.
-
-    Raises:
-        ValueError: it is no such name.
-    """
-    if run.count("-") != 2:
-        raise ValueError(f"{run!r} is no name of a model; give loss-defense-seed, for example triplet-robust-0")
-    loss, defense, seed = run.split("-")
-    return loss, defense, seed
-
-
 def model_dir(dataset: str, run: str) -> Path:
     """Weights, settings and history of one model, below a workspace."""
     return Path("artifacts", "models", dataset, run)

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,16 @@ def open_surrogate(dataset: str, recipe: Recipe, run: str, workspace: str) -> St
 
     Raises:
         FileNotFoundError: there is none.
+        DamagedError: a file of it is cut short.
     """
     path = paths.model_dir(dataset, run)
     found = paths.candidates(workspace, path)
-    loss, defense, _ = paths.run_parts(run)
-    if loss in recipe.losses and defense in recipe.defenses:
-        wanted = training_settings(recipe, loss, defense)
-        found = [place for place in found if not _changes(place, wanted)] or found
+    wanted = [
+        training_settings(recipe, loss, defense)
+        for loss, defense in product(recipe.losses, recipe.defenses)
+        if f"{loss}-{defense}" == run.rpartition("-")[0]
+    ]
+    found = [place for place in found if any(not _changes(place, settings) for settings in wanted)] or found
     if not found:
         raise FileNotFoundError(
             f"{path} does not exist; train it first: its adversarial images are tried on this model"

@@ -20,6 +20,18 @@ from dml.reporting.variants import KIND, differences, leaves
 PERTURBED = [KIND, *(f"defense.{name}" for name in ("target", "targets", "scope", "remine"))]  # in separate columns
 
 
+ELEMENTS = {"query": "each query", "image": "every image"}
+SHARED = {
+    "slot": "one role of one tuple",
+    "role": "one role of all its tuples",
+    "tuple": "one tuple, all roles at once",
+    "image": "all tuples of the image",
+    "query": "nothing else",
+    "batch": "all queries",
+}
+REMINED = {None: MISSING, "none": "never", "after": "after perturbing", "each": "at each step"}
+
+
 def perturbs(settings: Mapping[str, Any], tuples: bool = True) -> Perturbs | None:
     """Return what a defence perturbs, see :meth:`dml.defenses.base.Defense.perturbs`.
 
@@ -29,6 +41,19 @@ def perturbs(settings: Mapping[str, Any], tuples: bool = True) -> Perturbs | Non
     """
     given = {key: value for key, value in settings.items() if key != "name"}
     return build.defense(settings["name"], given).perturbs(tuples)
+
+
+def described(settings: Mapping[str, Any], tuples: bool = True) -> tuple[str, str, str]:
+    """Return what a defence perturbs, how far a perturbation is shared, and when tuples are selected again, in words.
+
+    Args:
+        settings, tuples: see :func:`perturbs`.
+    """
+    found = perturbs(settings, tuples)
+    if found is None:
+        return MISSING, MISSING, MISSING
+    elements = ", ".join(ELEMENTS.get(element, element) for element in found.elements)
+    return elements, SHARED[found.shared], REMINED[found.remine]
 
 
 def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> list[str]:
@@ -52,7 +77,7 @@ def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> l
         ranks = [record["embedding"]["effective_rank"] for record in held]
         cells = [
             " ".join([spell(row.defense), *([f"`{settings_text(other)}`"] if other else [])]),
-            *[text or MISSING for text in perturbs(own[0]["settings"]["defense"], tuples) or [MISSING] * 3],
+            *described(own[0]["settings"]["defense"], tuples),
             f"{row.natural:.3f} {interval(row.natural_low, row.natural_high)}",
             marked(row.r1, row.r1_low, row.r1_high, row.gates, bold=True),
             number(float(np.mean(ranks)) if ranks else None, 1),

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from dml.common.files import write_json
 
 Record = dict[str, Any]
-"""What one suite found of one model; see ``MUST`` for its keys. ``map_r`` is there if MAP@R was attacked."""
+"""What one suite found of one model; see ``MUST`` for its keys. ``map_r`` is there if MAP@R was attacked.
+
+``surrogates`` is there if gates tried the images of other models: the digest of the weights of each.
+"""
 
 KEYS = ("dataset", "loss", "defense", "seed", "suite")
 DIGESTS = ("training", "evaluation")

@@ -70,7 +70,7 @@ class Suite(ABC):
 
     @property
     def named(self) -> Mapping[str, Attack]:
-        """The attacks by name, in order; none for a suite that is not a list of attacks."""
+        """The attacks by name, in order; a suite that has some is a list of attacks with settings ``attacks``."""
         return {}
 
     def runs(self, search: Search) -> list[Group]:

@@ -93,6 +93,7 @@ class Target:
 
         Raises:
             FileNotFoundError: one of them is not trained.
+            DamagedError: a file of one of them is cut short.
         """
         run, loss = self.params.run, self.loss
         names = set(self.others)
@@ -152,7 +153,7 @@ def open_target(
 
     Raises:
         ParamsError, ValueError: a setting is wrong, or a name is unknown.
-        FileNotFoundError: no such model was trained with these settings.
+        FileNotFoundError: no such model was trained with these settings, or there is none of one of the others.
     """
     asked = dict(locals())
     params = load(changes)
@@ -165,6 +166,8 @@ def open_target(
         recipe.check(loss, defense)
         stored = open_model(dataset, recipe, loss, defense, seed, workspace)
         model = stored.model
+    for name in others:
+        open_surrogate(dataset, recipe, name, workspace)  # before an attack that may take hours
     search = Search.over(model.to(best_device()), data.test, data.queries)
     rows = attacked_rows(built.queries, len(search), seed)
     names = (dataset, loss, defense, seed, suite)
@@ -250,7 +253,7 @@ def run_gates(target: Target, found: Found) -> pd.DataFrame:
         found: with what outcome.
 
     Raises:
-        FileNotFoundError: see :attr:`Target.surrogates`.
+        FileNotFoundError, DamagedError: see :attr:`Target.surrogates`.
     """
     if not target.suite.claims:
         return pd.DataFrame()
@@ -275,6 +278,7 @@ def _check(target: Target, evaluation: Evaluation, report: Say) -> pd.DataFrame:
             name: Search.over(surrogate.model.to(device), data.test, data.queries)
             for name, surrogate in target.surrogates.items()
         },
+        # Kept gates of other surrogates are not continued.
         folder=target.unfinished / f"gates-{digest(target.surrogate_weights)}",
         report=report if leads() else to_nobody,
     )

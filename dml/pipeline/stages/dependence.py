@@ -185,12 +185,12 @@ def _trainings(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int
         for dataset, (loss, names) in product(block.datasets, block.losses.items()):
             defenses = params.recipe(dataset).defenses
             runs = [(name, seed) for name in names for seed in block.seeds]
-            taking_part = {
+            compared = {
                 name
-                for name in dict.fromkeys(names)
+                for name in names
                 if name == params.figures.baseline or dependence_table.perturbs({"name": name, **defenses[name]})
             }
-            kept = [run for run in runs if run[0] in taking_part]
+            kept = [run for run in runs if run[0] in compared]
             if kept:
                 found.setdefault((dataset, loss, block.suite), []).extend(kept)
     return found
