@@ -361,7 +361,8 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_the_study_lists_tables_and_gaps_by_loss() -> None:
-    losses = {"triplet": ["standard", "robust", "trades"], "contrastive": ["standard", "joint"]}
+    losses = {"triplet": ["standard", "robust", "amd", "trades"], "contrastive": ["standard", "robust", "joint"]}
+    losses["margin"] = ["standard", "robust", "robust_20"]  # one class: nothing to compare
     block = {"datasets": ["glyphs_long"], "losses": losses, "suite": "study", "seeds": [0]}
     params = load({"study": {"main": block}})
     other = run("robust") | {"suite": "quick"}
@@ -371,9 +372,10 @@ def test_the_study_lists_tables_and_gaps_by_loss() -> None:
     assert sum(line.startswith("| standard") for line in lines) == 1
     assert "trades" not in text, "no defence of this comparison"
     assert [line for line in lines if line.startswith("- ")] == [
-        "- no record of robust yet: run `make study`",
-        "- no record of standard, joint yet: run `make study`",
+        "- no record of robust, amd yet: run `make study`",
+        "- no record of standard, robust, joint yet: run `make study`",
     ]
+    assert "margin" not in text
 
 
 def test_blocks_of_the_same_suite_share_a_table() -> None:

@@ -1,6 +1,8 @@
 """The study: which jobs are left, in which order, and what a killed one skips."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params
-from dml.pipeline import repro, study
+from dml.defenses import DEFENSES
+from dml.pipeline import paths, repro, study
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.shares import Shares, cores
 from dml.pipeline.stages.prepare import check_queries
+from dml.reporting import records
 
 SETTINGS = {
     "study": {
@@ -36,6 +41,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.setattr(study, "ROOT", tmp_path)
     monkeypatch.setattr(repro, "Repo", lambda root: SimpleNamespace(tmp_dir=str(tmp_path)))  # for a separate lock
     monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
+    keep(tmp_path / "data" / "glyphs" / "glyphs.json", {})
     return load(SETTINGS)
 
 
@@ -159,6 +165,42 @@ def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path
     ]
 
 
+def test_a_dataset_without_images_is_left_out(params: Params, tmp_path: Path) -> None:
+    """A clone has the records of photographs that are no part of it; those that are missing cannot be made there."""
+    photos = replace(params.block("grid"), datasets=["flowers", "glyphs"])
+    assert study.without_images(params, [photos, params.block("main")]) == [
+        "flowers: data/flowers is not there, so that 3 records are left out; data/README.md says where its images come "
+        "from"
+    ]
+    assert not any("flowers" in title for title in study.plan(params, [photos]))
+    (tmp_path / "data" / "flowers").mkdir()
+    assert study.without_images(params, [photos]) == []
+    assert "01_data flowers" in study.plan(params, [photos])
+    (tmp_path / "data" / "flowers").rmdir()
+    settings = data_settings(params.recipe("flowers").data)
+    keep(tmp_path / "artifacts/data/flowers/settings.json", {"settings": settings})
+    assert study.without_images(params, [photos]) == [], "they are prepared"
+
+
+def test_a_study_lists_every_record_of_results() -> None:
+    """Whoever has the images can make all of them again. Controls may have more seeds than the first."""
+    params, wanted = load(), set()
+    for block in params.study.values():
+        wanted |= {(*model, block.suite) for model in study.models(params, block)}
+    run = params.run
+    wanted |= set(itertools.product(run.datasets, run.losses, run.attacked, run.seeds, run.suites))
+    wanted |= set(itertools.product(run.datasets, ["none"], run.controls, run.seeds, run.suites))
+    found = {tuple(record[key] for key in records.KEYS) for record in records.read(ROOT / paths.RECORDS)}
+    assert {record for record in found - wanted if record[1] != "none"} == set()
+
+
+@pytest.mark.parametrize("dataset", ["glyphs_long", "flowers", "gtsrb"])
+def test_a_recipe_has_every_defence(dataset: str) -> None:
+    recipe = load().recipe(dataset)
+    kinds = {settings.get("defense", name) for name, settings in recipe.defenses.items()}
+    assert kinds == set(DEFENSES)
+
+
 def test_a_failed_job_is_told_and_the_others_go_on(
     params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +213,8 @@ def test_a_failed_job_is_told_and_the_others_go_on(
     assert (
         "03_robust_training glyphs-triplet-robust-0: FAILED, see artifacts/logs/glyphs-triplet-robust-0.log" in printed
     )
-    assert "04_attack_evaluation glyphs-none-pixels_8-0-quick: 61 s" in printed
+    assert "04_attack_evaluation glyphs-none-pixels_8-0-quick: 61 s, " in printed
+    assert re.search(r"^1/\d+ .*, \d+ min left$", printed, re.MULTILINE)
     left_out = printed.splitlines()[-1]
     assert left_out.startswith(
         "not done, as they need what failed: 04_attack_evaluation glyphs-contrastive-single_step-0"
@@ -271,6 +314,6 @@ def test_a_study_waits_for_nobody_who_makes_the_same_files(
 def test_a_study_that_wants_more_queries_than_there_are_is_refused_before_training() -> None:
     params = load({"suites.study.queries": 501})
     check_queries(params, "glyphs_long", 501)
-    check_queries(params, "flowers", 500)
+    check_queries(params, "cub200", 500)
     with pytest.raises(ValueError, match=r"suites\.study\.queries is 501; glyphs_long has 500 test images"):
         check_queries(params, "glyphs_long", 500)

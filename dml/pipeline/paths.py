@@ -21,6 +21,11 @@ def run_name(loss: str, defense: str, seed: int) -> str:
     return f"{loss}-{defense}-{seed}"
 
 
+def training_chapter(defense: str) -> str:
+    """Name of the notebook that trains a defence."""
+    return "02_standard_training" if defense == "standard" else "03_robust_training"
+
+
 def model_dir(dataset: str, run: str) -> Path:
     """Weights, settings and history of one model, below a workspace."""
     return Path("artifacts", "models", dataset, run)

@@ -21,6 +21,7 @@ from dml.evaluation import CONTROLS
 from dml.losses import LOSSES
 from dml.losses.miners import MINERS
 from dml.models.backbones import BACKBONES
+from dml.pipeline import paths
 from dml.pipeline.digest import (
     STAGES,
     Code,
@@ -53,7 +54,7 @@ def write(params: Params, folder: Path) -> None:
         put(f"prepare/{dataset}", "01_data.ipynb", prepare_code(recipe.data), data_settings(recipe.data))
         for loss in run.losses:
             for defense in dict.fromkeys(["standard", *run.defenses]):
-                chapter = "02_standard_training.ipynb" if defense == "standard" else "03_robust_training.ipynb"
+                chapter = f"{paths.training_chapter(defense)}.ipynb"
                 code, made_with = training_code(recipe, loss, defense), training_digest(recipe, loss, defense)
                 put(f"train/{dataset}-{loss}-{defense}", chapter, code, made_with)
         for suite in run.suites:

@@ -76,9 +76,10 @@ def open_model(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int,
         FileNotFoundError: none was trained with the recipe's settings; the sentence says what differs.
     """
     wanted = training_settings(recipe, loss, defense)
-    chapter = "02_standard_training" if defense == "standard" else "03_robust_training"
     run = paths.run_name(loss, defense, seed)
-    return open_folder(find_made_with(workspace, paths.model_dir(dataset, run), wanted, chapter))
+    return open_folder(
+        find_made_with(workspace, paths.model_dir(dataset, run), wanted, paths.training_chapter(defense))
+    )
 
 
 def open_surrogate(dataset: str, recipe: Recipe, run: str, workspace: str) -> StoredModel:

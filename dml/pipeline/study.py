@@ -7,8 +7,9 @@ The first runs all blocks in order, the second one of them. Each job is a notebo
 own; it starts when what it needs is there and a place is free. A record that today's settings and code would make again
 is not made twice, whichever block asks for it, and only what a missing record needs is trained: a killed study
 continues where it was, and one whose records are all there ends at once. Remove records from results/runs to make them
-again. Chapter 5 then puts the records into results/: `make study` runs it, and no other stage of the pipeline, which
-would train again what DVC has not trained itself. Chapter 6 takes models of the pipeline, too: `make repro` renews it.
+again. Where raw images are not there, the records of their dataset are left out. Chapter 5 then puts the records into
+results/: `make study` runs it, and no other stage of the pipeline, which would train again what DVC has not trained
+itself. Chapter 6 takes models of the pipeline, too: `make repro` renews it.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,27 @@ def models(params: Params, block: Study) -> list[Model]:
     ]
 
 
+def lacking(params: Params, block: Study) -> list[Model]:
+    """Return the models and controls of a block without a current record."""
+    return [model for model in models(params, block) if not evaluated(params, model, block.suite)]
+
+
+def has_source(params: Params, dataset: str) -> bool:
+    """Whether the images of a dataset are prepared, or there to be prepared."""
+    return _has(params, dataset) or (ROOT / params.recipe(dataset).data.path).exists()
+
+
+def without_images(params: Params, blocks: Iterable[Study]) -> list[str]:
+    """Return one sentence per dataset that lacks records and has no images to make them from."""
+    wanted = Counter(model.dataset for block in blocks for model in lacking(params, block))
+    return [
+        f"{dataset}: {params.recipe(dataset).data.path} is not there, so that {count} records are left out; "
+        "data/README.md says where its images come from"
+        for dataset, count in wanted.items()
+        if not has_source(params, dataset)
+    ]
+
+
 def trainings(params: Params, attacked: list[Model]) -> list[Model]:
     """Return the trainings that these models need, those of the surrogates included, which the gates use."""
     run = params.run
@@ -128,7 +151,7 @@ def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[st
         found.setdefault(job.title, (job, {other.title for other in needs} & found.keys()))
 
     for block in blocks:
-        missing = [model for model in models(params, block) if not evaluated(params, model, block.suite)]
+        missing = [model for model in lacking(params, block) if has_source(params, model.dataset)]
         for dataset in dict.fromkeys(model.dataset for model in missing):
             if not _has(params, dataset):
                 add(_images(dataset), [])
@@ -147,11 +170,10 @@ def _images(dataset: str) -> Job:
 
 
 def _training(model: Model) -> Job:
-    chapter = "02_standard_training" if model.defense == "standard" else "03_robust_training"
     parameters = {"dataset": model.dataset, "loss": model.loss, "seed": str(model.seed)}
     if model.defense != "standard":
         parameters["defense"] = model.defense
-    return Job(chapter, f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
+    return Job(paths.training_chapter(model.defense), f"{model.dataset}-{paths.run_name(*model[1:])}", parameters)
 
 
 def _attack(model: Model, suite: str) -> Job:
@@ -219,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
         blocks = [params.block(name) for name in chosen.blocks or params.study]
         datasets = dict.fromkeys(name for block in blocks for name in block.datasets)
         for sentence in in_float32(params, datasets, dict.fromkeys(block.suite for block in blocks)):
+            print(sentence, file=sys.stderr)
+        for sentence in without_images(params, blocks):
             print(sentence, file=sys.stderr)
         with pipeline_lock():
             return int(run(params, blocks, jobs, shares) > 0)

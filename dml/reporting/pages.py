@@ -144,7 +144,9 @@ def dataset_page(
     if main:
         board = sections.leaderboard_section(records, figures)
         lines += ["", "## Leaderboard", *board] if board else []
-        lines += ["", "## Models compared", *sections.suite_section(of_suite(records, main), figures)]
+        every = sections.suite_section(of_suite(records, main), figures)
+        every = details("Every training at each radius", every) if board else every
+        lines += ["", "## Models compared", *every]
         lines += standing.best_section(of_suite(records, main), figures)
         lines += standing.elsewhere(records, main, figures)
         lines += _claims(of_suite(records, main), figures)

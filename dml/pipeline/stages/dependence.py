@@ -177,23 +177,24 @@ def study_lines(params: Params, current: Sequence[records.Record], stale: Sequen
 
 
 def _trainings(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
-    """Dataset, loss and suite -> defence and seed of each training that all blocks of the study compare here."""
+    """Dataset, loss and suite -> defence and seed of each training that all blocks of the study compare here.
+
+    Left out is what has no two classes of defences that say what they perturb.
+    """
     found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    kinds: dict[tuple[str, str, str], set[str]] = {}
     for block in params.study.values():
         if not params.suite(block.suite).get("claims", False):
             continue
         for dataset, (loss, names) in product(block.datasets, block.losses.items()):
-            defenses = params.recipe(dataset).defenses
-            runs = [(name, seed) for name in names for seed in block.seeds]
-            compared = {
-                name
-                for name in names
-                if name == params.figures.baseline or dependence_table.perturbs({"name": name, **defenses[name]})
-            }
-            kept = [run for run in runs if run[0] in compared]
-            if kept:
-                found.setdefault((dataset, loss, block.suite), []).extend(kept)
-    return found
+            defenses, key = params.recipe(dataset).defenses, (dataset, loss, block.suite)
+            for name in names:
+                perturbs = dependence_table.perturbs({"name": name, **defenses[name]}) is not None
+                if perturbs:
+                    kinds.setdefault(key, set()).add(defenses[name].get("defense", name))
+                if perturbs or name == params.figures.baseline:
+                    found.setdefault(key, []).extend((name, seed) for seed in block.seeds)
+    return {key: runs for key, runs in found.items() if len(kinds.get(key, ())) > 1}
 
 
 def save(figure: Figure, name: str, workspace: str) -> Path:
