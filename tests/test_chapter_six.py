@@ -1,0 +1,77 @@
+"""What the text of chapter 6 says of complete trainings is what their records hold."""
+
+import pandas as pd
+import pytest
+
+from dml.common.files import ROOT
+from dml.config.load import load
+from dml.pipeline import paths
+from dml.reporting import records
+from dml.reporting.paired import in_r1, same_queries
+from dml.reporting.records import Record, eps_key
+from dml.reporting.tables import collapsed, comparison
+
+LOSSES = ["contrastive", "triplet", "margin"]  # on tuples
+
+
+@pytest.fixture(scope="module")
+def held() -> list[Record]:
+    """Those of the study on glyphs_long."""
+    found = records.read(ROOT / paths.RECORDS / "glyphs_long")
+    return [record for record in found if record["suite"] == "study"]
+
+
+@pytest.fixture(scope="module")
+def board(held: list[Record]) -> pd.DataFrame:
+    figures = load().figures
+    return comparison(held, figures.eps, figures).set_index(["loss", "defense"])
+
+
+def fell(held: list[Record], loss: str, defense: str) -> bool:
+    """Whether a training collapsed."""
+    own = [record for record in held if (record["loss"], record["defense"]) == (loss, defense)]
+    assert own
+    return any(map(collapsed, own))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_anchors_leave_more_than_other_roles(loss: str, board: pd.DataFrame) -> None:
+    left = board["r1"][loss]
+    assert left["robust_anchor"] > max(left["robust"], left["robust_negative"])
+
+
+def test_sharing_in_one_role_makes_no_difference(held: list[Record]) -> None:
+    key = eps_key(load().figures.eps)
+    for loss in LOSSES:
+        pairs = same_queries(held, (loss, "robust"), (loss, "robust_image"), key)
+        assert in_r1(pairs, key).verdict == "not separated", loss
+
+
+def test_three_roles_are_a_task_too_hard(board: pd.DataFrame) -> None:
+    for loss in ("contrastive", "triplet"):
+        own = board.loc[loss]
+        assert own["natural"]["robust_all"] < 0.85 < 0.9 < own["natural"]["robust_image_all"], loss
+        assert own["r1"]["robust_all"] < own["r1"]["robust_image_all"] < own["r1"]["joint"], loss
+    assert board["r1"]["margin"][["robust_all", "robust_image_all"]].max() == 0
+    for loss in LOSSES:
+        assert board["r1"][loss][["joint", "joint_after", "joint_each"]].min() > board["r1"][loss]["robust"], loss
+
+
+def test_at_the_large_radius_joint_training_fails_with_tuples_alone(held: list[Record], board: pd.DataFrame) -> None:
+    assert [fell(held, loss, "joint_20") for loss in LOSSES] == [True, True, False]
+    assert board["r1"]["margin"]["joint_20"] < 0.02, "hardly a query"
+    for loss in LOSSES:
+        assert board["r1"][loss]["robust_20"] > board["r1"][loss]["robust"]
+    assert not fell(held, "triplet", "robust_image_20")
+    assert abs(board["r1"]["triplet"]["robust_image_20"] - board["r1"]["triplet"]["robust_20"]) < 0.05
+    assert fell(held, "triplet", "amd_20")
+
+
+def test_with_whole_queries_it_costs_something_and_ruins_nothing(held: list[Record], board: pd.DataFrame) -> None:
+    own = board.loc["multi_similarity"]
+    assert own["natural"]["joint_20"] > 0.95
+    assert 0.75 < own["r1"]["joint_20"] < own["r1"]["robust_query_20"]
+    assert own["r1"]["joint"] > own["r1"]["robust_query"]
+    assert not fell(held, "multi_similarity", "joint_20")
+    seeds = {name: sum(r["defense"] == name and r["loss"] == "multi_similarity" for r in held) for name in own.index}
+    assert {seeds[name] for name in ("joint", "joint_20", "robust_query", "robust_query_20")} == {3}
