@@ -20,11 +20,11 @@ class Ball(Protocol):
     eps: float | Tensor
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a random point of the ball."""
+        """Return a random point of each image's ball, (B, 3, H, W)."""
         ...
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        """Return the point a step of steepest ascent away, not yet projected."""
+        """Return points (B, 3, H, W) a step of steepest ascent away, not yet projected; the gradient has their shape."""
         ...
 
     def projection(self, images: Tensor) -> Callable[[Tensor], Tensor]:
@@ -32,7 +32,7 @@ class Ball(Protocol):
         ...
 
     def project(self, perturbed: Tensor, images: Tensor) -> Tensor:
-        """Return the points moved back into the ball about ``images`` and into [0, 1]."""
+        """Return points (B, 3, H, W) moved back into the ball about ``images`` and into [0, 1]."""
         return self.projection(images)(perturbed)
 
     def length(self, perturbation: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Noise(Linf):
         object.__setattr__(self, "reach", reach)
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return images with uniform noise of at most ``reach * eps``, in [0, 1]."""
+        """Return images (B, 3, H, W) with uniform noise of at most ``reach * eps``, in [0, 1]."""
         return Linf(self.reach * self.eps).start(images, generator)
 
     def projection(self, images: Tensor) -> Callable[[Tensor], Tensor]:

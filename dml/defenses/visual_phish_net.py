@@ -40,7 +40,11 @@ class VisualPhishNet(SingleStep):
         generator: torch.Generator,
         progress: float = 1.0,
     ) -> Tensor:
-        """Return the losses with half of the anchors perturbed; see :meth:`dml.defenses.base.Defense.forward`."""
+        """Return the losses (T,) with half of the anchors perturbed; see :meth:`dml.defenses.base.Defense.forward`.
+
+        Raises:
+            ValueError: the loss costs whole queries.
+        """
         if not isinstance(loss, TupleLoss):
             raise ValueError(
                 f"visual_phish_net perturbs the anchors of tuples; {type(loss).__name__} costs whole queries: use "

@@ -82,7 +82,7 @@ def trained(points: Points, side: int, eps: float, generator: torch.Generator, *
 
 
 def saturating(margins: Tensor, temperature: float) -> Tensor:
-    """Return the loss of each certified margin, between 0 and 1: a hopeless query costs 1 and has no gradient."""
+    """Return the loss of each certified margin (B,), from 0 to 1: a hopeless query costs 1 and has no gradient."""
     return torch.sigmoid(-margins / temperature)
 
 

@@ -35,5 +35,5 @@ class Palette(nn.Module):
         return torch.cat(shares)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the square roots of the shares, as in Bhattacharyya's coefficient of two histograms."""
+        """Images (B, 3, H, W) -> roots of the shares (B, colours), as in Bhattacharyya's coefficient of histograms."""
         return (self.shares(images) + 1e-3).sqrt()  # bounds the gradient where a colour is absent

@@ -157,7 +157,7 @@ def in_float32(embeddings: Tensor, length: Tensor) -> Tensor:
 
 
 def finite(embeddings: Tensor) -> bool:
-    """Return whether embeddings hold neither NaN nor infinity, nor anything so large that their sum overflows."""
+    """Return whether embeddings (N, D) hold no NaN, no infinity, and nothing so large that their sum overflows."""
     return bool(embeddings.sum().isfinite())
 
 

@@ -68,7 +68,7 @@ class Search:
         return self.query_split is not self.split
 
     def queries(self, rows: np.ndarray) -> Queries:
-        """The queries of some rows of the query split."""
+        """The queries of some rows (B,) of the query split."""
         device = self.gallery.labels.device
         chosen = torch.tensor(rows).to(device)
         if not self.apart:

@@ -96,7 +96,7 @@ def _defined(value: Tensor) -> Tensor:
 
 
 def better(winner: Tensor, winner_value: Tensor | None, images: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each image, the one with the higher value, and that value."""
+    """Return, for each image (B, 3, H, W), the one with the higher value (B,), and that value."""
     if winner_value is None:
         return images, value
     ahead = value > winner_value
