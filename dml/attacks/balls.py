@@ -24,7 +24,7 @@ class Ball(Protocol):
         ...
 
     def step(self, perturbed: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
-        """Return points (B, 3, H, W) a step of steepest ascent away, not yet projected; the gradient has their shape."""
+        """Return points (B, 3, H, W) a step of steepest ascent away, not yet projected, given the gradient there."""
         ...
 
     def projection(self, images: Tensor) -> Callable[[Tensor], Tensor]:

@@ -97,7 +97,7 @@ def peak(distances: Tensor, lam: float) -> Tensor:
 
 
 def candidates_cost(anchor: Tensor, positive: Tensor, negative: Tensor, lam: float) -> Tensor:
-    """Return what perturbed candidates minimise, a scalar, given embeddings (T, D): minus the collapseness, down to 0."""
+    """Return what perturbed candidates (T, D) minimise, a scalar: minus the collapseness, down to 0."""
     return (peak(distance(anchor, negative), lam) - peak(distance(anchor, positive), lam)).relu()
 
 
