@@ -36,7 +36,7 @@ TRAININGS = (("contrastive", "standard"), ("triplet", "single_step"), ("triplet"
 
 
 def draw(folder: Path) -> None:
-    """CUB_200_2011 as its publisher lays it out, with pictures of smooth noise."""
+    """CUB_200_2011 as its publisher lays it out, with images of smooth noise."""
     generator = np.random.default_rng(0)
     train_classes, train_images, test_classes, test_images = CUB200.counts
     halves = np.arange(train_images) % train_classes, train_classes + np.arange(test_images) % test_classes

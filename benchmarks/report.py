@@ -4,7 +4,7 @@
     python -m benchmarks.report retrieval            one of them; the others stay as they were measured
     python -m benchmarks.report --quick              at a size that only shows that they run
 
-Writes results/benchmarks.json, and the page and picture benchmarks.md, benchmarks.png and benchmarks.svg of it, anew
+Writes results/benchmarks.json, and the page and figure benchmarks.md, benchmarks.png and benchmarks.svg of it, anew
 after each benchmark. Each runs in its own process. `precision` needs the models of `make repro`. Left out are
 benchmarks/strength.py, which measures no time, and benchmarks/dry_run.py, which takes 21 GB.
 """
@@ -46,7 +46,7 @@ QUICK: dict[str, str] = {
     "prepare": "--images 60",
 }
 NEEDED = Path("artifacts", "models", "glyphs")  # by `precision`
-TICKS = [2.0**power for power in range(-10, 11)]  # of the picture
+TICKS = [2.0**power for power in range(-10, 11)]  # of the figure
 
 
 class Measured(NamedTuple):
@@ -106,7 +106,7 @@ def machine() -> dict[str, str]:
 
 
 def page(found: Mapping[str, Measured], *, quick: bool) -> str:
-    """Return the report in Markdown: the machine, the picture, and a section per benchmark."""
+    """Return the report in Markdown: the machine, the figure, and a section per benchmark."""
     first = next(iter(found.values())).machine
     parts = ["# Benchmarks", "`make bench` writes this page. Compare ratios: times depend on the machine."]
     parts.append("\n".join(f"- {name}: {value}" for name, value in first.items()))

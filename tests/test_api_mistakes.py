@@ -200,7 +200,7 @@ def test_a_folder_of_another_model_of_equal_embeddings_is_not_continued(
 def test_one_pixel_whose_gradient_is_no_number_does_not_make_a_black_box(
     images: np.ndarray, labels: np.ndarray
 ) -> None:
-    """The square root of a pixel at 0 has an infinite slope, and its product with 0 is not a number."""
+    """The square root of a pixel at 0 has an infinite derivative, and its product with 0 is not a number."""
     images[:, 0, 0] = 0
     inner = linear()
 

@@ -51,8 +51,8 @@ def test_one_step_against_the_loss_is_fgsm_from_a_random_start(generator: torch.
     Joint(eps=0.03, steps=1, step_size=0.0375)(model, images, labels, loss, generator)
     start, perturbed = seen[0], seen[-1]
     probe = start.clone().requires_grad_(True)
-    slope = torch.autograd.grad(loss.natural(before(probe), labels, generator).sum(), probe)[0]
-    wanted = torch.clamp(start + 0.0375 * slope.sign() - images, -0.03, 0.03)
+    gradient = torch.autograd.grad(loss.natural(before(probe), labels, generator).sum(), probe)[0]
+    wanted = torch.clamp(start + 0.0375 * gradient.sign() - images, -0.03, 0.03)
     torch.testing.assert_close(perturbed - images, wanted, atol=1e-6, rtol=0)
 
 

@@ -223,7 +223,7 @@ def test_the_table_of_photographs_is_the_measured_one(committed: Path) -> None:
 
 
 def photographs_table(runs: Path, suites: Sequence[str]) -> str:
-    """The table that the README shows of photographs: the controls and the trained models, a row a dataset.
+    """The table that the README shows of photographs: the controls and the trained models, one row per dataset.
 
     Each is under the first of the suites that attacked its controls and the paper's defence. Of the controls each
     number is the best one's.

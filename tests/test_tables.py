@@ -39,7 +39,7 @@ def test_a_certificate_has_no_map(tmp_path: Path) -> None:
 
 
 def current() -> list[records.Record]:
-    """The records in git that are not stale."""
+    """The records in git that the tables show."""
     keys = set(pd.read_csv(ROOT / "results" / "metrics.csv")[list(records.KEYS)].itertuples(index=False, name=None))
     runs = records.read(ROOT / "results" / "runs")
     return [run for run in runs if tuple(run[key] for key in records.KEYS) in keys]

@@ -79,7 +79,7 @@ def fooled_searches(search: SimilaritySearch, images: Images, outcomes: pd.DataF
         embeddings = search.model(torch.from_numpy(given).to(device))
         return ranking(embeddings, queries, gallery, 1)[:, 0].cpu().numpy()
 
-    def picture(row: int) -> np.ndarray:
+    def image(row: int) -> np.ndarray:
         return to_float(search.split.images[[row]])[0].permute(1, 2, 0).numpy()
 
     found, fooled = nearest(images.images[places]), nearest(images.adversarial[places])
@@ -89,9 +89,9 @@ def fooled_searches(search: SimilaritySearch, images: Images, outcomes: pd.DataF
             str(images.labels[place]),
             images.images[place].transpose(1, 2, 0),
             images.adversarial[place].transpose(1, 2, 0),
-            picture(first),
+            image(first),
             names[search.split.labels[first]],
-            picture(second),
+            image(second),
             names[search.split.labels[second]],
         )
         for place, first, second in zip(places, found, fooled, strict=True)

@@ -3,7 +3,7 @@
     python -m dml attack glyphs triplet robust quick --seed 0
     torchrun --nproc-per-node 2 -m dml attack glyphs triplet robust quick --seed 0
 
-It does what notebook 04 does, without pictures: the record and the outcomes go where the pipeline keeps its own, and an
+It does what notebook 04 does, without figures: the record and the outcomes go where the pipeline keeps its own, and an
 evaluation that was killed continues.
 """
 
