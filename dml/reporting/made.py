@@ -24,7 +24,7 @@ COST = (
     "How many images the model embedded in training, those of the adversary included, relative to the baseline; which "
     "epoch was kept in each training (a model of the first hardly differs from what its training began with); and "
     "wall-clock time, as each training took it beside whatever else ran. Times of single trainings differ by a factor "
-    "of several for that reason alone."
+    "of several for that reason alone. Trainings of one model on two kinds of machine have two rows."
 )
 
 
