@@ -37,8 +37,9 @@ def scatter(
 
     The grey steps are the Pareto front: no trained model lies above and to the right of them. Of many defences only the
     largest radius is drawn. Then only the models on the front, the leading ones and the named ones have intervals and a
-    name beside them, only some defences have a colour, and the best control is a line at its adversarial R@1. Where
-    most models are close to 1, the natural axis is stretched there.
+    name beside them, only some defences have a colour, and the best control is a line at its adversarial R@1; controls
+    are crosses where they lie in the range of the models. Where most models are close to 1, the natural axis is
+    stretched there.
 
     Args:
         tables: radius -> :func:`dml.reporting.tables.comparison`. A hollow mark has a gate that does not hold.
@@ -91,8 +92,10 @@ def _crowded_scatter(
     if control is not None:
         look = palette.look(CONTROL, control["defense"])
         panel.axhline(control["r1"], color=look.color, linestyle="--", linewidth=1.2)
-        keys.append(Line2D([], [], color=look.color, linestyle="--"))
-        labels.append(f"best control ({look.label})")
+        inside_axis = found[found["loss"].eq(CONTROL) & found["natural"].gt(panel.get_xlim()[0])]
+        panel.plot(inside_axis["natural"], inside_axis["r1"], color=look.color, marker="x", linestyle="")
+        keys += [Line2D([], [], color=look.color, linestyle="--"), key_mark(look.color, "x")]
+        labels += [f"best control ({look.label})", "controls"]
     _names(panel, trained[shown], palette)
     keys += [Line2D([], [], color="silver", linewidth=3), key_mark(OTHER, _loss_marker(palette.losses[0], palette))]
     legend_above(figure, keys, [*labels, "Pareto front", "other models"], columns=3)
