@@ -28,7 +28,8 @@ def real() -> dict[str, Any]:
     recipe = raw["recipes"]["glyphs_long"]
     recipe["data"] |= {"path": "data/glyphs_long/glyphs.json"}
     kept = {"presets": {"photos": raw["presets"]["photos"]}, "recipes": {"glyphs_long": recipe}}
-    return raw | kept | {"run": raw["run"] | {"datasets": ["glyphs_long"]}}
+    study = {name: block for name, block in raw["study"].items() if block["datasets"] == ["glyphs_long"]}
+    return raw | kept | {"run": raw["run"] | {"datasets": ["glyphs_long"]}, "study": study}
 
 
 def places(value: Any, place: tuple = ()) -> list[tuple]:
