@@ -67,6 +67,24 @@ def test_at_the_large_radius_joint_training_fails_with_tuples_alone(held: list[R
     assert fell(held, "triplet", "amd_20")
 
 
+def test_what_amd_ruins_depends_on_the_data(held: list[Record], board: pd.DataFrame) -> None:
+    own = board.loc["triplet"]
+    assert own["natural"]["amd"] < 0.95 < 0.98 < own["natural"]["amd_turns"]
+    assert own["r1"]["amd"] < own["r1"]["joint"]
+    assert own["r1"]["amd_turns"] > 0.9
+    assert sum(record["defense"] == "amd_turns" for record in held) == 1
+
+
+def test_on_photographs_joint_training_does_not_collapse() -> None:
+    figures = load().figures
+    for dataset, verdict in (("flowers", "not separated"), ("gtsrb", "holds")):
+        found = records.read(ROOT / paths.RECORDS / dataset)
+        wide = [record for record in found if record["suite"] == "wide" and record["loss"] != "none"]
+        assert not any(map(collapsed, wide)), dataset
+        pairs = same_queries(wide, ("triplet", "robust"), ("triplet", "joint"), eps_key(figures.eps))
+        assert in_r1(pairs, eps_key(figures.eps)).verdict == verdict, dataset
+
+
 def test_with_whole_queries_it_costs_something_and_ruins_nothing(held: list[Record], board: pd.DataFrame) -> None:
     own = board.loc["multi_similarity"]
     assert own["natural"]["joint_20"] > 0.95

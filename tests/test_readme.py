@@ -289,6 +289,8 @@ def test_the_verdicts_beside_the_papers_claims_are_the_measured_ones(committed: 
     assert where(joint.format("8/255"), "fails") == {"glyphs_long"}
     assert where(joint.format("0.01"), "fails") == imagenet
     board = comparison(main["glyphs_long"], figures.eps, figures)
+    signs = comparison(main["gtsrb"], figures.eps, figures).set_index(["loss", "defense"])["r1"]
+    assert signs["triplet", "joint"] < signs["triplet", "robust"]
     large = board[board["defense"] == "joint_20"].set_index("loss")["r1"]
     assert large.drop("multi_similarity").max() < 0.1 < 0.7 < large["multi_similarity"], "they fail with tuples"
     left = board.set_index(["loss", "defense"])["r1"]
