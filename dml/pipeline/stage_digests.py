@@ -37,6 +37,7 @@ from dml.pipeline.digest import (
     training_code,
     training_digest,
 )
+from dml.pipeline.stages.dependence import compared
 
 KEEPS = ("dml.pipeline.recording", "dml.pipeline.stored", "dml.reporting.records")  # they open models, write records
 
@@ -75,7 +76,8 @@ def write(params: Params, folder: Path) -> None:
     ]
     current = {" ".join(key): digest(value) for key, value in expected(params, keys).items()}
     put("figures", "05_figures.ipynb", figures_code() | current, asdict(params.figures))
-    study = {" ".join(key) for key in study_keys(params)}
+    trainings = compared(params).items()
+    study = {f"{dataset} {loss} {name} {suite}" for (dataset, loss, suite), runs in trainings for name, _ in runs}
     shown = dependence_code(params) | {key: value for key, value in current.items() if key in study}
     paper = training_digest(params.recipe(run.datasets[0]), params.figures.loss, params.figures.paper)
     put("dependence", "06_dependence.ipynb", shown, paper, asdict(params.figures))
@@ -97,17 +99,6 @@ def dependence_code(params: Params) -> Code:
         for name in ("dependence", "dependence_table", "records", "sections", "spelling", "style", "tables", "variants")
     ]
     return code_of(STAGES + "dependence", *named, *shown)
-
-
-def study_keys(params: Params) -> list[tuple[str, str, str, str]]:
-    """Return (dataset, loss, defense, suite) of all that the study trains."""
-    return [
-        (data, loss, name, block.suite)
-        for block in params.study.values()
-        for data in block.datasets
-        for loss in block.losses
-        for name in block.losses[loss]
-    ]
 
 
 def main(arguments: list[str]) -> int:

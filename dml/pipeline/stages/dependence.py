@@ -166,7 +166,7 @@ def study_table(*, workspace: str, changes: Mapping[str, Any] | None = None) -> 
 def study_lines(params: Params, current: Sequence[records.Record], stale: Sequence[records.Record]) -> list[str]:
     """Show the tables of all datasets and losses of the study that claims may rest on; see :func:`study_table`."""
     eps, lines = params.figures.eps, []
-    for (dataset, loss, suite), wanted in _trainings(params).items():
+    for (dataset, loss, suite), wanted in compared(params).items():
         keys = {(dataset, loss, name, suite) for name, _ in wanted}
         here, old = ([record for record in held if records.run_key(record) in keys] for held in (current, stale))
         lines += ["", f"**{dataset}, {spell(loss)} loss, suite `{suite}`, eps {radius_text(eps)}**"]
@@ -176,7 +176,7 @@ def study_lines(params: Params, current: Sequence[records.Record], stale: Sequen
     return lines
 
 
-def _trainings(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
+def compared(params: Params) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
     """Dataset, loss and suite -> defence and seed of each training that all blocks of the study compare here.
 
     Left out is what has no two classes of defences that say what they perturb.
