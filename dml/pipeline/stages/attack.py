@@ -155,7 +155,7 @@ def open_target(
         ParamsError, ValueError: a setting is wrong, or a name is unknown.
         FileNotFoundError: no such model was trained with these settings, or there is none of one of the others.
     """
-    asked = dict(locals())
+    asked = dict(locals())  # the arguments, before there is any other name
     params = load(changes)
     recipe = params.recipe(dataset)
     built = build.suite(params.suite(suite), f"suites.{suite}")
