@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import dml
-from dml.api import hugging_face, wrap
-from dml.api.checks import answerable
+from dml.api import command, hugging_face, wrap
+from dml.api.checks import answerable, check_module
 from dml.api.images import splits
 from dml.data.base import Split
 
@@ -308,3 +309,72 @@ def test_arguments_of_another_kind_are_named(
     settings = {"suite": WEAK, "controls": (), "report": lambda line: None} | given
     with pytest.raises(ValueError, match=sentence):
         dml.evaluate(linear(), images, labels, **settings)
+
+
+def test_none_is_silence_and_no_controls(
+    images: np.ndarray, labels: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dml.evaluate(linear(), images, labels, suite=WEAK, eps=0.1, controls=None, report=None)
+    assert set(found.summary["model"]) == {"your model"}
+    assert capsys.readouterr().out == ""
+    assert repr(found) == str(found), "the last line of a cell shows the table"
+
+
+@pytest.mark.parametrize(
+    ("embed", "sentence"),
+    [
+        (lambda x: SimpleNamespace(embeddings=x), r"embed gives a SimpleNamespace; it must give a tensor \(B, D\)"),
+        (lambda x: x.flatten(1)[:, :4].to(torch.complex64), "embed gives complex numbers; it must give real ones"),
+        (lambda x: x.flatten(1)[:, :0], r"embed gives shape \(8, 0\) for 8 images; it must be \(B, D\)"),
+    ],
+)
+def test_what_is_no_embedding(embed: Any, sentence: str, images: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(embed, images, labels)
+
+
+def test_files_where_folders_are_wanted(images: np.ndarray, labels: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ValueError, match=r"folder is .*taken, a file; give a folder"):
+        evaluate(linear(), images, labels, folder=tmp_path / "taken")
+    found = evaluate(linear(), images, labels, eps=0.1)
+    with pytest.raises(ValueError, match="taken is a file; give a folder for the report"):
+        found.save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_transform_that_cannot_be_called(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="transform is a str; give a function from a PIL image to a tensor"):
+        evaluate(linear(), tmp_path, transform="centre")
+
+
+def test_a_module_is_wrapped_and_not_loaded() -> None:
+    with pytest.raises(ValueError, match=r"loaded by its name, not from a Sequential; give .*file.py:function"):
+        dml.load(linear())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"open_clip:ViT-B-32 is no model; .* or wrap one .*: dml.wrap\(module\)"):
+        dml.load("open_clip:ViT-B-32")
+
+
+def test_torchvision_models_want_normalised_images() -> None:
+    network, told = (
+        torchvision.models.squeezenet1_0(weights=None, num_classes=4).eval(),
+        "torchvision trains its models",
+    )
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    cases = {network: True, dml.wrap(network): True, dml.wrap(network, mean, std): False, linear(): False}
+    for given, noted in cases.items():
+        notes: list[str] = []
+        check_module(given, notes)
+        assert any(note.startswith(told) for note in notes) == noted, given
+
+
+def test_a_model_that_fails_late_is_one_sentence_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(chosen: Any) -> int:
+        raise RuntimeError("shapes do not match\nmore of it")
+
+    monkeypatch.setattr(command, "_run", fail)
+    assert command.main(["folder", "--model", "timm:x"]) == 1
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: shapes do not match \(.*test_api_mistakes.py, line \d+\); the same .*\n", told)

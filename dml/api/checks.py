@@ -54,6 +54,13 @@ def check_module(given: Any, notes: list[str]) -> None:
             f"{what} was trained on normalised images; unless they are normalised inside the model, give "
             f"dml.wrap(model, mean={tuple(config['mean'])}, std={tuple(config['std'])})"
         )
+    elif isinstance(inner := given.module if isinstance(given, Wrapped) else given, nn.Module) and (
+        type(inner).__module__.startswith("torchvision.models.") and not _normalises(given)
+    ):
+        notes.append(
+            "torchvision trains its models on normalised images; unless yours was trained on others, give "
+            "dml.wrap(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
+        )
 
 
 def _trained_with(module: nn.Module) -> dict[str, Any] | None:
@@ -111,7 +118,7 @@ def _check_same(first: Tensor, again: Tensor, embedding: Embedding, when: str) -
 
 
 def _check_shape(embeddings: Tensor, count: int) -> None:
-    if embeddings.ndim != 2 or len(embeddings) != count:
+    if embeddings.ndim != 2 or len(embeddings) != count or not embeddings.shape[1]:
         raise ValueError(f"embed gives shape {tuple(embeddings.shape)} for {count} images; it must be (B, D)")
 
 

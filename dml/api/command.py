@@ -5,6 +5,7 @@ python -m dml evaluate FOLDER --model timm:tf_efficientnet_lite0 --size 224 --ep
 
 import argparse
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def main(arguments: list[str]) -> int:
         return _run(chosen)
     except (ValueError, OSError) as error:  # OSError: a full disk, or a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:  # whatever the model does once the checks are over; memory that runs out, too
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"error: {told} ({last.filename}, line {last.lineno}); the same command continues", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)

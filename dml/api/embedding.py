@@ -68,7 +68,12 @@ class Embedding(nn.Module):
                 f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D): "
                 "dml.wrap(model, output=...) takes one of several"
             )
-        found = torch.as_tensor(found)
+        try:
+            found = torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"embed gives a {type(found).__name__}; it must give a tensor (B, D)") from error
+        if found.is_complex():
+            raise ValueError("embed gives complex numbers; it must give real ones")
         self.half = next((dtype for dtype in (found.dtype, self.dtype) if dtype in HALF), self.half)
         # Cloned, since a compiled model may give the same memory again at its next call.
         return (found if found.dtype == torch.float64 else found.float()).to(images.device).clone()

@@ -51,11 +51,11 @@ def evaluate(
     similarity: Similarity = "cosine",
     size: Side | None = None,
     transform: Prepare | None = None,
-    controls: Sequence[str] = tuple(CONTROLS),
+    controls: Sequence[str] | None = tuple(CONTROLS),
     seed: int = 0,
     device: torch.device | str | None = None,
     folder: str | Path | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] | None = print,
 ) -> Result:
     """Attack the queries of a retrieval model within an l-inf or l2 ball, and say how many it still answers.
 
@@ -86,19 +86,23 @@ def evaluate(
         size, transform: for the images of a folder or a dataset: the central square after the shorter side was resized
             to this, the whole image resized to (height, width), or any function, for example the one that your own
             evaluation has.
-        controls: embedders that meet the same attacks on the same queries; () for none. Those whose boxes of pixels do
-            not divide the images are left out, and ``pixels_linear`` without training images. Unlike the pipeline's,
-            histograms look at images above 64 pixels after averaging them, which an attack takes far less time for.
+        controls: embedders that meet the same attacks on the same queries; () or None for none. Those whose boxes of
+            pixels do not divide the images are left out, and ``pixels_linear`` without training images. Unlike the
+            pipeline's, histograms look at images above 64 pixels after averaging them, which an attack takes far less
+            time for.
         seed: of the choice of queries, of the attacks and of the fit.
         device: None takes the GPU if there is one. A GPU computes in full float32, without TF32.
         folder: keeps what is finished; the same call again continues there.
-        report: receives one line per finished chunk of queries.
+        report: receives one line per finished chunk of queries; None for silence.
 
     Raises:
         ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
     """
     embed, notes = as_module(embed), []
+    report, controls = report or (lambda line: None), controls or ()
     check_module(embed, notes)
+    if folder is not None and Path(folder).is_file():
+        raise ValueError(f"folder is {folder}, a file; give a folder, which may not be there yet")
     known("similarity", similarity, SIMILARITIES)
     chosen, ranks = suites.chosen(suite, eps, limit, norm), attack.checked_ranks(ranks)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)

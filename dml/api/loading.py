@@ -119,9 +119,11 @@ def prepared_by(size: Side | None, transform: Prepare | None) -> Prepare | None:
     """Return what images of a folder or a dataset go through, or None; see :func:`dml.api.images.splits`.
 
     Raises:
-        ValueError: the size is no number of pixels, or a transform is given as well.
+        ValueError: the size is no number of pixels, a transform is given as well, or it cannot be called.
     """
     check_side(size)
+    if transform is not None and not callable(transform):
+        raise ValueError(f"transform is a {type(transform).__name__}; give a function from a PIL image to a tensor")
     if size is None:
         return transform
     if transform is not None:

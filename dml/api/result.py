@@ -98,7 +98,7 @@ def fooled_searches(search: SimilaritySearch, images: Images, outcomes: pd.DataF
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What an evaluation found.
 
@@ -207,6 +207,9 @@ class Result:
         counted = f"{len(self.failed)} of {len(self.gates)} gates {'fails' if len(self.failed) == 1 else 'fail'}"
         return Sentence(f"{counted}, so R@1 left may be too high: {names}.", True)
 
+    def __repr__(self) -> str:
+        return str(self)  # in a notebook, the table and not all outcomes
+
     def __str__(self) -> str:
         about = self.about
         kind = "" if about["gradients"] else ", black box (no gradients)"
@@ -251,7 +254,12 @@ class Result:
 
         Returns:
             The page.
+
+        Raises:
+            ValueError: the folder is a file.
         """
+        if Path(folder).is_file():
+            raise ValueError(f"{folder} is a file; give a folder for the report, which may not be there yet")
         from dml.api.report import curve, page  # matplotlib takes a second to import
 
         place = Path(folder)

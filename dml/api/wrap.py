@@ -156,6 +156,8 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
     Raises:
         ValueError: there is no such model, or its weights cannot be had.
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(f"a model is loaded by its name, not from a {type(name).__name__}; give {KINDS}")
     kind, _, rest = str(name).partition(":")
     readers = {"timm": _timm, "torchvision": _torchvision}
     if dimension is not None and (not isinstance(dimension, Integral) or dimension < 1):
@@ -177,7 +179,7 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
 def _own(folder: Path) -> nn.Module:
     place = next((path for path in (folder, ROOT / folder) if (path / "settings.json").exists()), None)
     if place is None:
-        raise ValueError(f"{folder} is no model; give {KINDS}")
+        raise ValueError(f"{folder} is no model; give {KINDS}, or wrap one that you have: dml.wrap(module)")
     try:
         made = json.loads((place / "settings.json").read_text(encoding="utf-8"))
         model = build.empty(Model(**made["settings"]["model"]))
