@@ -32,6 +32,7 @@ from dml.data import base
 from dml.data.sampling import attacked_rows
 from dml.evaluation.engine import Worst
 from dml.evaluation.statistics import standard_error, wilson
+from dml.models.weights import digest
 from dml.reporting import style
 from dml.reporting.spelling import spell
 from dml.retrieval.gallery import Matches, Queries
@@ -154,12 +155,14 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     split = base.load(chosen.data).test
     for budget in chosen.budgets:
         for place in chosen.models:
-            found = measure(dml.load(place), split, chosen.queries, budget).assign(model=place.name)
-            print(found.to_string(index=False, header=table.empty, float_format="%.3f", col_space=9), flush=True)
+            model = dml.load(place)
+            found = measure(model, split, chosen.queries, budget).assign(model=place.name, weights=digest(model))
+            shown = {"index": False, "header": table.empty, "float_format": "%.3f", "col_space": 9}
+            print(found[["model", *COLUMNS]].to_string(**shown), flush=True)
             table = pd.concat([table, found], ignore_index=True)
         if chosen.output:  # after each budget, so that a stopped run leaves whole ones
             with atomic(chosen.output / "strength.csv") as partial:
-                table.to_csv(partial, columns=["model", *COLUMNS], index=False, float_format="%.4f")
+                table.to_csv(partial, columns=["model", "weights", *COLUMNS], index=False, float_format="%.4f")
             caption = (
                 f"R@1 left at eps {radius_text(EPS)} on {chosen.data.name} against gradients spent, {chosen.queries} "
                 f"queries, bands: 95% intervals. {verdict(table)}"

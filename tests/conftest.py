@@ -1,6 +1,9 @@
 """Small models and datasets that the tests share."""
 
+import io
 import os
+import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dml.common.files import ROOT
 from dml.data.base import Split
 
 torch.set_num_threads(1)  # on tensors this small a second thread only waits for the first
@@ -64,3 +68,16 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The file that takes by far the longest goes first, so that it does not run alone in the end."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> Path:
+    """The records that the README was written from: `make repro` on another machine may have changed those here."""
+    packed = subprocess.run(
+        ["git", "archive", "HEAD", "--", "results/runs"], cwd=ROOT, capture_output=True, check=False
+    )
+    if packed.returncode:  # a downloaded copy without git
+        return ROOT / "results/runs"
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "results/runs"

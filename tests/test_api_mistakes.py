@@ -368,13 +368,16 @@ def test_torchvision_models_want_normalised_images() -> None:
         assert any(note.startswith(told) for note in notes) == noted, given
 
 
+@pytest.mark.parametrize("begun", [False, True])
 def test_a_model_that_fails_late_is_one_sentence_on_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(chosen: Any) -> int:
+        if begun:
+            (tmp_path / command.UNFINISHED).mkdir()
         raise RuntimeError("shapes do not match\nmore of it")
 
     monkeypatch.setattr(command, "_run", fail)
-    assert command.main(["folder", "--model", "timm:x"]) == 1
-    told = capsys.readouterr().err
-    assert re.fullmatch(r"error: shapes do not match \(.*test_api_mistakes.py, line \d+\); the same .*\n", told)
+    assert command.main(["folder", "--model", "timm:x", "--output", str(tmp_path)]) == 1
+    told = capsys.readouterr().err.removesuffix("; the same command continues\n" if begun else "\n")
+    assert re.fullmatch(r"error: shapes do not match \(.*test_api_mistakes.py, line \d+\)", told)

@@ -191,6 +191,14 @@ def test_timm_needs_no_network_for_the_packaged_weights(
     result.save(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["junk.pth", "junk.safetensors"])
+def test_a_file_that_holds_no_weights(name: str, tmp_path: Path) -> None:
+    for junk in (b"", b"junk", bytes(range(256)), b"\x80\x02}q\x00."):
+        (tmp_path / name).write_bytes(junk)
+        with pytest.raises(ValueError, match=name):
+            dml.load("timm:resnet18", tmp_path / name)
+
+
 def test_weights_of_a_file_must_fit(tmp_path: Path) -> None:
     from torchvision.models import resnet18
 

@@ -16,7 +16,8 @@ from dml.common.files import write_json
 from dml.data.prepare import prepare
 from dml.data.sources.folder import read_folder
 from dml.models import weights
-from dml.models.embedder import build
+from dml.models.bfloat16 import computed
+from dml.models.embedder import best_device, build
 
 
 def ratios(name: str, words: str = "") -> dict[str, float]:
@@ -41,6 +42,16 @@ def test_robust_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert "conv4, 8 images of 16 px" in told
     assert "two batches: k (F + B_in) + 2 (F + B)" in told
     assert "one batch: k (F + B_in) + (F + B)" in told
+
+
+def test_training_step(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("training_step")
+    assert finite(found)
+    cases = ["standard, float32", "robust, k=1, float32"]
+    cases += [case.replace("float32", "bfloat16") for case in cases] if computed(best_device()) else []
+    wanted = [f"conv4, 16 px, {case} / {reference}" for case in cases for reference in ("floor", "eager")]
+    assert list(found) == wanted
+    assert "eager F + B_in" in capsys.readouterr().out
 
 
 def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +177,7 @@ def test_the_report_holds_text_machine_and_picture(
     assert "wrote" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         report.main(["speed"])
-    assert "'speed' is no benchmark; known: robust_step, throughput, " in capsys.readouterr().err
+    assert "'speed' is no benchmark; known: robust_step, training_step, throughput, " in capsys.readouterr().err
 
 
 def test_the_report_keeps_what_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,27 @@ def test_anchors_leave_more_than_other_roles(loss: str, board: pd.DataFrame) -> 
     assert left["robust_anchor"] > max(left["robust"], left["robust_negative"])
 
 
-def test_sharing_in_one_role_makes_no_difference(held: list[Record]) -> None:
+def verdict(held: list[Record], loss: str, first: str, second: str) -> str:
+    """Whether the first defence is ahead of the second in R@1, query by query."""
     key = eps_key(load().figures.eps)
-    for loss in LOSSES:
-        pairs = same_queries(held, (loss, "robust"), (loss, "robust_image"), key)
-        assert in_r1(pairs, key).verdict == "not separated", loss
+    found = in_r1(same_queries(held, (loss, first), (loss, second), key), key)
+    assert found, f"{first} and {second} met no query in common"
+    return found.verdict
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_of_images_that_move_in_one_role_anchors_leave_most_and_negatives_least(loss: str, held: list[Record]) -> None:
+    assert verdict(held, loss, "joint_anchor", "joint_positive") == "holds"
+    assert verdict(held, loss, "joint_positive", "joint_negative") == "holds"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sharing_matters_where_the_role_is_the_negative(loss: str, held: list[Record]) -> None:
+    assert verdict(held, loss, "robust", "robust_image") == "not separated"
+    assert verdict(held, loss, "robust", "joint_positive") == "not separated"
+    shared = verdict(held, loss, "robust_negative", "robust_image_negative")
+    assert shared == ("not separated" if loss == "margin" else "holds")
+    assert verdict(held, loss, "robust_negative", "joint_negative") == "holds"
 
 
 def test_three_roles_are_a_task_too_hard(board: pd.DataFrame) -> None:

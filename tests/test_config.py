@@ -9,6 +9,7 @@ import pytest
 from dml.config.build import evaluation, training
 from dml.config.load import PARAMS, load, preset
 from dml.config.schema import ParamsError
+from dml.data.base import split_classes
 from dml.defenses import DEFENSES
 from dml.defenses.robust import Robust
 from dml.losses import LOSSES
@@ -50,6 +51,27 @@ def test_every_preset_makes_a_recipe(name: str, dataset: str) -> None:
     recipe = load(preset(name, dataset) | {f"recipes.{dataset}.data.size": side}).recipe(dataset)
     assert recipe.model.backbone == params.presets[name]["model"]["backbone"]
     assert set(recipe.defenses) == set(params.presets[name]["defenses"])
+
+
+CLASSES = {"flowers": 89, "grocery": 81, "cars196_half": 196, "gtsrb": 43}  # as the origins of their recipes tell
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_photographs_have_a_recipe_for_a_gpu(name: str) -> None:
+    small, wanted = load().recipe(name), {128: ("resnet18", 128, 0), 224: ("resnet50", 256, 224)}
+    for side, (backbone, size, crop) in wanted.items():
+        recipe = load().recipe(f"{name}_{side}")
+        assert (recipe.model.backbone, recipe.data.size, recipe.data.crop) == (backbone, size, crop)
+        schedule = recipe.schedules["robust"]
+        assert schedule.classes * schedule.images_per_class == 112
+        assert schedule.flip == small.schedules["robust"].flip, "arrows have a direction"
+        assert (recipe.data.path, recipe.data.train_fraction) == (small.data.path, small.data.train_fraction)
+        kinds = {settings.get("defense", key) for key, settings in recipe.defenses.items()}
+        assert kinds >= {settings.get("defense", key) for key, settings in small.defenses.items()}
+        total = CLASSES[name]
+        seen = round(total * recipe.data.train_fraction)
+        first, last = split_classes(total, seen, recipe.data.validation_fraction)["train"]
+        assert last - first >= schedule.classes
 
 
 def test_the_word_robust_stands_for_the_committed_weights() -> None:

@@ -77,7 +77,7 @@ def test_an_untrained_network_has_not_collapsed(toy_split: Split) -> None:
     assert found["directions"] == 5, "six classes"
 
 
-def test_one_line_one_point_and_no_classes_have_collapsed() -> None:
+def test_one_line_and_one_point_have_collapsed() -> None:
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(100).repeat_interleave(20)
     home, along = torch.randn(2, 128, generator=draw)
@@ -86,7 +86,7 @@ def test_one_line_one_point_and_no_classes_have_collapsed() -> None:
     assert why_collapsed(diagnostics(gallery(line, labels))).startswith("effective rank 1.")
     point = 100 * home + noise + 5 * torch.randn(100, 128, generator=draw)[labels]
     assert "classes are 0.0" in why_collapsed(diagnostics(gallery(point, labels)))
-    assert why_collapsed(diagnostics(gallery(noise, labels))) == "distance within classes is 1.00 of that between"
+    assert why_collapsed(diagnostics(gallery(noise, labels))) == "", "no classes, but all directions"
     constant = home.expand(len(labels), 128)
     assert why_collapsed(diagnostics(gallery(constant, labels))) == "effective rank 1.0 of 99"
 

@@ -102,6 +102,17 @@ def test_a_disk_without_space_leaves_the_old_file(kind: str, small_disk: Path) -
     assert file.read_bytes() != before[file.name], "there is space again"
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_results_on_a_disk_that_is_read_only_stay(kind: str, small_disk: Path) -> None:
+    file = small_disk / "made.json"
+    WRITERS[kind](file, 10)
+    before = {place.name: place.read_bytes() for place in small_disk.iterdir()}
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match=r"^[^\n]*Read-only file system[^\n]*made"):
+        WRITERS[kind](file, 20)
+    assert {place.name: place.read_bytes() for place in small_disk.iterdir()} == before
+
+
 def test_a_preparation_without_space_leaves_the_old_one(picture_folder: Callable[..., Path], small_disk: Path) -> None:
     place, enough = small_disk / "out", read_folder(picture_folder())
     prepare.prepare(enough, place, **OPTIONS)

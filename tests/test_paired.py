@@ -100,7 +100,7 @@ def test_models_that_are_alike_are_not_separated() -> None:
     found = r1(*alike)
     assert (found.ahead, found.behind, found.value, found.chance, found.verdict) == (0, 0, 0.0, 1.0, "not separated")
     assert found.low < 0 < found.high, "four queries say little"
-    assert map_r(*alike)[1:] == (0, 0, 0.0, 0.0, 0.0, 1.0)
+    assert map_r(*alike)[1:] == (0, 0, 0.0, 0.0, 0.0, 1.0, False)
 
 
 def test_a_query_of_several_seeds_counts_once_with_its_mean() -> None:
@@ -138,6 +138,14 @@ def test_no_model_is_ahead_where_the_count_and_the_mean_of_queries_disagree() ->
     assert found.chance < paired.CHANCE
     assert found.value < 0
     assert found.verdict == "not separated"
+
+
+def test_a_test_of_the_mean_decides_whatever_most_queries_say() -> None:
+    """Two hundred queries gain little, a hundred lose much: Student's test is on the mean, which is lower."""
+    found = paired.of_means(np.array([0.01] * 200 + [-0.2] * 100))
+    assert found.ahead > found.behind
+    assert found.high < 0
+    assert found.verdict == "fails"
 
 
 def test_only_seeds_of_both_models_with_the_same_queries_are_compared() -> None:

@@ -2,12 +2,10 @@
 
 import ast
 import copy
-import io
 import os
 import re
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +24,7 @@ from dml.common.files import ROOT
 from dml.common.randomness import torch_generator
 from dml.config.build import training
 from dml.config.load import fractions, load
+from dml.config.schema import Data
 from dml.data.base import Split
 from dml.data.transforms import to_float
 from dml.defenses import DEFENSES
@@ -191,19 +190,6 @@ print("trained" if not torch.equal(before, after) else "unchanged")
 """
 
 
-@pytest.fixture
-def committed(tmp_path: Path) -> Path:
-    """The records that the README was written from: `make repro` on another machine may have changed those here."""
-    packed = subprocess.run(
-        ["git", "archive", "HEAD", "--", "results/runs"], cwd=ROOT, capture_output=True, check=False
-    )
-    if packed.returncode:  # a downloaded copy without git
-        return ROOT / "results/runs"
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "results/runs"
-
-
 def test_the_outputs_shown_are_the_measured_ones(committed: Path) -> None:
     """What `make repro` prints after its first hundred queries, and what the example finds on the first 200."""
     (robust,), (pixels,) = (
@@ -358,9 +344,20 @@ class Counting(nn.Module):
         return self.model(images)
 
 
+def test_your_own_images_are_as_many_as_a_recipe_needs() -> None:
+    """Half of the classes is for training, less a fifth to select an epoch by; the other half has the queries."""
+    ((classes, images),) = re.findall(r"It needs\s+(\d+) classes of (\d+) images", README)
+    params, data = load(), Data(source="folder", path="data/products", size=32)
+    training = int(classes) * data.train_fraction
+    schedule = params.presets["photos_robust"]["schedule"]
+    assert training * (1 - data.validation_fraction) == pytest.approx(schedule["classes"])
+    assert int(images) >= schedule["images_per_class"]
+    assert (int(classes) - training) * int(images) == pytest.approx(params.suites["quick"]["queries"])
+
+
 def test_the_costs_of_the_defaults_are_counted() -> None:
-    written = costs((ROOT / "dml" / "defenses" / "README.md").read_text(encoding="utf-8"))[0]
-    assert set(written) == set(DEFENSES) - {"standard"}
+    written, trained = costs((ROOT / "dml" / "defenses" / "README.md").read_text(encoding="utf-8"))
+    assert set(written) == set(trained) >= {"robust", "joint", "nearest"}
     labels = torch.arange(8).repeat_interleave(4)
     for name, told in written.items():
         defense, model, generator = training.defense(name, {}).train(), Counting().train(), torch_generator(0, name)

@@ -169,3 +169,12 @@ def test_of_two_own_defences_the_better_is_compared() -> None:
     assert "### `best long` against the others, query by query" in standing.best_section(doubtful, FIGURES)
     runs[3] = settled("robust", {"eps": EPS}, run("triplet", "robust", 200, 0.41))
     assert not [line for line in standing.best_section(runs, FIGURES) if line.startswith("###")], "it leads"
+
+
+def test_one_sentence_counts_whom_the_leading_models_are_ahead_of() -> None:
+    """Five others; three of them are no variant of `best`."""
+    told = standing.counted_text(standing.standings(own(), FIGURES), FIGURES)
+    assert told == (
+        "Models and controls beaten beyond chance at eps 8/255: **triplet, nearest 20** beats 4 of 5 in R@1 and 5 of 5 "
+        "in MAP@R; **triplet, best** beats 3 of 3 in R@1 and 3 of 3 in MAP@R, variants of it left out."
+    )

@@ -1,5 +1,6 @@
 """benchmarks/strength.py: every attack spends its whole budget on what it cannot break, and no more on the rest."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,10 +78,19 @@ def test_the_verdict_names_where_the_suite_leaves_more() -> None:
 @pytest.mark.skipif(not TABLE.exists(), reason="results/strength.csv does not exist; benchmarks/strength.py says how")
 def test_the_committed_table_has_every_model_and_no_clear_loss() -> None:
     table = pd.read_csv(TABLE)
-    assert list(table) == ["model", *strength.COLUMNS]
+    assert list(table) == ["model", "weights", *strength.COLUMNS]
     assert set(table["model"]) == set(strength.MODELS)
     assert set(table["attack"]) == set(ATTACKS)
     assert strength.verdict(table).split(". ")[0].endswith(": nowhere"), strength.verdict(table)
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="results/strength.csv does not exist; benchmarks/strength.py says how")
+def test_the_committed_table_is_of_the_models_that_the_records_are_of(committed: Path) -> None:
+    table = pd.read_csv(TABLE).drop_duplicates("model").set_index("model")["weights"]
+    found = {
+        name: json.loads((committed / "glyphs" / name / "quick.json").read_text())["weights"] for name in table.index
+    }
+    assert table.to_dict() == found, "run benchmarks/strength.py with the models of `make repro`"
 
 
 def test_its_models_are_those_of_the_pipeline() -> None:

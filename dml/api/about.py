@@ -65,7 +65,7 @@ def about(
         "grouped": search.split.groups is not None,
         "images_sha256": images_sha256(search.query_split, rows),
         "gallery_sha256": gallery_sha256(search.split),
-        "embeddings_sha256": hashlib.sha256(search.gallery.embeddings.cpu().numpy().tobytes()).hexdigest(),
+        "embeddings_sha256": hashlib.sha256(search.gallery.embeddings.cpu().contiguous().numpy()).hexdigest(),
         "device": str(search.gallery.labels.device),
         "versions": {
             "python": platform.python_version(),

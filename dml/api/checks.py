@@ -54,9 +54,8 @@ def check_module(given: Any, notes: list[str]) -> None:
             f"{what} was trained on normalised images; unless they are normalised inside the model, give "
             f"dml.wrap(model, mean={tuple(config['mean'])}, std={tuple(config['std'])})"
         )
-    elif isinstance(inner := given.module if isinstance(given, Wrapped) else given, nn.Module) and (
-        type(inner).__module__.startswith("torchvision.models.") and not _normalises(given)
-    ):
+    inside = type(given.module if isinstance(given, Wrapped) else given).__module__
+    if inside.startswith("torchvision.models.") and not _normalises(given):
         notes.append(
             "torchvision trains its models on normalised images; unless yours was trained on others, give "
             "dml.wrap(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"

@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:  # whatever the model does once the checks are over; memory that runs out, too
         last = traceback.extract_tb(error.__traceback__)[-1]
         told = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"error: {told} ({last.filename}, line {last.lineno}); the same command continues", file=sys.stderr)
+        again = "; the same command continues" if (chosen.output / UNFINISHED).exists() else ""
+        print(f"error: {told} ({last.filename}, line {last.lineno}){again}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)

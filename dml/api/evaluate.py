@@ -27,7 +27,7 @@ from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, searc
 from dml.api.summary import MODEL, natural_scores
 from dml.api.wrap import as_module
 from dml.common.checks import known
-from dml.common.processes import alone
+from dml.common.processes import alone, to_nobody
 from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
@@ -99,7 +99,7 @@ def evaluate(
         ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
     """
     embed, notes = as_module(embed), []
-    report, controls = report or (lambda line: None), controls or ()
+    report, controls = report or to_nobody, controls or ()
     check_module(embed, notes)
     if folder is not None and Path(folder).is_file():
         raise ValueError(f"folder is {folder}, a file; give a folder, which may not be there yet")

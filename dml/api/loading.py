@@ -210,7 +210,7 @@ def _lazy(
 
 
 def flat(values: Any, name: str) -> np.ndarray:
-    """Return values as an array; raise ValueError unless there is one per image."""
+    """Return values as an array (N,); raise ValueError unless there is one per image."""
     if isinstance(values, list):  # of a dataset, which may lie on a GPU
         values = [value.item() if isinstance(value, Tensor) and not value.ndim else value for value in values]
     found = np.asarray(values.cpu() if isinstance(values, Tensor) else values)

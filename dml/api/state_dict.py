@@ -83,6 +83,8 @@ def unwrapped(file: Path) -> dict[str, Tensor] | None:
     """Return the state dict inside a file that holds more, or other names; None if there is nothing to unwrap."""
     try:
         held = _held(file)
+    except MemoryError:
+        raise
     except Exception:  # the readers raise whatever they stumble on, and the caller's error names the file
         return None
     found = held

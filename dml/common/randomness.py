@@ -27,7 +27,7 @@ def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> T
     generator that the one of the CPU seeds: what an experiment draws depends on its seed and on the kind of device.
 
     Args:
-        shape: of the result.
+        shape: of the result, of any number of dimensions.
         like: whose dtype and device the result has.
         generator: on the CPU.
     """
@@ -35,7 +35,7 @@ def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> T
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers, drawn as by :func:`uniform`."""
+    """Standard normal numbers of a shape, drawn as by :func:`uniform`."""
     return torch.randn(tuple(shape), generator=_drawing_on(like.device, generator), device=like.device).to(like)
 
 

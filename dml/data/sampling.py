@@ -11,7 +11,7 @@ from dml.data.base import DatasetError
 def balanced_batches(
     labels: np.ndarray, *, classes: int, images_per_class: int, batches: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Row numbers of ``batches`` batches: ``classes`` classes times ``images_per_class`` different images.
+    """Row numbers (B,) of ``batches`` batches: ``classes`` classes times ``images_per_class`` different images.
 
     Classes come in random rounds, so that each is seen equally often. No image occurs twice in a batch.
 
@@ -53,5 +53,5 @@ def attacked_rows(count: int, total: int, seed: int) -> np.ndarray:
 
 
 def evenly(most: int, total: int) -> np.ndarray:
-    """Row numbers, evenly spaced from the first to the last of ``total``: at most ``most``, all if there are fewer."""
+    """Row numbers (N,), evenly spaced from first to last of ``total``: at most ``most``, all if there are fewer."""
     return np.linspace(0, total - 1, min(most, total)).astype(int)

@@ -133,7 +133,7 @@ def check(
 
 
 def nearest(survivors: pd.DataFrame, allowed: float) -> np.ndarray:
-    """Return the numbers of the surviving queries that are nearest to breaking, in order.
+    """Return the numbers (N,) of the surviving queries that are nearest to breaking, in order.
 
     Args:
         survivors: outcomes with ``query`` and ``margin``.

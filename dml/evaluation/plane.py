@@ -84,7 +84,7 @@ def defenses() -> dict[str, Defense]:
 
 
 def points(per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw points as images (9 * per_class, 2, 1, 1) with their labels."""
+    """Draw points as images (9 * per_class, 2, 1, 1) with their labels (9 * per_class,)."""
     axis = torch.tensor(CENTRES)
     centres = torch.cartesian_prod(axis, axis).repeat_interleave(per_class, dim=0)
     drawn = centres + SPREAD * (2 * torch.rand(centres.shape, generator=generator) - 1)

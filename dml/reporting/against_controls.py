@@ -21,8 +21,8 @@ METHODS = (
     "Natural scores are over the whole test half, R@1 with the unpaired 95% interval of Newcombe (1998), wider than a "
     f"paired one; {UNSURE} where it holds 0. Natural MAP@R was not tested. The other scores are on the queries "
     "that both met, with a paired 95% interval; intervals and tests are those of the table above. "
-    f"{UNSURE} there: not separated, as p is .05 or more after correction for all differences of this table (Holm "
-    "1979), or as the mean and the number of queries point to different models."
+    f"{UNSURE} there marks a difference that may be chance: p is .05 or more after correction for all differences of "
+    "this table (Holm 1979), or, with R@1 over several seeds, mean and number of queries favour different models."
 )
 
 

@@ -76,7 +76,7 @@ def compared(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) -> pd
         kinds = {record["defense"]: leaves(record)[KIND] for record in trained(own)}
         for eps in dict.fromkeys((figures.eps, figures.paper_eps)):
             found = comparison(own, eps, figures)
-            kind = found["defense"].map(kinds).fillna(found["defense"])
+            kind = found["defense"].map(lambda name, kinds=kinds: kinds.get(name, name))
             parts.append(found.assign(dataset=dataset, suite=own[0]["suite"], radius=radius_text(eps), kind=kind))
     return pd.concat(parts, ignore_index=True)[list(COMPARED)] if parts else pd.DataFrame(columns=list(COMPARED))
 

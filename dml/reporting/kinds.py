@@ -163,13 +163,13 @@ def ranking_section(records: Sequence[Record], figures: Figures) -> list[str]:
         rows.append(([f"{score} {'↓' if lower else '↑'}"], cells))
     ends = [" to ".join(f"{record['scores'][name]:.1f}" for name in ENDS) for record in own]
     rows.append((["ERS, 95% interval"], ends))
-    for key, label, digits in (("effective_rank", "effective rank", 1), ("ratio", "distance ratio", 2)):
+    for key, label, digits in (("effective_rank", "effective rank", 1), ("inter", "distance of classes", 2)):
         rows.append(([label], [number(record["embedding"].get(key), digits) for record in own]))
     text = (
         "↑: higher is better, ↓: lower is better. ERS rewards an embedding that hardly moves, and so a collapsed one: "
-        "the last two rows show its effective rank, and the distance within classes relative to that between them. The "
-        "interval is over queries; trainings differ by more. Definitions are those of Zhou and Patel's (2022) public "
-        "code, but for what `dml/evaluation/suites/ranking.py` lists."
+        "the last two rows show its effective rank, and the mean distance between its classes. The interval is over "
+        "queries; trainings differ by more. Definitions are those of Zhou and Patel's (2022) public code, but for what "
+        "`dml/evaluation/suites/ranking.py` lists."
     )
     return ["", text, *wide_table(["score"], names, rows)]
 

@@ -23,7 +23,7 @@ from dml.reporting.spelling import (
     verdict_text,
     wide_table,
 )
-from dml.reporting.standing import leader_text, own_text, standings
+from dml.reporting.standing import BEST, counted_text, standings
 from dml.reporting.tables import leaderboard, main_records, main_suite
 from dml.reporting.variants import OWN, at_their_best
 
@@ -64,10 +64,9 @@ def overview(
     lines = ["# Results"]
     if lead:
         lines += [*_defenses(lead, main[lead], boards[lead], figures), *_figure(drawings[lead], "scatter")]
-        told = standings(main[lead], figures)
-        sentences = [leader_text(told[0], figures)] if told else []
-        sentences += [own_text(own, told[0], figures) for own in told[1:]]
-        lines += ["", f"Query by query: {' '.join(sentences)}"] if told else []
+        if told := standings(main[lead], figures):
+            link = f"{FOLDER}/{lead}.md#{BEST.lower().replace(',', '').replace(' ', '-')}"
+            lines += ["", f"{counted_text(told, figures)} [By name]({link})."]
         lines += ["", "## Best models", "", _introduction(figures), *_best_models(boards, figures)]
     lines += _claims(main, figures)
     listed = ", ".join(_page(name, own, boards, stale, figures) for name, own in by_dataset.items())
@@ -82,12 +81,11 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) stands with that of its measured settings and losses "
-        "which keeps most of these queries. Classes with more settings have an advantage in this; the cost tells which "
-        "were trained for longer. This project's and the paper's own settings are listed too. The rows rest on "
-        f"{queries_text(board)}, suite `{records[0]['suite']}`. R@1 is what the worst of all attacks leaves (95% "
-        "interval over queries; below it the range of the trainings). The factor, and the cost in images embedded, "
-        f"are relative to undefended training with the same loss. {MARK}: a gate fails, or the embedding collapsed."
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md) at its best, and this project's and the paper's own "
+        "settings. Classes with more settings had more chances. R@1 is what the worst of all attacks leaves of "
+        f"{queries_text(board)}, suite `{records[0]['suite']}` (95% interval over queries; below it the range of the "
+        "trainings). The factor, and the cost in images embedded, are relative to undefended training with the same "
+        f"loss. {MARK}: a gate fails, or the embedding collapsed."
     )
     return ["", text, *leaderboard_table(board, figures)]
 
@@ -105,12 +103,10 @@ def _page(
 
 
 def _introduction(figures: Figures) -> str:
-    radius = radius_text(figures.eps)
     return (
-        f"The trained model that keeps the most R@1 at eps {radius} after the worst of all attacks (95% interval), "
-        f"beside `{figures.baseline}` training, the paper's `{figures.paper}` training and the best control, a search "
-        f"without a trained network. The last three columns are R@1 at {radius}; a defence has its best loss. "
-        f"{MARK}: a gate fails, or the embedding collapsed."
+        f"The trained model that keeps the most R@1 at eps {radius_text(figures.eps)}, and R@1 there of "
+        f"`{figures.baseline}` training and the paper's `{figures.paper}` with their best losses, and of the best "
+        "control, a search without a trained network."
     )
 
 

@@ -1,4 +1,4 @@
-"""results/README.md, and one page per dataset below it."""
+"""results/README.md, and two pages per dataset below it: what was found, and how far to trust it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +30,13 @@ MEANING = (
     "*Adversarial* MAP@R is what an attack on MAP@R itself leaves."
 )
 JUDGED = (
-    "Only suites with gates support claims. A gate looks for signs that the attack failed: whatever else breaks "
-    f"surviving queries may change R@1 by no more than its standard error. {MARK} marks a model with a gate that does "
-    "not hold, or with a collapsed embedding; claims about it are not judged, unless it is behind even so."
+    "Only suites with gates support claims. Gates look for signs that the attack failed; most run further attacks on "
+    f"surviving queries, and fail if these lower R@1 by more than its standard error. {MARK} marks a model with a gate "
+    "that does not hold, or with a collapsed embedding; claims about it are not judged, unless it is behind even so."
 )
 
+TRUST = "trust"  # folder of the pages that say how far to trust the others
+DOUBTS = "Gates, tests on the same queries, and how the embeddings fill their sphere"
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
     "dependence/README.md": "[why a metric loss changes adversarial training]({})",
     "strength.png": "[three attacks by gradients spent]({}) ([table](strength.csv))",
@@ -51,7 +53,7 @@ def write(
     origins: Mapping[str, str],
     drawn: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write README.md, pages/<dataset>.md, claims.md, compared.csv, columns.md, cost.md and provenance.json.
+    """Write README.md, the pages, claims.md, compared.csv, columns.md, cost.md and provenance.json.
 
     Pages of datasets without records are removed.
 
@@ -75,7 +77,10 @@ def write(
     pages = {}
     for name, own in by_dataset.items():
         old = [found for found in stale if found.record["dataset"] == name]
-        pages[name] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name])
+        doubts = trust_page(name, own, figures)
+        place = f"{TRUST}/{name}.md" if doubts else ""
+        pages[f"{name}.md"] = dataset_page(name, own, old, figures, origins.get(name, ""), drawings[name], place)
+        pages |= {place: doubts} if doubts else {}
     text = overview(by_dataset, stale, figures, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
     told = f" Further: {', '.join(further)}." if further else ""
@@ -83,13 +88,14 @@ def write(
     with atomic(results / FOLDER) as partial:
         partial.mkdir()
         for name, text in pages.items():
-            (partial / f"{name}.md").write_text(text, encoding="utf-8")
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(text, encoding="utf-8")
     write_text(results / "claims.md", claims_page(main_records(by_dataset, figures), figures))
     write_metrics(compared(by_dataset, figures), results / "compared.csv")
     write_text(results / "columns.md", columns_page(figures))
     write_text(results / "cost.md", made.cost_page(by_dataset, figures))
     write_json(results / "provenance.json", provenance(records))
-    return [results / "README.md", *(results / FOLDER / f"{name}.md" for name in pages)]
+    return [results / "README.md", *(results / FOLDER / name for name in pages)]
 
 
 def figures_of(results: Path, dataset: str, drawn: Sequence[str] | None = None) -> list[tuple[str, str]]:
@@ -120,6 +126,7 @@ def dataset_page(
     figures: Figures,
     origin: str,
     drawn: Sequence[tuple[str, str]],
+    further: str = "",
 ) -> str:
     """Return the page of a dataset.
 
@@ -130,6 +137,7 @@ def dataset_page(
         figures: what results/ reports.
         origin: where its images come from.
         drawn: file relative to results/, and caption, of each figure.
+        further: place of the page on how far to trust this one, if there is one.
     """
     twins = kinds.groups_section(records, figures)
     records = [record for record in records if not kinds.counts_groups(record)]
@@ -158,11 +166,27 @@ def dataset_page(
     if families:
         lines += ["", "## Training radius and test radius", *grid.section(families), *_figures(grids)]
     lines += _figures(drawn[1:], "## Figures")
-    lines += _trust(records, figures)
+    if further:
+        lines += ["", "## How far to trust these numbers", "", f"[{DOUBTS}]({further})"]
     lines += _suites(records, main, twins, figures)
     lines += _made(records)
     lines += made.stale_section(stale)
     return "\n".join(lines) + "\n"
+
+
+def trust_page(dataset: str, records: Sequence[Record], figures: Figures) -> str:
+    """Return the page that says how far to trust the numbers of a dataset; empty if there is nothing to say.
+
+    Args:
+        dataset: its name.
+        records: its current records.
+        figures: what results/ reports.
+    """
+    lines = _trust([record for record in records if not kinds.counts_groups(record)], figures)
+    if not lines:
+        return ""
+    title = [f"# How far to trust the numbers of {dataset}", "", f"[What was found](../{dataset}.md)"]
+    return "\n".join([*title, "", JUDGED, *lines]) + "\n"
 
 
 def _figures(drawn: Sequence[tuple[str, str]], title: str = "") -> list[str]:
@@ -195,7 +219,7 @@ def _trust(records: Sequence[Record], figures: Figures) -> list[str]:
         lines += details(summary, trust.paired_section(own, eps, figures))
     lines += details(f"Over seeds, eps {radius}", trust.seeds_section(records, eps, figures))
     lines += details("How the embeddings fill their sphere", trust.collapse_section(records, figures))
-    return ["", "## How far to trust these numbers", *lines] if lines else []
+    return lines
 
 
 def _suites(records: Sequence[Record], main: str | None, twins: list[str], figures: Figures) -> list[str]:

@@ -34,6 +34,7 @@ class Difference(NamedTuple):
         value: mean difference, first less second.
         low, high: ends of its 95% interval.
         chance: two-sided probability of a difference as large if both were equally good.
+        by_counts: whether the test counts queries, as McNemar's does, and does not look at the mean.
     """
 
     queries: int
@@ -43,15 +44,16 @@ class Difference(NamedTuple):
     low: float
     high: float
     chance: float
+    by_counts: bool
 
     @property
     def verdict(self) -> str:
         """Whether the first model beats the second: ``holds``, ``fails`` if the second does, or ``not separated``.
 
-        Over several seeds the test counts queries, and the value is their mean: where the two disagree on which model
-        is ahead, neither beats the other.
+        Over several seeds a test that counts queries and the mean may disagree on which model is ahead: then neither
+        beats the other.
         """
-        if self.chance >= CHANCE or (self.ahead > self.behind) != (self.value > 0):
+        if self.chance >= CHANCE or (self.by_counts and (self.ahead > self.behind) != (self.value > 0)):
             return "not separated"
         return "holds" if self.value > 0 else "fails"
 
@@ -72,7 +74,8 @@ def of_shares(differences: np.ndarray) -> Difference:
     padded = np.append(differences, (1.0, -1.0))
     half = 1.959964 * padded.std() / np.sqrt(len(padded))
     low, high = max(-1.0, padded.mean() - half), min(1.0, padded.mean() + half)
-    return Difference(len(differences), ahead, behind, float(differences.mean()), float(low), float(high), chance)
+    mean = float(differences.mean())
+    return Difference(len(differences), ahead, behind, mean, float(low), float(high), chance, by_counts=True)
 
 
 def of_means(differences: np.ndarray) -> Difference:
@@ -83,11 +86,12 @@ def of_means(differences: np.ndarray) -> Difference:
     """
     ahead, behind = int((differences > 0).sum()), int((differences < 0).sum())
     if not differences.any():  # without variance there is no t
-        return Difference(len(differences), ahead, behind, 0.0, 0.0, 0.0, 1.0)
+        return Difference(len(differences), ahead, behind, 0.0, 0.0, 0.0, 1.0, by_counts=False)
     found = ttest_1samp(differences, 0.0)
     low, high = found.confidence_interval(0.95)
     mean = float(differences.mean())
-    return Difference(len(differences), ahead, behind, mean, float(low), float(high), float(found.pvalue))
+    ends, chance = (float(low), float(high)), float(found.pvalue)
+    return Difference(len(differences), ahead, behind, mean, *ends, chance, by_counts=False)
 
 
 def holm(chances: Sequence[float]) -> list[float]:

@@ -15,6 +15,7 @@ from dml.reporting.variants import KIND, OWN, leaves, trained
 
 OPEN = 12  # rows, at most, of a table that is not folded
 NAMED = 6  # models, at most, that a sentence lists
+BEST = "The best model against the others, query by query"  # a section of a dataset's page
 METHODS = (
     "How far it is ahead of each other model on the queries that both met, with a paired 95% interval over queries "
     "(R@1: Bonett and Price 2012; MAP@R: Student's t), and the probability p of a difference as large if both were "
@@ -97,8 +98,7 @@ def best_section(records: Sequence[Record], figures: Figures) -> list[str]:
     if not shown:
         return []
     leader, *own = shown
-    title = "## The best model against the others, query by query"
-    lines = ["", title, "", leader_text(leader, figures), "", METHODS, *_table(leader)]
+    lines = ["", f"## {BEST}", "", leader_text(leader, figures), "", METHODS, *_table(leader)]
     for standing in own:
         title = f"### `{spell(standing.defense)}` against the others, query by query"
         lines += ["", title, "", own_text(standing, leader, figures)]
@@ -127,6 +127,32 @@ def elsewhere(records: Sequence[Record], suite: str, figures: Figures) -> list[s
             told = f"**{compared.name}** is {_ahead('R@1', compared.recall, compared.controls)}"
             lines += ["", f"Of the models that suite `{other}` alone attacked: {told}."] if compared.recall else []
     return lines
+
+
+def counted_text(told: Sequence[Standing], figures: Figures) -> str:
+    """Return in one sentence how many others the models are ahead of; variants of the project's own are left out.
+
+    Args:
+        told: of :func:`standings`, one at least.
+        figures: gives the radius.
+    """
+    parts = []
+    for item in told:
+        left_out = set() if item is told[0] else item.kin
+        scores = {"R@1": item.recall, "MAP@R": item.precision}
+        counts = [
+            _counts(score, [one for name, one in found.items() if name not in left_out])
+            for score, found in scores.items()
+        ]
+        if told_counts := " and ".join(filter(None, counts)):
+            parts.append(f"**{item.name}** beats {told_counts}{', variants of it left out' if left_out else ''}")
+    return f"Models and controls beaten beyond chance at eps {radius_text(figures.eps)}: {'; '.join(parts)}."
+
+
+def _counts(score: str, found: Sequence[Difference]) -> str:
+    verdicts = [one.verdict for one in found]
+    behind = f" (behind {verdicts.count('fails'):,})" if "fails" in verdicts else ""
+    return f"{verdicts.count('holds'):,} of {len(found):,} in {score}{behind}" if found else ""
 
 
 def leader_text(leader: Standing, figures: Figures) -> str:

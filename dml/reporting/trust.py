@@ -9,7 +9,7 @@ import numpy as np
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.evaluation.collapse import LARGEST_RATIO, LEAST_DISTANCE, LEAST_RANK
+from dml.evaluation.collapse import LEAST_DISTANCE, LEAST_RANK
 from dml.evaluation.gates import NEAREST, QUERIES
 from dml.evaluation.statistics import over_seeds, wilson
 from dml.reporting.paired import in_r1, same_queries
@@ -245,8 +245,7 @@ def collapse_section(records: Sequence[Record], figures: Figures) -> list[str]:
     return [
         "",
         "A collapsed embedding is hard to move, and looks robust for that reason alone. It counts as such if its "
-        f"effective rank uses less than {LEAST_RANK:.0%} of the directions, if classes are less than "
-        f"{LEAST_DISTANCE:g} apart, or if the distance within classes is more than {LARGEST_RATIO:g} of that between. "
-        f"Distances are means over pairs. A collapsed model is marked {MARK}.",
+        f"effective rank uses less than {LEAST_RANK:.0%} of the directions, or if classes are less than "
+        f"{LEAST_DISTANCE:g} apart. Distances are means over pairs. A collapsed model is marked {MARK}.",
         *table([*COLLAPSE, "collapsed"], rows),
     ]

@@ -154,6 +154,11 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
     With R right items in the gallery, R-precision is the share of right items among the first R, and MAP@R the mean
     over i = 1..R of precision@i where item i is right, else 0. Ignored items take no place.
 
+    Args:
+        embeddings: (B, D) of the queries, of unit length.
+        queries: their classes, groups and places in the gallery.
+        gallery: what is searched.
+
     Raises:
         ValueError: a query has no right item in the gallery.
     """

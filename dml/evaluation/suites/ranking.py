@@ -159,7 +159,7 @@ class _Chunk:
         return {"TMA": (self.perturb(aims.target_objective(self.model, target), "TMA") * target).sum(1)}
 
     def left(self, shifted: Tensor) -> dict[str, Tensor]:
-        """Embeddings after the attacks of which R@1 is the score."""
+        """Embeddings (B, D) after the attacks of which R@1 is the score."""
         wrong = self.gallery.embeddings[aims.nearest_wrong_item(self.natural, self.queries, self.gallery)]
         return {
             "ES:R": shifted,
@@ -170,7 +170,7 @@ class _Chunk:
     def perturb(
         self, objective: Objective, name: str, images: Tensor | None = None, *, random_start: bool = False
     ) -> Tensor:
-        """Embeddings of the perturbed queries, or of other images, after the last step."""
+        """Embeddings (B, D) of the perturbed queries, or of other images, after the last step."""
         found = pgd(
             self.images if images is None else images,
             objective,
@@ -185,7 +185,7 @@ class _Chunk:
             return self.model(found)
 
     def outcome(self, name: str, eps: float, embeddings: Tensor) -> pd.DataFrame:
-        """Outcomes of the queries at other embeddings."""
+        """Outcomes of the queries at other embeddings (B, D)."""
         return rows_of(self.chunk, name, Linf.norm, eps, per_query(embeddings, self.queries, self.gallery))
 
 

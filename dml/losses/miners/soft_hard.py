@@ -11,6 +11,10 @@ def soft_hard(embeddings: Tensor, labels: Tensor, generator: torch.Generator) ->
 
     A positive is hard if it is farther than the nearest negative, a negative if it is nearer than the farthest
     positive. Where there is none, any will do. An anchor is never its own positive.
+
+    Args:
+        embeddings, labels: of a batch, (B, D) and (B,).
+        generator: of the draws.
     """
     same, other = masks(labels)
     anchor = (same.any(1) & other.any(1)).nonzero().squeeze(1)
