@@ -355,7 +355,7 @@ def test_ranking_scores_are_rows() -> None:
         "| ERS ↑ | 33.3 | 33.3 |",
         "| ERS, 95% interval | 30.0 to 36.6 | 30.0 to 36.6 |",
     ]
-    assert lines[-2:] == ["| effective rank | 12.2 | 12.2 |", "| distance ratio | 0.40 | 0.40 |"]
+    assert lines[-2:] == ["| effective rank | 12.2 | 12.2 |", "| distance of classes | 1.25 | 1.25 |"]
 
 
 def test_certified_radii_are_a_table() -> None:
