@@ -124,6 +124,17 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
+def spent(table: pd.DataFrame) -> str:
+    """Return where another attack leaves less than the suite does with as many gradients, spent and not allowed."""
+    behind = []
+    for model, own in table.groupby("model", sort=False):
+        suite = own[own["attack"] == "suite auto"]
+        for row in own[own["attack"] != "suite auto"].itertuples():
+            if not suite.loc[suite["gradients"] <= row.gradients, "r1"].min() <= row.r1:
+                behind.append(f"{model} at {row.gradients:.0f}")
+    return f"With as many gradients spent, another attack leaves less: {', '.join(behind) or 'nowhere'}."
+
+
 def draw(table: pd.DataFrame) -> Figure:
     """Return one panel per model: R@1 left against gradients spent, with 95% intervals, one line per attack."""
     style.theme()
@@ -165,10 +176,10 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
                 table.to_csv(partial, columns=["model", "weights", *COLUMNS], index=False, float_format="%.4f")
             caption = (
                 f"R@1 left at eps {radius_text(EPS)} on {chosen.data.name} against gradients spent, {chosen.queries} "
-                f"queries, bands: 95% intervals. {verdict(table)}"
+                f"queries, bands: 95% intervals. {verdict(table)} {spent(table)}"
             )
             style.save(draw(table), chosen.output, "strength", caption)
-    print(verdict(table))
+    print(verdict(table), spent(table))
     return {}
 
 
