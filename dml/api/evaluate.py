@@ -20,7 +20,7 @@ from dml.api.embedding import Embedding, lent, progress, weights_sha256
 from dml.api.full_precision import full_precision
 from dml.api.gates import more_gates
 from dml.api.images import splits, training_data
-from dml.api.loading import Prepare
+from dml.api.loading import Prepare, check_output
 from dml.api.pixels import Side
 from dml.api.result import Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
@@ -98,11 +98,9 @@ def evaluate(
     Raises:
         ValueError: an argument cannot be used, or the model cannot be attacked so; one sentence says why.
     """
-    embed, notes = as_module(embed), []
-    report, controls = report or to_nobody, controls or ()
+    embed, notes, report, controls = as_module(embed), [], report or to_nobody, controls or ()
     check_module(embed, notes)
-    if folder is not None and Path(folder).is_file():
-        raise ValueError(f"folder is {folder}, a file; give a folder, which may not be there yet")
+    unfinished = None if folder is None else check_output(folder)
     known("similarity", similarity, SIMILARITIES)
     chosen, ranks = suites.chosen(suite, eps, limit, norm), attack.checked_ranks(ranks)
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
@@ -126,15 +124,14 @@ def evaluate(
         about = told(search, chosen, rows, ranks, seed, similarity, norm, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
         about["natural"] = natural_scores(search, usable, ranks)
-        kept = None if folder is None else Path(folder) / about["key"]
+        kept = None if unfinished is None else unfinished / about["key"]
         run = _Run(search, chosen, rows, norm, ranks, seed, kept, report)
         cost: dict[str, float] = {"continued": run.folder is not None and run.folder.exists()}
         outcomes, scores, changed, fooled = run.model()
         checked = run.gates(outcomes)
         cost |= {"forward": embedding.forwards, "backward": embedding.backwards, "seconds": perf_counter() - start}
         tables = [outcomes.assign(model=MODEL)]
-        for name, control in beside.items():
-            tables.append(run.control(name, control, place).assign(model=name))
+        tables += [run.control(name, control, place).assign(model=name) for name, control in beside.items()]
     cost["seconds with controls"] = perf_counter() - start
     outcomes = _with_files(pd.concat(tables, ignore_index=True), search.query_split)
     return Result(about, outcomes, checked, scores, cost, notes, changed, fooled)

@@ -100,6 +100,13 @@ def check_folder(folder: str | Path) -> None:
         raise ValueError(f"{folder} is not a folder; give one with a sub-folder per class, or with a labels.csv")
 
 
+def check_output(folder: str | Path) -> Path:
+    """Return a folder to write to, which need not be there yet; raise ValueError if it is a file."""
+    if Path(folder).is_file():
+        raise ValueError(f"folder is {folder}, a file; give a folder, which need not be there yet")
+    return Path(folder)
+
+
 def cropped(resize: int, size: Side | None) -> Prepare:
     """Return what published figures of ImageNet's networks are measured with: a central square of a larger image.
 

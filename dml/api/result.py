@@ -13,6 +13,7 @@ import torch
 
 from dml.api import printed
 from dml.api.attack import NAMES, radius
+from dml.api.loading import check_output
 from dml.api.similarity import SimilaritySearch
 from dml.api.summary import MODEL, summarise
 from dml.common.files import atomic, remove, write_json, write_text
@@ -258,11 +259,9 @@ class Result:
         Raises:
             ValueError: the folder is a file.
         """
-        if Path(folder).is_file():
-            raise ValueError(f"{folder} is a file; give a folder for the report, which may not be there yet")
         from dml.api.report import curve, page  # matplotlib takes a second to import
 
-        place = Path(folder)
+        place = check_output(folder)
         write_json(place / "result.json", self.to_dict())
         with atomic(place / "outcomes.csv") as partial:
             self.outcomes.to_csv(partial, index=False, float_format="%.6f")
