@@ -35,7 +35,8 @@ from dml.reporting import style
 # What each is told for a quick look.
 QUICK: dict[str, str] = {
     "robust_step": "--models conv4:16 --steps 1 2 --batch 8 --rounds 1",
-    "training_step": "--models conv4:16 --steps 1 --batch 8 --rounds 1",
+    "training_step": "--models conv4:16:2 --steps 1 --batch 8 --rounds 1",
+    "whole_training": "--batches 2 --rounds 1",
     "throughput": "--models conv4:16 --batch 8 --steps 1 --rounds 1 --product 64 --no-others",
     "attacks": "--queries 4 --steps 2 --rounds 1 --galleries 2000",
     "evaluate": "--models conv4:16:4 --images 100 --galleries 200",

@@ -30,8 +30,8 @@ from dml.training.loop import fit
 from dml.training.schedule import Schedule
 
 BATCH, EACH = 100, 4  # images of a batch and of a class in it
-ROUNDS, TOGETHER = 5, 4  # rounds of which the median counts, steps that are timed at once
-MODELS = (("conv4", 32), ("resnet18", 64))  # backbone, side of an image
+ROUNDS = 5  # of which the median counts
+MODELS = (("conv4", 32, 20), ("resnet18", 64, 4))  # backbone, side of an image, steps of a training
 STEPS = (1, 4, 10)
 Precision = Literal["float32", "bfloat16"]
 
@@ -57,18 +57,20 @@ def passes(model: nn.Module, network: Callable[[Tensor], Tensor], images: Tensor
     return {"F + B": full, "F + B_in": inward}
 
 
-def training(model: Embedder, split: Split, defense: Defense, precision: Precision) -> Callable[[], object]:
-    """Return what trains a copy of a model for some steps, and goes on with it at each call."""
+def training(
+    model: Embedder, split: Split, defense: Defense, precision: Precision, together: int
+) -> Callable[[], object]:
+    """Return what trains a copy of a model for ``together`` steps, and goes on with it at each call."""
     model = copy.deepcopy(model)
-    schedule = Schedule(1, TOGETHER, len(split.class_names), EACH, averaging=0.98, shift=2, precision=precision)
+    schedule = Schedule(1, together, len(split.class_names), EACH, averaging=0.98, shift=2, precision=precision)
     loss = Triplet(schedule.classes, model.dimension, miner="distance_weighted")
     scores = {"natural": 0.0, "adversarial": 0.0}
     given = {"validate": lambda averaged: scores, "report": to_nobody, "timing": to_nobody}
     return lambda: fit(model, split, loss, defense, schedule, seed=0, **given)
 
 
-def work(backbone: str, side: int, batch: int, steps: Sequence[int]) -> dict[str, Callable[[], object]]:
-    """Return what is timed. Trainings take ``TOGETHER`` steps."""
+def work(backbone: str, side: int, together: int, batch: int, steps: Sequence[int]) -> dict[str, Callable[[], object]]:
+    """Return what is timed. Trainings take ``together`` steps."""
     generator, classes = torch.Generator().manual_seed(0), batch // EACH
     stored = torch.randint(0, 256, (2 * batch, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
     split = Split(stored, torch.arange(2 * batch).remainder(classes).numpy(), [str(name) for name in range(classes)])
@@ -83,29 +85,29 @@ def work(backbone: str, side: int, batch: int, steps: Sequence[int]) -> dict[str
     found |= passes(model, model, images.contiguous(memory_format=torch.channels_last))
     precisions: tuple[Precision, ...] = ("float32", "bfloat16") if computed(images.device) else ("float32",)
     for precision in precisions:
-        found[f"standard, {precision}"] = training(model, split, Standard(), precision)
+        found[f"standard, {precision}"] = training(model, split, Standard(), precision, together)
         for k in steps:
-            found[f"robust, k={k}, {precision}"] = training(model, split, Robust(steps=k), precision)
+            found[f"robust, k={k}, {precision}"] = training(model, split, Robust(steps=k), precision, together)
     return found
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:
     """Print a table of medians and ratios per model; return the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", type=model_and_numbers, default=MODELS, help="backbone:side")
+    parser.add_argument("--models", nargs="+", type=model_and_numbers, default=MODELS, help="backbone:side:steps")
     parser.add_argument("--steps", nargs="+", type=int, default=STEPS, help="of PGD")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images, a multiple of {EACH}")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the median counts")
     chosen, ratios = parser.parse_args(words), {}
-    for backbone, side in chosen.models:
-        median = in_turns(work(backbone, side, chosen.batch, chosen.steps), chosen.rounds)
-        print(f"{backbone}, {chosen.batch} images of {side} px, {torch.get_num_threads()} threads")
+    for backbone, side, together in chosen.models:
+        median = in_turns(work(backbone, side, together, chosen.batch, chosen.steps), chosen.rounds)
+        print(f"{backbone}, {chosen.batch} images of {side} px, {together} steps, {torch.get_num_threads()} threads")
         print(f"{'':26}{'ms':>9}{'/ floor':>9}{'/ one batch':>13}{'/ eager':>9}", flush=True)
         for name, value in median.items():
             if "F + B" in name:
                 print(f"{name:26}{value * 1e3:9.1f}")
                 continue
-            taken, k = value / TOGETHER, int(name.partition("k=")[2].partition(",")[0] or 0)
+            taken, k = value / together, int(name.partition("k=")[2].partition(",")[0] or 0)
             floor = k * median["F + B_in"] + (1 + (k > 0)) * median["F + B"]
             one = k * median["F + B_in"] + median["F + B"]
             eager = k * median["eager F + B_in"] + median["eager F + B"]

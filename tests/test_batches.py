@@ -1,4 +1,4 @@
-"""Training batches: seeded, changed at random as asked, and made ahead in order."""
+"""Training batches: seeded, changed at random as asked, and made in order, ahead or between two steps."""
 
 import threading
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dml.data import loading
 from dml.data.base import DatasetError, Pictures, Split
 from dml.data.loading import ahead, training_batches
 from dml.data.sampling import evenly
@@ -129,3 +130,30 @@ def test_items_are_made_ahead_and_in_order() -> None:
     assert next(found) == 1
     with pytest.raises(DatasetError, match="no more"):
         next(found)
+
+
+@pytest.mark.parametrize(("crop", "device", "apart"), [(0, "cpu", False), (8, "cpu", True), (0, "meta", True)])
+def test_whole_images_on_a_cpu_are_made_between_two_steps(
+    crop: int, device: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by, draw = [], loading.balanced_batches
+
+    def drawn(*given: object, **settings: object) -> Iterator[np.ndarray]:
+        for rows in draw(*given, **settings):
+            made_by.append(threading.current_thread())
+            yield rows
+
+    monkeypatch.setattr(loading, "balanced_batches", drawn)
+    images = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
+    batches = training_batches(
+        Split(images, np.arange(8) % 2, ["a", "b"]),
+        classes=2,
+        images_per_class=2,
+        batches=3,
+        augmentation=Augmentation(shift=2, flip=True, crop=crop),
+        device=torch.device(device),
+        generator=np.random.default_rng(0),
+    )
+    assert [found.shape for found, _ in batches] == [(4, 3, crop or 12, crop or 12)] * 3
+    assert len(made_by) == 3
+    assert all((thread is not threading.current_thread()) == apart for thread in made_by)

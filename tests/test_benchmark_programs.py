@@ -54,6 +54,13 @@ def test_training_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert "eager F + B_in" in capsys.readouterr().out
 
 
+def test_whole_training(capsys: pytest.CaptureFixture[str]) -> None:
+    found = ratios("whole_training")
+    assert finite(found)
+    assert list(found) == ["glyphs, robust / standard", "glyphs, single_step / standard"]
+    assert "glyphs, triplet: an epoch of 2 steps" in capsys.readouterr().out
+
+
 def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     found = ratios("throughput")
     assert finite(found)
@@ -177,7 +184,10 @@ def test_the_report_holds_text_machine_and_picture(
     assert "wrote" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         report.main(["speed"])
-    assert "'speed' is no benchmark; known: robust_step, training_step, throughput, " in capsys.readouterr().err
+    assert (
+        "'speed' is no benchmark; known: robust_step, training_step, whole_training, throughput, "
+        in capsys.readouterr().err
+    )
 
 
 def test_the_report_keeps_what_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

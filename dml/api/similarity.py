@@ -27,19 +27,18 @@ class Unit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return unit embeddings (B, D) of images (B, 3, H, W)."""
         found = self.embedding(images)
-        is_unit = (found.detach().norm(dim=1, keepdim=True) - 1).abs() <= 8 * torch.finfo(found.dtype).eps
-        found = found / _largest(found)
+        before = found.detach().norm(dim=1, keepdim=True)
+        is_unit = (before - 1).abs() <= 8 * torch.finfo(found.dtype).eps
+        found = found / _largest(found.detach(), before)
         length = found.norm(dim=1, keepdim=True)
         return found / torch.where(is_unit, torch.ones_like(length), length).clamp_min(1e-12)
 
 
-def _largest(found: Tensor) -> Tensor:
-    """The largest absolute value of each embedding whose length is extreme, 1 for the others; without a gradient."""
-    values = found.detach()
-    length = values.norm(dim=1, keepdim=True)
-    largest = values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
-    extreme = ((length < SMALL) | (length > LARGE)) & (values != 0).any(1, keepdim=True)
-    return torch.where(extreme, largest, torch.ones_like(largest))
+def _largest(values: Tensor, length: Tensor) -> Tensor:
+    """(B, 1): the largest absolute value of each row (B, D) whose length (B, 1) is extreme, 1 for the others."""
+    largest = values.abs().amax(1, keepdim=True)
+    extreme = ((length < SMALL) | (length > LARGE)) & (largest > 0)
+    return torch.where(extreme, largest.clamp_min(torch.finfo(values.dtype).tiny), torch.ones_like(largest))
 
 
 class Reduced(nn.Module):

@@ -1,4 +1,4 @@
-"""Training batches, made in other threads while the previous one is trained on."""
+"""Training batches, made in the background where a step would otherwise wait for them."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -35,6 +35,9 @@ def training_batches(
     Images travel to the device as uint8. They are cropped before: images of one batch may differ in shape, and a GPU
     would spend its time on a hundred small resizes.
 
+    Other threads make the batches ahead, except for whole images on a CPU. These take little time, and any further
+    thread slows a step there: OpenMP uses all cores already.
+
     Args:
         split: the training images.
         classes: in a batch.
@@ -64,7 +67,7 @@ def training_batches(
                     images = shifted(split.images[rows], augmentation, generator)
                 yield to_float(images, device), torch.from_numpy(split.labels[rows]).to(device)
 
-    return ahead(made(), AHEAD)
+    return ahead(made(), AHEAD) if augmentation.crop or device.type != "cpu" else made()
 
 
 def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:

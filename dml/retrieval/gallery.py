@@ -145,7 +145,9 @@ def lengths(embeddings: Tensor) -> Tensor:
     """(B,) float64 lengths that :func:`renormalised` divides embeddings by."""
     if embeddings.dtype == torch.float64:
         return embeddings.new_ones(len(embeddings))
-    return torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float64).clamp(min=1e-12)
+    # Some rows at a time: their copies in float64 stay in the cache.
+    parts = [torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) for rows in embeddings.split(256)]
+    return torch.cat(parts).clamp(min=1e-12)
 
 
 def in_float32(embeddings: Tensor, length: Tensor) -> Tensor:

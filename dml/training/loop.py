@@ -144,8 +144,9 @@ class _Training:
         self.short = schedule.precision == "bfloat16" and bfloat16.computed(device)
         method = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
         given = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
-        # One kernel for all weights; on a CPU it would round otherwise than the plain optimiser, and gain nothing.
-        self.optimizer = method(self.modules.parameters(), **given, fused=device.type == "cuda")
+        # One kernel for all weights on a GPU. On a CPU that would round otherwise; `foreach` rounds as the plain loop.
+        given["fused" if device.type == "cuda" else "foreach"] = True
+        self.optimizer = method(self.modules.parameters(), **given)
         rates = torch.optim.lr_scheduler
         self.cycle = {
             "one_cycle": lambda: rates.OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=total),
