@@ -17,12 +17,7 @@ from dml.config.load import load
 from dml.data.base import Dataset, Split
 from dml.pipeline.stages.train import fit_recipe
 
-CLASSES, HELD_OUT, EACH, SIDE = (
-    80,
-    20,
-    40,
-    32,
-)  # as Glyphs has them: classes, held-out classes, images per class, pixels
+CLASSES, HELD_OUT, EACH, SIDE = 80, 20, 40, 32  # of Glyphs: classes, held-out ones, images per class, pixels
 ROUNDS, BASELINE = 3, "standard"
 
 
@@ -48,18 +43,17 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--batches", type=int, help="gradient steps of the epoch; by default those of the recipe")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the median counts")
     chosen = parser.parse_args(words)
-    key = f"recipes.{chosen.dataset}.schedule"
-    recipe = load({f"{key}.epochs": 1} | ({} if chosen.batches is None else {f"{key}.batches": chosen.batches})).recipe(
-        chosen.dataset
-    )
+    changes = {"epochs": 1} | ({} if chosen.batches is None else {"batches": chosen.batches})
+    prefix = f"recipes.{chosen.dataset}.schedule"
+    recipe = load({f"{prefix}.{key}": value for key, value in changes.items()}).recipe(chosen.dataset)
     data = noise()
 
     def training(defense: str) -> Callable[[], object]:
         return lambda: fit_recipe(recipe, data, chosen.loss, defense, 0, None, to_nobody, to_nobody)
 
     seconds = in_turns({name: training(name) for name in (BASELINE, *chosen.defenses)}, chosen.rounds)
-    steps = recipe.schedules[BASELINE].batches
-    print(f"{chosen.dataset}, {chosen.loss}: an epoch of {steps} steps, {torch.get_num_threads()} threads")
+    steps, threads = recipe.schedules[BASELINE].batches, torch.get_num_threads()
+    print(f"{chosen.dataset}, {chosen.loss}: an epoch of {steps} steps, {threads} threads")
     print(f"{'':16}{'precision':>10}{'seconds':>9}{'/ standard':>12}")
     for name, value in seconds.items():
         print(f"{name:16}{recipe.schedules[name].precision:>10}{value:9.2f}{value / seconds[BASELINE]:12.2f}")

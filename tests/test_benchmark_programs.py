@@ -184,10 +184,8 @@ def test_the_report_holds_text_machine_and_picture(
     assert "wrote" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         report.main(["speed"])
-    assert (
-        "'speed' is no benchmark; known: robust_step, training_step, whole_training, throughput, "
-        in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "'speed' is no benchmark; known: robust_step, training_step, whole_training, throughput, " in told
 
 
 def test_the_report_keeps_what_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
