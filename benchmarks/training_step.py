@@ -5,8 +5,8 @@ BatchNorm fixed, as attacks have it. The floor of a standard step is F + B. `rob
 clean and on the perturbed batch, so that its own floor is k (F + B_in) + 2 (F + B); "one batch" is k (F + B_in) +
 (F + B), which a defence that trains on the perturbed batch alone could reach. Both are of passes in float32 as training
 does them. "eager" is one batch again, of the same network left as PyTorch stores it, channel by channel. A training
-takes some steps, and a step's time is its share of the whole, copies of the weights at either end included. All are
-timed in turns in this run and on the CPU, so that only ratios matter.
+takes some steps, and a step's time is its share of the whole, copies of the weights at either end included. As many
+passes are timed at once. All are timed in turns in this run and on the CPU, so that only ratios matter.
 """
 
 import argparse
@@ -57,6 +57,16 @@ def passes(model: nn.Module, network: Callable[[Tensor], Tensor], images: Tensor
     return {"F + B": full, "F + B_in": inward}
 
 
+def repeated(call: Callable[[], object], count: int) -> Callable[[], object]:
+    """Return what makes a call ``count`` times: caches and memory are then as warm as in a training."""
+
+    def calls() -> None:
+        for _ in range(count):
+            call()
+
+    return calls
+
+
 def training(
     model: Embedder, split: Split, defense: Defense, precision: Precision, together: int
 ) -> Callable[[], object]:
@@ -70,7 +80,7 @@ def training(
 
 
 def work(backbone: str, side: int, together: int, batch: int, steps: Sequence[int]) -> dict[str, Callable[[], object]]:
-    """Return what is timed. Trainings take ``together`` steps."""
+    """Return what is timed: ``together`` passes, and trainings of as many steps."""
     generator, classes = torch.Generator().manual_seed(0), batch // EACH
     stored = torch.randint(0, 256, (2 * batch, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
     split = Split(stored, torch.arange(2 * batch).remainder(classes).numpy(), [str(name) for name in range(classes)])
@@ -81,8 +91,9 @@ def work(backbone: str, side: int, together: int, batch: int, steps: Sequence[in
     def eager(given: Tensor) -> Tensor:
         return nn.functional.normalize(plain.head(plain.backbone((given - plain.mean) / plain.std)), dim=1)
 
-    found = {f"eager {name}": call for name, call in passes(plain, eager, images).items()}
-    found |= passes(model, model, images.contiguous(memory_format=torch.channels_last))
+    found = {f"eager {name}": repeated(call, together) for name, call in passes(plain, eager, images).items()}
+    last = passes(model, model, images.contiguous(memory_format=torch.channels_last))
+    found |= {name: repeated(call, together) for name, call in last.items()}
     precisions: tuple[Precision, ...] = ("float32", "bfloat16") if computed(images.device) else ("float32",)
     for precision in precisions:
         found[f"standard, {precision}"] = training(model, split, Standard(), precision, together)
@@ -100,19 +111,20 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the median counts")
     chosen, ratios = parser.parse_args(words), {}
     for backbone, side, together in chosen.models:
-        median = in_turns(work(backbone, side, together, chosen.batch, chosen.steps), chosen.rounds)
+        taken_by = in_turns(work(backbone, side, together, chosen.batch, chosen.steps), chosen.rounds)
+        median = {name: seconds / together for name, seconds in taken_by.items()}
         print(f"{backbone}, {chosen.batch} images of {side} px, {together} steps, {torch.get_num_threads()} threads")
         print(f"{'':26}{'ms':>9}{'/ floor':>9}{'/ one batch':>13}{'/ eager':>9}", flush=True)
         for name, value in median.items():
             if "F + B" in name:
                 print(f"{name:26}{value * 1e3:9.1f}")
                 continue
-            taken, k = value / together, int(name.partition("k=")[2].partition(",")[0] or 0)
+            k = int(name.partition("k=")[2].partition(",")[0] or 0)
             floor = k * median["F + B_in"] + (1 + (k > 0)) * median["F + B"]
             one = k * median["F + B_in"] + median["F + B"]
             eager = k * median["eager F + B_in"] + median["eager F + B"]
-            told = [taken / reference for reference in (floor, one, eager)]
-            print(f"{name:26}{taken * 1e3:9.1f}{told[0]:9.2f}{told[1]:13.2f}{told[2]:9.2f}", flush=True)
+            told = [value / reference for reference in (floor, one, eager)]
+            print(f"{name:26}{value * 1e3:9.1f}{told[0]:9.2f}{told[1]:13.2f}{told[2]:9.2f}", flush=True)
             case = f"{backbone}, {side} px, {name}"
             ratios |= {f"{case} / floor": told[0], f"{case} / eager": told[2]}
     return ratios
