@@ -1,8 +1,8 @@
 """What a whole training by the default recipe takes with each defence, relative to standard training.
 
 Whole: batches, gradient steps, averaged weights, and the attack on held-out classes after each epoch, which is the same
-for all. Each defence trains as `params.yaml` says, for as many epochs of as many steps. The images are noise, which
-changes no time. All are trained in turns in this run, so that only ratios matter.
+for all. Each defence trains for one epoch as `params.yaml` says, on noise in the shape of Glyphs. All are trained in
+turns in this run, so that only ratios matter.
 """
 
 import argparse

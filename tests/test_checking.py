@@ -13,7 +13,6 @@ from dml.pipeline import checking, study
 
 CPU = torch.device("cpu")
 FLOAT32 = "is bfloat16, in which this processor does not compute; it takes float32, which rounds otherwise"
-ROBUST = "recipes.glyphs.defenses.robust.schedule.precision, as of 9 other defences,"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or platform.system() != "Linux", reason="other flags")
@@ -29,7 +28,6 @@ def test_settings_that_take_float32_are_named(monkeypatch: pytest.MonkeyPatch) -
     params = load()
     monkeypatch.setattr(checking, "computed", lambda device: False)
     assert checking.in_float32(params, ["glyphs", "flowers"], ["quick", "wide"]) == [
-        f"{ROBUST} {FLOAT32}",
         f"recipes.flowers.schedule.precision {FLOAT32}",
         f"suites.wide.precision {FLOAT32}",
     ]
@@ -42,23 +40,14 @@ def test_check_and_study_tell_what_takes_float32(
 ) -> None:
     monkeypatch.setattr(checking, "computed", lambda device: False)
     assert main(["check"]) == 0
-    assert capsys.readouterr().err == f"{ROBUST} {FLOAT32}\n"
+    assert capsys.readouterr().err == "", "the default pipeline is in float32"
     monkeypatch.setattr(study, "run", lambda *given: 0)
     assert main(["study", "grid"]) == 0
     assert capsys.readouterr().err == f"recipes.glyphs_long.schedule.precision {FLOAT32}\n"
-    plain = load({"recipes.glyphs.defenses": {"standard": {}, "robust": {}, "single_step": {}}})
-    monkeypatch.setattr(checking, "load", lambda: plain)
-    assert main(["check"]) == 0
-    assert capsys.readouterr().err == "", "all take float32"
-    whole = load({"recipes.glyphs.schedule.precision": "bfloat16"})
-    monkeypatch.setattr(checking, "load", lambda: whole)
+    short = load({"run.datasets": ["glyphs"], "recipes.glyphs.schedule.precision": "bfloat16"})
+    monkeypatch.setattr(checking, "load", lambda: short)
     assert main(["check"]) == 0
     assert capsys.readouterr().err == f"recipes.glyphs.schedule.precision {FLOAT32}\n"
-    one = {"standard": {}, "robust": {}, "single_step": {"schedule": {"precision": "bfloat16"}}}
-    alone = load({"recipes.glyphs.defenses": one})
-    monkeypatch.setattr(checking, "load", lambda: alone)
-    assert main(["check"]) == 0
-    assert capsys.readouterr().err == f"recipes.glyphs.defenses.single_step.schedule.precision {FLOAT32}\n"
 
 
 def test_images_that_are_missing_are_one_sentence(

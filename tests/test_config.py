@@ -183,9 +183,8 @@ def test_a_wrong_setting_is_one_sentence(key: str, value: Any, words: str) -> No
 
 def test_a_defence_may_set_parts_of_its_schedule() -> None:
     own = {"epochs": 2, "freeze_batchnorm": True}
-    recipe = load({"recipes.glyphs.defenses.single_step.schedule": own}).recipe("glyphs")
-    plain = load().recipe("glyphs")
-    assert recipe.schedules["single_step"] == replace(plain.schedules["single_step"], **own)
+    recipe, plain = load({"recipes.glyphs.defenses.robust.schedule": own}).recipe("glyphs"), load().recipe("glyphs")
+    assert recipe.schedules["robust"] == replace(plain.schedules["robust"], **own)
     assert recipe.schedules["standard"] == plain.schedules["standard"]
     assert recipe.defenses == plain.defenses
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params
-from dml.config.schema import ParamsError, Recipe
+from dml.config.schema import ParamsError
 from dml.models.bfloat16 import computed
 from dml.models.embedder import best_device
 
@@ -18,18 +18,13 @@ def in_float32(params: Params, datasets: Iterable[str], suites: Iterable[str]) -
     """Return a sentence for each dataset and suite whose layers take another precision on this machine."""
     if computed(best_device()):
         return []
-    trained = [setting for name in datasets if (setting := _short(params.recipe(name), name))]
+    trained = [
+        f"recipes.{name}.schedule.precision"
+        for name in datasets
+        if any(schedule.precision == "bfloat16" for schedule in params.recipe(name).schedules.values())
+    ]
     attacking = [f"suites.{name}.precision" for name in suites if params.suite(name).get("precision") == "bfloat16"]
     return [f"{setting} {FLOAT32}" for setting in trained + attacking]
-
-
-def _short(recipe: Recipe, name: str) -> str | None:
-    """Return the setting that makes trainings of a recipe compute in bfloat16; None if all take float32."""
-    short = [defense for defense, schedule in recipe.schedules.items() if schedule.precision == "bfloat16"]
-    if len(short) in (0, len(recipe.schedules)):
-        return f"recipes.{name}.schedule.precision" if short else None
-    others = f", as of {len(short) - 1} other defences," if len(short) > 1 else ""
-    return f"recipes.{name}.defenses.{short[0]}.schedule.precision{others}"
 
 
 def main(arguments: list[str]) -> int:
