@@ -201,14 +201,14 @@ def test_numbers_of_numpy_and_radii_as_text(images: np.ndarray, labels: np.ndarr
         evaluate(Tower().eval().encode, overshot, labels)
 
 
-def test_numbers_in_the_plot_stay_inside_and_equals_share_a_rank() -> None:
+def test_equals_share_a_rank_and_of_crowded_marks_in_the_plot_one_has_its_number() -> None:
     entries = [made(f"model {place}", kept=0, right=8) for place in range(8)] + [made("best", kept=6)]
     entries.sort(key=lambda entry: -entry.worst_case.r1.value)
     ranks = page._ranks(entries)
     assert sorted(ranks.values()) == [1, *[2] * 8]
-    heights = plot._heights(entries)
-    assert max(heights) <= plot._y(0)
-    assert min(np.diff(sorted(heights))) >= plot.APART - 1e-6
+    drawn = plot.plot(entries, ranks)
+    assert drawn.count('class="mark"') == 9 + 2, "each entry, and the key"
+    assert re.findall(r'class="number"[^>]*>(\d+)<', drawn) == ["1", "2"]
 
 
 @pytest.mark.parametrize("first", [True, False])

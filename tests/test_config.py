@@ -91,6 +91,14 @@ def test_a_change_leaves_what_shares_an_alias_with_it() -> None:
     assert {name: changed.recipe("glyphs").defenses[name] for name in others} == others
 
 
+def test_a_radius_stands_once_and_a_message_is_one_line() -> None:
+    with pytest.raises(ParamsError, match=r"suites\.quick\.eps lists 8/255 more than once"):
+        load({"suites.quick.eps": ["8/255", 8 / 255]})
+    with pytest.raises(ParamsError, match="known: ") as caught:
+        load({"run.defenses": ["one\n", "single_step"]})
+    assert "\n" not in str(caught.value)
+
+
 def test_changes_replace_values() -> None:
     changed = load({"recipes.glyphs.schedule.epochs": 2, "recipes.glyphs.defenses.robust.eps": "4/255"})
     assert changed.recipe("glyphs").schedules["robust"].epochs == 2

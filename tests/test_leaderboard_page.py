@@ -119,6 +119,10 @@ LOOK = """<script>
   found.status = document.querySelector("[role=status]").textContent;
   choose("dataset", ""); choose("eps", "");
   found.all = seen(); found.allPoints = points();
+  const boxes = [...document.querySelectorAll(".number")].map(item => item.getBoundingClientRect());
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  found.numbers = boxes.length;
+  found.overlaps = boxes.some((box, place) => boxes.slice(place + 1).some(other => meet(box, other)));
   button("natural R@1").click(); found.natural = seen();
   found.down = state("natural R@1"); found.other = state("R@1 left");
   button("natural R@1").click(); found.up = state("natural R@1");
@@ -147,6 +151,18 @@ def test_a_browser_sorts_and_filters(ordered: list[Entry], tmp_path: Path, width
     assert (found["byName"], found["name"]) == (["alpha", "alpha", "beta", "delta", "gamma"], "ascending")
     assert (found["focus"], found["tab"]) == (True, 0)
     assert (found["small"], found["none"], found["birds"]) == (["alpha"], [], ["delta"])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_numbers_of_crowded_marks_do_not_overlap(tmp_path: Path, width: int) -> None:
+    some = [made(f"model {place}", kept=9 - place // 2, right=9) for place in range(12)]
+    entry.join(some, tmp_path)
+    (tmp_path / "page.html").write_text(page.html(entry.read_all(tmp_path)).replace("</body>", LOOK), encoding="utf-8")
+    found = browsed(tmp_path / "page.html", width)
+    assert found["points"] == 12
+    assert 1 < found["numbers"] < 12
+    assert not found["overlaps"]
 
 
 def browsed(file: Path, width: int) -> dict[str, Any]:

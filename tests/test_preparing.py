@@ -2,15 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dml.__main__ import main
 from dml.common.files import ROOT
+from dml.config.build.source import source
+from dml.config.load import load
+from dml.data.prepare import prepare as write
 from dml.pipeline import preparing
+from dml.pipeline.preparing import changed
 
 FEW = {"recipes.glyphs.data.options": {"images_per_class": 20, "size": 32, "seed": 0}}
 PROGRAM = "import sys, json; from dml.pipeline.preparing import prepare_missing as p; p(*json.loads(sys.argv[1]))"
@@ -44,3 +51,19 @@ def test_the_command_prepares_and_names_what_is_wrong(
     assert "artifacts/data/glyphs is there" in capsys.readouterr().out
     assert main(["prepare", "glyfs"]) == 1
     assert "did you mean 'glyphs'?" in capsys.readouterr().err
+
+
+def test_images_that_changed_are_prepared_again(
+    picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, prepared = picture_folder(classes=12, images=4), tmp_path / "prepared"
+    data = replace(load().recipe("flowers").data, path=str(raw), size=16)
+    write(source(data), prepared, name="pictures", size=16, train_fraction=0.5, validation_fraction=0.34)
+    assert not changed(data, prepared)
+    os.utime(raw)  # newer, but the same
+    assert not changed(data, prepared)
+    next(raw.rglob("*.png")).unlink()
+    os.utime(prepared / "about.json", (0, 0))  # clocks of file systems are coarse
+    assert changed(data, prepared)
+    shutil.rmtree(raw)
+    assert not changed(data, prepared), "prepared images outlive the raw ones"

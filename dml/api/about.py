@@ -1,6 +1,7 @@
 """What was evaluated: the facts that a report shows, and a key of all that decides its numbers."""
 
 import hashlib
+import inspect
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,16 @@ from dml.data.base import Split
 from dml.data.sampling import evenly
 from dml.evaluation.suites.base import Suite
 
-CODE = ("api", "attacks", "common", "data", "evaluation", "models", "retrieval")  # they decide what an attack finds
+CODE = (
+    "api",
+    "attacks",
+    "common",
+    "data",
+    "evaluation",
+    "losses",
+    "models",
+    "retrieval",
+)  # they decide what an attack finds
 OWN = "own settings"  # name of a suite that is none of params.yaml
 AT_ONCE = 100  # images digested at a time
 NEAR = 4 / 255  # how far from the images a model's behaviour is looked at
@@ -74,8 +84,19 @@ def about(
     }
     asked = search.query_split
     decides = [found, rows.tolist(), asked.labels.tolist(), None if asked.groups is None else asked.groups.tolist()]
-    decides += [code_sha256(), behaviour(search, has_gradient)]
+    decides += [code_sha256(), sources(suite), behaviour(search, has_gradient)]
     return found | {"key": hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]}
+
+
+def sources(suite: Suite) -> list[str]:
+    """Return the code of a suite's attacks, one's own among them, where Python can find it."""
+    found = []
+    for item in getattr(suite, "named", {}).values():
+        try:
+            found.append(inspect.getsource(inspect.getmodule(type(item))))
+        except (OSError, TypeError):  # typed into a notebook or a console
+            found.append(type(item).__qualname__)
+    return found
 
 
 def images_sha256(asked: Split, rows: np.ndarray) -> str:

@@ -74,9 +74,13 @@ def checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
 
 
 def black_box(suite: AttackSuite, norm: str) -> AttackSuite:
-    """Return the attacks that need no gradient, on as many queries and at the same radii as a suite."""
-    tries = max(suite.gate_tries, *(settings.get("tries", 0) for settings in suite.attacks.values()))
-    attacks = BLACK_BOX | {"square": {"tries": tries}}
+    """Return the attacks of a suite that need no gradient; :data:`BLACK_BOX` stand in for the others, if there are."""
+    own = {name: item for name, item in suite.attacks.items() if item.get("attack", name) in BLACK_BOX}
+    if len(own) == len(suite.attacks):
+        return replace(suite, claims=False)
+    kinds = {item.get("attack", name) for name, item in own.items()}
+    others = BLACK_BOX | {"square": {"tries": suite.gate_tries}}
+    attacks = {name: item for name, item in others.items() if name not in kinds} | own
     return replace(suite, attacks=for_norm(attacks, norm), alone=False, claims=False)
 
 

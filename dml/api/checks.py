@@ -86,13 +86,13 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     many = to_float(split.images[evenly(MANY, len(split))], embedding.place.device)
     some = evenly(LOOKED_AT, len(many))
     images = many[some]
-    first = _called(embedding, images)
-    _check_shape(first, len(images))
+    first = called(embedding, images)
+    check_shape(first, len(images))
     check_finite(first, "embeddings")
     half = len(images) // 2  # another batch as well as another call: batch statistics show, too
-    parts = torch.cat([_called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
+    parts = torch.cat([called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
     _check_same(first, parts, embedding, "between two calls")
-    _check_shape(_called(embedding, images[:1]), 1)  # the last images may come alone
+    check_shape(called(embedding, images[:1]), 1)  # the last images may come alone
     if embedding.half is not None:
         notes.append(
             f"the model computes in {embedding.half}; its gradients are coarse, so evaluate it in full precision"
@@ -101,8 +101,8 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
         notes.append("the model embeds all of the first images alike; does it expect images in [0, 1]?")
     with bounded(embedding, len(images)):
         has_gradient = _has_gradient(embedding, images, notes)
-    whole = _called(embedding, many)
-    _check_shape(whole, len(many))
+    whole = called(embedding, many)
+    check_shape(whole, len(many))
     _check_same(first, whole[some], embedding, "with the size of the batch")
     return has_gradient
 
@@ -116,13 +116,15 @@ def _check_same(first: Tensor, again: Tensor, embedding: Embedding, when: str) -
         )
 
 
-def _check_shape(embeddings: Tensor, count: int) -> None:
+def check_shape(embeddings: Tensor, count: int) -> None:
+    """Raise ValueError unless there is one embedding (D,) for each of some images."""
     if embeddings.ndim != 2 or len(embeddings) != count or not embeddings.shape[1]:
         raise ValueError(f"embed gives shape {tuple(embeddings.shape)} for {count} images; it must be (B, D)")
 
 
 @torch.no_grad()
-def _called(embedding: Embedding, images: Tensor) -> Tensor:
+def called(embedding: Embedding, images: Tensor) -> Tensor:
+    """Return embeddings of images (B, 3, H, W); raise ValueError with what the model says where it fails."""
     try:
         return embedding(images)
     except Exception as error:  # whatever the model does
@@ -144,7 +146,7 @@ def check_finite(embeddings: Tensor, what: str) -> None:
 
 
 def _has_gradient(embedding: Embedding, images: Tensor, notes: list[str]) -> bool:
-    black_box = "is attacked by its outputs alone (noise, NES, Square), which is weaker than an attack with gradients"
+    black_box = "is attacked by its outputs alone, which is weaker than an attack with gradients"
     images = images.clone().requires_grad_(True)
     try:
         with torch.enable_grad():

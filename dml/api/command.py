@@ -26,23 +26,28 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:  # whatever the model does once the checks are over; memory that runs out, too
         last = traceback.extract_tb(error.__traceback__)[-1]
         told = (str(error).splitlines() or [type(error).__name__])[0]
-        again = "; the same command continues" if (chosen.output / UNFINISHED).exists() else ""
-        print(f"error: {told} ({last.filename}, line {last.lineno}){again}", file=sys.stderr)
+        print(f"error: {told} ({last.filename}, line {last.lineno}){_again(chosen)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; the same command continues", file=sys.stderr)
+        print(f"\nstopped{_again(chosen) or ' before any query was finished'}", file=sys.stderr)
         return 130
+
+
+def _again(chosen: argparse.Namespace) -> str:
+    """What a stopped evaluation has kept, at the end of a sentence."""
+    return "; the same command continues" if (chosen.output / UNFINISHED).exists() else ""
 
 
 def _run(chosen: argparse.Namespace) -> int:
     from dml.api.attack import RANKS  # torch takes seconds to import, which --help need not wait for
     from dml.api.evaluate import evaluate
-    from dml.api.loading import check_folder, cropped
+    from dml.api.loading import check_folder, check_output, cropped
     from dml.api.suites import chosen as checked
     from dml.api.wrap import load
 
     # Before the model, which may have to be downloaded.
     checked(chosen.suite, chosen.eps, chosen.queries, chosen.norm)
+    check_output(chosen.output)
     for folder in filter(None, (chosen.folder, chosen.gallery, chosen.training)):
         check_folder(folder)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.api.checks import check_finite, check_module
+from dml.api.checks import check_embedding, check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
 from dml.api.images import splits
@@ -41,6 +41,8 @@ def embed(
     if queries is not None:
         raise ValueError("these images are queries and a gallery; embed the two apart, from a folder or tensors each")
     with full_precision(), lent(model, device) as place:
-        found = search_over(Embedding(model, place), split, None, "cosine").gallery.embeddings
+        embedding = Embedding(model, place)
+        check_embedding(embedding, split, [])
+        found = search_over(embedding, split, None, "cosine").gallery.embeddings
     check_finite(found, "embeddings")
     return found.float().cpu(), np.array(split.class_names)[split.labels]

@@ -62,7 +62,8 @@ class Embedding(nn.Module):
 
     def _embed(self, images: Tensor) -> Tensor:
         self.forwards += len(images)
-        found = self.given(images.to(self.dtype).contiguous())
+        given = images.to(self.dtype).contiguous()
+        found = self.given(given.clone() if given is images else given)  # a model may normalise in place
         if isinstance(found, tuple | list | dict):
             raise ValueError(
                 f"embed gives a {type(found).__name__}; it must give one tensor of embeddings (B, D): "

@@ -32,6 +32,7 @@ from dml.data.base import Split
 from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
 from dml.evaluation.suites.base import Suite
+from dml.reporting.spelling import count
 
 
 def evaluate(
@@ -113,14 +114,14 @@ def evaluate(
     with alone(), full_precision(), lent(embed, device) as place:
         embedding = Embedding(embed, place)
         has_gradient = check_embedding(embedding, split, notes)
-        chosen = suites.possible(chosen, suite, similarity, norm, has_gradient)
+        chosen = suites.possible(chosen, suite, similarity, norm, has_gradient, notes)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         search = _searched(embedding, split, asked, similarity, rows, report)
         for found in filter(None, (suites.left_out(chosen, search), copies(search, rows))):
             notes.append(found)
             warnings.warn(found, UserWarning, stacklevel=2)
-        report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}")
+        report(f"{len(rows)} of {len(search):,} queries, gallery of {len(split):,}, on {place}{_then(beside)}")
         about = told(search, chosen, rows, ranks, seed, similarity, norm, suite, has_gradient)
         about |= {"weights_sha256": weights_sha256(embed), "transformed": transform is not None}
         about["natural"] = natural_scores(search, usable, ranks)
@@ -157,6 +158,11 @@ def _searched(
     check_finite(search.gallery.embeddings, "gallery embeddings")
     check_finite(queries[torch.from_numpy(rows)], "embeddings of queries")
     return search
+
+
+def _then(beside: Mapping[str, nn.Module]) -> str:
+    """What follows the model: the time left is told for one at a time."""
+    return f"; then {count(len(beside), 'control')}" if beside else ""
 
 
 def _with_files(outcomes: pd.DataFrame, asked: Split) -> pd.DataFrame:

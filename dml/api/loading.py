@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
@@ -77,6 +78,8 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
         if labels is None:
             raise ValueError("labels is missing; give one label per image")
         found = Loaded(stored(images), flat(labels, "labels"))
+        if images.dtype in (np.uint8, torch.uint8) and len(found.pixels) and found.pixels.max() == 1:
+            raise ValueError("images hold 8-bit numbers of 0 and 1, all but black; give uint8 from 0 to 255, or floats")
     elif hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         found = _dataset(images, labels, prepare)
     else:
@@ -101,10 +104,15 @@ def check_folder(folder: str | Path) -> None:
 
 
 def check_output(folder: str | Path) -> Path:
-    """Return a folder to write to, which need not be there yet; raise ValueError if it is a file."""
-    if Path(folder).is_file():
-        raise ValueError(f"folder is {folder}, a file; give a folder, which need not be there yet")
-    return Path(folder)
+    """Return a folder to write to, which need not be there yet; raise ValueError if it cannot be written to."""
+    place = Path(folder)
+    above = next(path for path in (place, *place.absolute().parents) if path.exists())
+    if not above.is_dir():
+        what = "a file" if place.exists() else f"below the file {above}"
+        raise ValueError(f"folder is {folder}, {what}; give a folder, which need not be there yet")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"folder is {folder}, but {above} may not be written to; give another folder")
+    return place
 
 
 def cropped(resize: int, size: Side | None) -> Prepare:
@@ -189,7 +197,7 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
     if labels is None:
         labels = _targets(images)
     if labels is None:
-        if not isinstance(images[0], tuple | list):
+        if not isinstance(images[0], tuple | list) or len(images[0]) < 2:
             raise ValueError("the dataset gives images without labels; give labels, one per image")
         labels = [images[row][1] for row in range(len(images))]  # decodes every image once more
     return Loaded(pixels, flat(labels, "labels"))
@@ -198,7 +206,7 @@ def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:
 def _targets(images: Any) -> Any:
     """Labels that a dataset holds beside its images, if its items have the same; None otherwise."""
     held = getattr(images, "targets", None)
-    if held is None or len(held) != len(images):
+    if held is None or len(held) != len(images) or np.ndim(held[0]):  # one-hot, or boxes
         return None
     rows = evenly(LOOKED_AT, len(images)).tolist()
     items = [images[row] for row in rows]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dml.api.attack import BALLS, BLACK_BOX, LINF_ONLY, Norm, l2_radius
-from dml.api.checks import check_finite, check_module
+from dml.api.checks import called, check_finite, check_module, check_shape
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
 from dml.api.similarity import Unit
@@ -87,7 +87,9 @@ def perturb(
     device = device_of(embed) if isinstance(embed, nn.Module) else images.device
     given = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
     with full_precision(), torch.autocast(device.type, enabled=False), lent(embed, device), torch.enable_grad():
-        model = Unit(Embedding(embed, device))
+        embedding = Embedding(embed, device)
+        check_shape(called(embedding, some := given[:2]), len(some))
+        model = Unit(embedding)
         if attack not in BLACK_BOX and not model(given[:1].requires_grad_(True)).requires_grad:
             raise ValueError(f"embed gives no gradients; take an attack that needs none: {', '.join(BLACK_BOX)}")
         search, queries = _search(model, given.detach(), labels.to(device, torch.int64), gallery)

@@ -55,7 +55,8 @@ def page(result: Result) -> str:
         *(_said(sentence) for sentence in result.sentences()),
         _summary(result),
         _ranks(result),
-        f'<h2>R@1 by radius</h2><img class="curve" alt="R@1 by radius" src="{_uri(curve(result))}">',
+        f'<h2>R@1 by radius</h2><img class="curve" alt="R@1 by radius" src="{_uri(curve(result))}">'
+        '<p class="small">Marks are measured, with the 95% interval of your model; lines only join them.</p>',
         _searches(result),
         _gates(result),
         _settings(result),

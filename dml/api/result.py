@@ -18,13 +18,16 @@ from dml.api.similarity import SimilaritySearch
 from dml.api.summary import MODEL, summarise
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
-from dml.evaluation.statistics import wilson
+from dml.evaluation.statistics import paired_test, wilson
 from dml.reporting.spelling import control_kind
-from dml.retrieval.metrics import ranking
+from dml.retrieval.metrics import NEAR_TIE, ranking
 
 TWICE = "broken by twice the steps"  # a gate
 SHOWN = 8  # fooled searches in the report
 WIDTH = 100  # columns of the printed table
+TIE = 2 * NEAR_TIE * torch.finfo(torch.float32).eps  # margin of a query whose right item does not lead
+MANY_TIES = 0.05  # share of the queries
+CHANCE = 0.05  # p from which a difference to a control may be chance
 
 
 class Images(NamedTuple):
@@ -168,6 +171,8 @@ class Result:
 
     def _natural(self) -> list[Sentence]:
         """A model that hardly retrieves is probably fed wrongly; attacks on it tell little."""
+        if ties := self._ties():
+            return [Sentence(ties, True)]
         found = self.summary.groupby("model", sort=False).first()
         own, controls = found.loc[MODEL], found.drop(MODEL)
         why = ": check labels, order of channels, and normalisation"
@@ -180,6 +185,13 @@ class Result:
             return [Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, not beyond chance{why}.", True)]
         return []
 
+    def _ties(self) -> str:
+        """Rounded or binary embeddings tie, which others score by the order of the gallery."""
+        before = self.outcomes[(self.outcomes["model"] == MODEL) & (self.outcomes["attack"] == "none")]
+        ties, count = int(before.get("margin", pd.Series(dtype=float)).between(0, TIE).sum()), len(before)
+        told = f"The nearest right item of {ties} of {count} queries ties with a wrong one, which counts as a miss."
+        return told if MANY_TIES * count < ties < count else ""  # all of them: the embeddings are equal
+
     def _against_controls(self) -> list[Sentence]:
         found = []
         for eps, rows in self.summary.groupby("eps"):
@@ -191,8 +203,16 @@ class Result:
                 word = "more" if ahead else "no more"
                 kept = f"At {self.radius(eps)} your model keeps R@1 {left[MODEL]:.3f}"
                 other = f"{control_kind(str(best))} {best}"
-                found.append(Sentence(f"{kept}, {word} than the {controls[best]:.3f} of {other}.", not ahead))
+                doubt = ", not beyond chance" if ahead and self._chance(eps, str(best)) >= CHANCE else ""
+                told = f"{kept}, {word} than the {controls[best]:.3f} of {other}{doubt}."
+                found.append(Sentence(told, not ahead or bool(doubt)))
         return found
+
+    def _chance(self, eps: float, control: str) -> float:
+        """p of McNemar's exact test between the model and a control on the same queries."""
+        rows = self.outcomes[(self.outcomes["attack"] == "worst") & np.isclose(self.outcomes["eps"], eps)]
+        kept = rows.pivot_table(index="query", columns="model", values="r1").astype(bool)
+        return paired_test(kept[MODEL].tolist(), kept[control].tolist())[2]
 
     def _gates(self) -> Sentence:
         if self.gates.empty:

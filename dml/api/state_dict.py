@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from dml.models.weights import WeightsError, load_backbone
 
-INSIDE = ("state_dict", "model_state_dict", "model")  # keys of checkpoints, as timm, Lightning and tutorials write them
+# Keys of checkpoints, as timm, Lightning and tutorials write them
+INSIDE = ("state_dict", "model_state_dict", "model", "net")
 # DataParallel, torch.compile, and attributes that a training keeps its network under
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "resnet.", "trunk.")
 CLASSIFIERS = {(count,) for count in (1000, 11221, 11821, 21841, 21842, 21843)}  # of ImageNet and its parts
@@ -40,21 +42,48 @@ def read(network: nn.Module, file: Path, name: str, dimension: int | None = None
     try:
         load_backbone(network, file, name, without=NO_LAYER)
         inner = _held(file)
-    except WeightsError:
+    except WeightsError as error:
         inner = unwrapped(file)
         if inner is None:
-            raise
+            raise WeightsError(_reason(network, file, name) or str(error)) from error
         with TemporaryDirectory() as folder:
             alone = Path(folder) / file.with_suffix(".safetensors").name
             save_file({key: value.detach().clone().contiguous() for key, value in inner.items()}, alone)
             try:
                 load_backbone(network, alone, name, without=NO_LAYER)
             except WeightsError as error:
-                raise WeightsError(str(error).replace(str(alone), str(file))) from error
+                other = _other_shape(network, inner)
+                told = f"{file} holds no weights of {name}: {other}" if other else str(error)
+                raise WeightsError(told.replace(str(alone), str(file))) from error
     told = _without_place(network, file, name, dimension, inner)
     if told is not None:
         warnings.warn(told, UserWarning, stacklevel=2)
     return told
+
+
+def _reason(network: nn.Module, file: Path, name: str) -> str | None:
+    """Why a file that holds no bare state dict cannot be read, where torch's message begins with something else."""
+    try:
+        held = _held(file)
+    except UnpicklingError:
+        return (
+            f"{file} holds more than tensors, such as a whole module, which is code and is not run: save "
+            "module.state_dict() in its place"
+        )
+    except Exception:  # the caller's error says it
+        return None
+    if not isinstance(held, Mapping):
+        return f"{file} holds no weights of {name}: it holds a {type(held).__name__}; save module.state_dict()"
+    other = _other_shape(network, held)
+    return f"{file} holds no weights of {name}: {other}" if other else None
+
+
+def _other_shape(network: nn.Module, held: Mapping[str, Any]) -> str | None:
+    """Name the first of the weights that have another shape than those of a network."""
+    for key, value in network.state_dict().items():
+        if isinstance(held.get(key), Tensor) and held[key].shape != value.shape:
+            return f"{key} is {list(held[key].shape)} there, and {list(value.shape)} in the network"
+    return None
 
 
 def _without_place(
@@ -63,16 +92,20 @@ def _without_place(
     """Name the first of the weights that a network has no place for; None if there are none."""
     has = network.state_dict()
     weights = [key for key, value in held.items() if isinstance(value, Tensor) and value.is_floating_point()]
-    first = next((key for key in weights if key not in has and held[key].shape[:1] not in CLASSIFIERS), None)
-    if first is None:
+    left = [key for key in weights if key not in has and held[key].shape[:1] not in CLASSIFIERS]
+    if not left:
         return None
+    first = max(left, key=lambda key: held[key].ndim)  # a weight rather than its bias
     shape = list(held[first].shape)
+    if first.split(".")[0] in {key.split(".")[0] for key in has}:
+        raise WeightsError(f"{file} has {first} {shape}, which {name} has no place for: they are of another network")
     if dimension is not None:
         return (
             f"{file} has {first} {shape}, which {name} has no place for: it is left out; if it makes the embeddings, "
             "write file.py:function"
         )
-    layer = f"if it is a linear layer that makes the embeddings, give dimension {shape[0]}, else " if shape else ""
+    is_linear = len(shape) == 2
+    layer = f"if it is a linear layer that makes the embeddings, give dimension {shape[0]}, else " if is_linear else ""
     return (
         f"{file} has {first} {shape}, which {name} without its classifier has no place for: the features before it are "
         f"attacked; {layer or 'if it makes the embeddings, '}write file.py:function"

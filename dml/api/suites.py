@@ -21,7 +21,13 @@ KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at an
 
 @dataclass(frozen=True)
 class InL2(AttackSuite):
-    """A list of attacks in l2 balls."""
+    """A list of attacks in l2 balls.
+
+    Attributes:
+        dropped: names of the attacks that are for l-inf alone.
+    """
+
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:  # of a suite that was checked before, but for its radii
         check_common(self.queries, self.eps, attack.l2_radius)
@@ -64,7 +70,9 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
         raise ValueError(
             f"norm is {norm}; take another attack than {' and '.join(attack.LINF_ONLY)}, which is for linf"
         )
-    return InL2(**settings | {"attacks": attacks, "eps": radii, "queries": queries, "claims": False})
+    dropped = tuple(name for name in built.attacks if name not in attacks)
+    settings |= {"attacks": attacks, "eps": radii, "queries": queries, "claims": False, "dropped": dropped}
+    return InL2(**settings)
 
 
 @functools.lru_cache(maxsize=1)
@@ -87,22 +95,30 @@ def _radii(eps: Any) -> tuple[float, ...]:
 
 
 def left_out(suite: Suite, search: Search) -> str:
-    """Return a note on the attacks of a suite that cannot run on this gallery; empty if there are none."""
+    """Return a note on the attacks of a suite that cannot run on this gallery, or in l2; empty if there are none."""
     if not suite.named:
         return ""
     ran = {group.name for group in suite.runs(search)}
-    names = ", ".join(name for name in suite.named if name not in ran)
-    return f"left out, since the gallery holds two classes: {names}" if names else ""
+    names = [name for name in suite.named if name not in ran]
+    dropped = suite.dropped if isinstance(suite, InL2) else ()
+    parts = {"the gallery holds two classes": names, "they are for the l-inf ball alone": dropped}
+    return "; ".join(f"left out, since {why}: {', '.join(some)}" for why, some in parts.items() if some)
 
 
-def possible(suite: Suite, name: str | Mapping[str, Any], similarity: str, norm: str, has_gradient: bool) -> Suite:
-    """Return the suite, or its attacks without gradients for a model that gives none.
+def possible(
+    suite: Suite, name: str | Mapping[str, Any], similarity: str, norm: str, has_gradient: bool, notes: list[str]
+) -> Suite:
+    """Return the suite, or for a model that gives no gradients one that needs none, which a note then names.
 
     Raises:
         ValueError: it is not a list of attacks, and the similarity is not cosine or the model gives no gradients.
     """
+    if suite.named and not has_gradient:
+        found = attack.black_box(suite, norm)
+        notes.append(f"attacks that need no gradient ran: {', '.join(found.attacks)}")
+        return found
     if suite.named:
-        return suite if has_gradient else attack.black_box(suite, norm)
+        return suite
     if similarity != "cosine":
         raise ValueError(f"the suite {name} perturbs gallery items, for which similarity must be cosine")
     if not has_gradient:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -84,7 +85,7 @@ class Wrapped(nn.Module):
     ) -> None:
         super().__init__()
         self.module, self.channels, self.output = module, channels, output
-        self.size = (size, size) if isinstance(size, int) else None if size is None else tuple(size)
+        self.size = None if size is None else tuple(np.broadcast_to(size, 2).tolist())
         self.training = getattr(module, "training", False)  # and not .train(): layers may have another mode
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dml.attacks.balls import radius_text
 from dml.common.arguments import check_keys, mapping, record
 from dml.common.checks import known
 from dml.common.files import ROOT
@@ -53,7 +54,8 @@ def load(changes: Mapping[str, Any] | None = None, file: Path = PARAMS) -> Param
     except RecursionError as error:
         raise ParamsError(f"{file.name} has an alias (*name) inside what it stands for; write the value out") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise ParamsError(f"{file.name}: {error}") from error
+        told = str(error).replace("\n", "\\n")  # a name may hold the end of a line
+        raise ParamsError(f"{file.name}: {told}") from error
 
 
 def preset(name: str, dataset: str) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _params(raw: Any) -> Params:
         presets=_by_name(raw["presets"], "presets"),
     )
     for name, settings in params.suites.items():
-        evaluation.suite(settings, f"suites.{name}")
+        _check_radii(evaluation.suite(settings, f"suites.{name}").eps, f"suites.{name}.eps")
     _check_run(params)
     _check_study(params)
     return params
@@ -124,6 +126,13 @@ def _named(raw: Any, where: str) -> dict[str, Any]:
         if not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
             raise ValueError(f"{where} has the name {name!r}; it must consist of letters, digits, '_', '-' and '.'")
     return raw
+
+
+def _check_radii(radii: Sequence[float], where: str) -> None:
+    """A radius that stands twice would count every query twice."""
+    twice = next((eps for eps in radii if radii.count(eps) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{where} lists {radius_text(twice)} more than once; give each radius once")
 
 
 def _check_recipe(dataset: str, recipe: Recipe) -> None:

@@ -26,13 +26,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("defense", help="or a control")
     parser.add_argument("suite")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workspace", default=".", help="below the project root, where results go; the pipeline's: .")
+    parser.add_argument("--workspace", help="below the project root, where results go; . or, with --changes, scratch")
     parser.add_argument("--changes", default="{}", help="settings to replace: '{suites.quick.queries: 50}'")
     chosen = parser.parse_args(arguments)
     try:
+        changes = as_settings(chosen.changes)
+        workspace = chosen.workspace or ("scratch" if changes else ".")  # trials leave the pipeline's records alone
         with joined():
             names = (chosen.dataset, chosen.loss, chosen.defense, chosen.seed, chosen.suite)
-            target = attack.open_target(*names, workspace=chosen.workspace, changes=as_settings(chosen.changes))
+            target = attack.open_target(*names, workspace=workspace, changes=changes)
             check_surrogates(target)
             found = attack.run_suite(target)
             checked = attack.run_gates(target, found)

@@ -7,6 +7,7 @@ A module is digested without comments, docstrings and blank lines, so that editi
 import ast
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import tokenize
@@ -180,7 +181,12 @@ def notebook_digest(file: Path) -> str:
 
 
 def _file(module: str) -> Path:
-    return ROOT / f"{module.replace('.', '/')}.py"
+    """The file of a module: of this repository, or of one's own that Python finds elsewhere."""
+    inside = ROOT / f"{module.replace('.', '/')}.py"
+    if inside.exists() or module.split(".")[0] == "dml":
+        return inside
+    found = importlib.util.find_spec(module)
+    return Path(found.origin) if found and found.origin else inside
 
 
 def expected(params: Params, keys: Iterable[tuple[str, str, str, str]]) -> dict[tuple[str, str, str, str], Any]:

@@ -11,13 +11,14 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dml.common.files import ROOT, write_json
 from dml.config.load import load
 from dml.config.schema import Recipe
 from dml.models import weights
-from dml.models.embedder import Embedder
+from dml.models.embedder import Embedder, build
 from dml.pipeline import paths
 from dml.pipeline.digest import training_digest
 from dml.pipeline.preparing import prepare_missing
@@ -52,8 +53,9 @@ def pretrain(dataset: str, loss: str, defense: str, seed: int, file: Path) -> No
         DatasetError: the images are missing or cannot be read.
         FloatingPointError: the loss is no longer finite.
     """
-    recipe = load().recipe(dataset)
+    recipe, used = load().recipe(dataset), versions()  # which asks for packages before hours of training
     recipe.check(loss, defense)
+    check_start(recipe)
     folder = paths.model_dir(dataset, paths.run_name(loss, defense, seed))
     stored = _trained(dataset, recipe, loss, defense, seed)
     history = json.loads((ROOT / folder / "history.json").read_text(encoding="utf-8"))
@@ -67,10 +69,25 @@ def pretrain(dataset: str, loss: str, defense: str, seed: int, file: Path) -> No
         "epochs": history["epochs"],
         "epoch_kept": stored.epoch_kept,
         "embedded": stored.embedded,
-        "versions": versions(),
+        "versions": used,
     }
     export(stored.model, made, ROOT / file)
     print(f"{file} holds the backbone {recipe.model.backbone} of epoch {stored.epoch_kept}")
+
+
+def check_start(recipe: Recipe) -> None:
+    """Raise ValueError unless a backbone of a recipe's kind can begin with a file of its own weights."""
+    name, options = recipe.model.backbone, recipe.model.options
+    made = build(name, recipe.model.dimension, seed=0, options=options)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "start.safetensors"
+        weights.save(made.backbone, file)
+        try:
+            begun = build(name, recipe.model.dimension, seed=1, start=str(file), options=options)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot begin with a file of its own weights: {error}") from error
+    if weights.digest(begun.backbone) != weights.digest(made.backbone):
+        raise ValueError(f"{name} leaves out part of its own weights when it begins with a file; take grid4")
 
 
 def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -> StoredModel:

@@ -23,11 +23,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("loss")
     parser.add_argument("defense")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workspace", default=".", help="below the project root, where results go; the pipeline's: .")
+    parser.add_argument("--workspace", help="below the project root, where results go; . or, with --changes, scratch")
     parser.add_argument("--changes", default="{}", help="settings to replace: '{recipes.glyphs.schedule.epochs: 2}'")
     chosen = parser.parse_args(arguments)
     try:
-        changes, workspace = as_settings(chosen.changes), chosen.workspace
+        changes = as_settings(chosen.changes)
+        workspace = chosen.workspace or ("scratch" if changes else ".")  # trials leave the pipeline's own models alone
         with joined():
             from_leader(lambda: prepare_missing(chosen.dataset, workspace, changes))
             train(chosen.dataset, chosen.loss, chosen.defense, chosen.seed, workspace=workspace, changes=changes)

@@ -75,7 +75,8 @@ def ranked(tables: Tables, palette: Palette, named: Collection[str]) -> Figure:
         for mark, (eps, part) in zip(marks, parts.items(), strict=True):
             row = part[part["loss"].eq(loss) & part["defense"].eq(defense)].iloc[0]
             error = [[row["r1"] - row["r1_low"]], [row["r1_high"] - row["r1"]]]
-            style = {"color": look.color, "elinewidth": 2 if eps == radii[-1] else 0.8, "markersize": 7}
+            style = {"color": look.color, "elinewidth": 2 if eps == radii[-1] else 0.8, "markersize": 7 if eps else 11}
+            style["zorder"] = 2 if eps else 3  # the natural score shows beside one that hardly falls
             face = look.color if eps == radii[-1] else "white"
             panel.errorbar(row["r1"], height, xerr=error, fmt=mark, markerfacecolor=face, markeredgewidth=1.5, **style)
     names = [f"{model_text(loss, name)}{MARK if gates == 'fail' else ''}" for loss, name, gates in models]

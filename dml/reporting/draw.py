@@ -12,12 +12,13 @@ from dml.config.run import Figures
 from dml.data.base import Split
 from dml.evaluation.examples import Examples, example_images, telling_examples
 from dml.reporting import charts, grid, plots, scatter, style
+from dml.reporting.claims import START
 from dml.reporting.kinds import alone_table
 from dml.reporting.records import Record
 from dml.reporting.sections import queries_text
 from dml.reporting.spelling import CONTROL, count, spell
 from dml.reporting.tables import QUERIES, comparison, main_suite, of_suite, pool, ranked
-from dml.reporting.variants import OWN, at_their_best
+from dml.reporting.variants import OWN, RADIUS, at_their_best, leaves, trained
 
 SEARCHES = 2  # example queries per dataset
 
@@ -97,7 +98,7 @@ def _headline(
     if not tables:
         return {}
     queries = queries_text(next(iter(tables.values())))
-    named = {figures.baseline, figures.paper, figures.peer, *OWN}
+    named = {figures.baseline, figures.paper, figures.peer, START, *OWN}
     best: list[tuple[str, str]] = []
     few = each = ""
     if scatter.crowded(palette):  # bars would be too thin to read, and their colours repeat
@@ -105,7 +106,8 @@ def _headline(
         bars = charts.ranked({eps: _only(found, best) for eps, found in tables.items()}, palette, named)
         colored = ", ".join(name for name in palette.defenses if name in named)
         each = f" Each class of defence is shown with its best settings and loss; in colour: {colored}."
-        few = " Named: each class of defence at its best, and the leading models. Small marks: others."
+        few = " Named: each class of defence at its best, the leading models, and those with a colour in the bars. "
+        few += "Controls may lie outside."
     else:
         bars = charts.headline(tables, palette)
     few += " The natural axis is stretched towards 1." if scatter.stretched(tables[max(tables)]) else ""
@@ -118,8 +120,8 @@ def _headline(
         "scatter": (
             scatter.scatter(tables, palette, named, best),
             f"Natural against adversarial R@1 on {dataset}, suite {suite}, {queries}, with 95% intervals. Better is up "
-            "and to the right; no trained model lies beyond the grey steps, the Pareto front. A hollow mark "
-            f"has a gate that fails, or a collapsed embedding.{few}",
+            "and to the right; no trained model lies beyond the grey steps, the Pareto front. Hollow: a gate fails, or "
+            f"the embedding collapsed.{few}",
         ),
     }
 
@@ -153,7 +155,18 @@ def _by_eps(
         f"R@1 on {dataset} as the radius grows, suite {suite}, {queries_text(found)}. Dotted vertical lines: eps "
         f"{marked}; bands: 95% intervals of trained models."
     ) + (" Other training radii: see the grid." if in_grid else "")
-    return {"accuracy_by_eps": (figure, caption)}
+    return {"accuracy_by_eps": (figure, caption + _trained_at(own, found))}
+
+
+def _trained_at(records: Sequence[Record], found: pd.DataFrame) -> str:
+    """At which radii the models of a figure were trained, if these differ."""
+    models = set(zip(found["loss"], found["defense"], strict=True))
+    radii: dict[float, set[str]] = {}
+    for record in trained(records):
+        if (record["loss"], record["defense"]) in models and RADIUS in (own := leaves(record)):
+            radii.setdefault(own[RADIUS], set()).add(spell(record["defense"]))
+    parts = [f"{' and '.join(sorted(names))} at {radius_text(eps)}" for eps, names in sorted(radii.items())]
+    return f" Trained: {', '.join(parts)}." if len(parts) > 1 else ""
 
 
 def _alone(

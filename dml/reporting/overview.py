@@ -8,7 +8,7 @@ import pandas as pd
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import OWED, judged
+from dml.reporting.claims import OWED, START, judged
 from dml.reporting.records import Record, Stale
 from dml.reporting.sections import flagged, leaderboard_table, marked, queries_text, range_text
 from dml.reporting.spelling import (
@@ -30,13 +30,13 @@ from dml.reporting.variants import OWN, at_their_best
 FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
     "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model"
-    " was trained on its classes; pretrained weights may have seen such images. R@1 counts the worst of all attacks "
-    "on each query. Of each training the best epoch on held-out classes is kept, under attack or, without a defence, "
-    "on natural images. Intervals and tests are over queries; differences between classes and between trainings would"
-    " widen them. The pages have settings, gates and paired tests."
+    " was trained on its images; pretrained weights may have seen such classes, and so have models that take turned "
+    "images for classes (`turns`). R@1 counts the worst of all attacks on each query. Of each training the best epoch "
+    "on held-out classes is kept, under attack or, without a defence, on natural images. Intervals and tests are over "
+    "queries; differences between classes and trainings would widen them."
 )
 FILES = (
-    "- Numbers: [compared.csv](compared.csv) as the pages show them, [metrics.csv](metrics.csv) all of them "
+    "- Numbers: [compared.csv](compared.csv) on the pages, [metrics.csv](metrics.csv) all "
     "([columns](columns.md)), [runs/](runs) the outcome of each query, [cost.md](cost.md) the cost of training, "
     "[provenance.json](provenance.json) devices and versions."
 )
@@ -81,11 +81,12 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md) at its best, and this project's and the paper's own "
-        "settings. Classes with more settings had more chances. R@1 is what the worst of all attacks leaves of "
+        f"Each class of defence on [{name}]({FOLDER}/{name}.md), which explains the names, with its best settings, and "
+        "this project's and the paper's with their first ones. Classes with more settings had more chances. R@1 is "
+        "what the worst of all attacks leaves of "
         f"{queries_text(board)}, suite `{records[0]['suite']}` (95% interval over queries; below it the range of the "
         "trainings). The factor, and the cost in images embedded, are relative to undefended training with the same "
-        f"loss. {MARK}: a gate fails, or the embedding collapsed."
+        f"loss and the shortest schedule. {MARK}: a gate fails, or the embedding collapsed."
     )
     return ["", text, *leaderboard_table(board, figures)]
 
@@ -104,9 +105,9 @@ def _page(
 
 def _introduction(figures: Figures) -> str:
     return (
-        f"The trained model that keeps the most R@1 at eps {radius_text(figures.eps)}, and R@1 there of "
-        f"`{figures.baseline}` training and the paper's `{figures.paper}` with their best losses, and of the best "
-        "control, a search without a trained network."
+        f"The trained model that keeps the most R@1 at eps {radius_text(figures.eps)} (of equals the first), and R@1 "
+        f"there of `{figures.baseline}` and the paper's `{figures.paper}` with their best losses, of `{START}`, the "
+        "weights that training begins with, and of the best control, a search without a trained network."
     )
 
 
@@ -123,7 +124,7 @@ def _best_models(boards: Mapping[str, pd.DataFrame], figures: Figures) -> list[s
         if trained.empty:
             continue
         best = trained.iloc[0]
-        others = [trained[trained["defense"].eq(defense)] for defense in (figures.baseline, figures.paper)]
+        others = [trained[trained["defense"].eq(defense)] for defense in (figures.baseline, figures.paper, START)]
         controls = board[board["loss"] == CONTROL]
         control = MISSING if controls.empty else f"{_r1(controls)} ({spell(controls.iloc[0]['defense'])})"
         rows.append(
@@ -132,14 +133,14 @@ def _best_models(boards: Mapping[str, pd.DataFrame], figures: Figures) -> list[s
                 number(best["natural"]),
                 flagged(best["r1_paper"], best["gates"]),
                 marked(best["r1"], best["r1_low"], best["r1_high"], best["gates"], bold=True),
-                number(best["adversarial_map_r"]),
                 *map(_r1, others),
                 control,
             ]
         )
     radii = radius_text(figures.paper_eps), radius_text(figures.eps)
     header = ["dataset: best model", "natural R@1", *(f"R@1 at {radius}" for radius in radii)]
-    return table([*header, f"MAP@R at {radii[1]}", spell(figures.baseline), spell(figures.paper), "best control"], rows)
+    names = map(spell, (figures.baseline, figures.paper, START))
+    return table([*header, *names, "best control"], rows)
 
 
 def _r1(rows: pd.DataFrame) -> str:
@@ -176,8 +177,7 @@ def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]
         "A claim holds if it does for every loss that was measured, and in part if it does for some. *Not shown*: a "
         "95% interval reaches across the limit. *Not separated*: McNemar's exact test on the same queries finds p of "
         f"0.05 or more, not corrected for the number of claims. *{OWED.capitalize()}*: the model that training begins "
-        "with does as well, trained no further. The pages give the numbers. One by one, as the paper makes them: "
-        "[claims.md](claims.md)."
+        "with does as well, trained no further. The pages give the numbers. One by one: [claims.md](claims.md)."
     )
     return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
 

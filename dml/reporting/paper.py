@@ -9,7 +9,17 @@ from dml.config.run import Figures
 from dml.reporting.claims import FACTOR, KEPT, OWED, SHARED, START, gains, keeps, loses, natural_kept
 from dml.reporting.evidence import Asked, Evidence, by_radius, gathered, paired, paired_table, r1, told
 from dml.reporting.records import Record
-from dml.reporting.spelling import MISSING, UNTESTED, factor_text, interval, number, spell, table
+from dml.reporting.spelling import (
+    MISSING,
+    UNTESTED,
+    factor_text,
+    interval,
+    model_text,
+    number,
+    settings_text,
+    spell,
+    table,
+)
 from dml.reporting.tables import best_control
 from dml.reporting.variants import ON_QUERIES, RADIUS, SCOPE, leaves, one_difference, trained
 
@@ -37,6 +47,7 @@ def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) ->
         "what was measured here. R@1 counts the worst of all attacks for each query, with its 95% interval; p is not "
         "corrected for the number of tests. For losses that cost whole queries, "
         f"{spell(figures.paper)} is `{ON_QUERIES}`, which perturbs each query. [All results](README.md)",
+        *_on_training(evidence),
         *_on_starts(evidence),
         *_on_attacks(evidence),
         *_on_dependence(evidence),
@@ -50,6 +61,26 @@ def claims_page(by_dataset: Mapping[str, Sequence[Record]], figures: Figures) ->
         else "Nothing.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _on_training(evidence: Evidence) -> list[str]:
+    """Which radius the paper's defence was trained with, and which trainings kept their first epoch."""
+    figures = evidence.figures
+    named = (figures.baseline, figures.paper, figures.peer, SHARED)
+    radii, first = set(), set()
+    for dataset, records in evidence.by_dataset.items():
+        for record in trained(records):
+            if record["defense"] == figures.paper:
+                radii.add(leaves(record)[RADIUS])
+            if record["defense"] in named and record.get("epoch_kept") == 1 < record["settings"]["schedule"]["epochs"]:
+                first.add(f"{model_text(record['loss'], record['defense'])} on {dataset}")
+    told = []
+    if radii:
+        given = " and ".join(map(radius_text, sorted(radii)))
+        told.append(f"{spell(figures.paper).capitalize()} models were trained at eps {given}, whatever the attack's.")
+    if first:
+        told.append(f"Of some the first epoch was kept, the best on held-out classes: {'; '.join(sorted(first))}.")
+    return ["", " ".join(told)] if told else []
 
 
 def _on_starts(evidence: Evidence) -> list[str]:
@@ -92,7 +123,7 @@ def _on_dependence(evidence: Evidence) -> list[str]:
         f"image, shared by all tuples. Holds where {paper} training, which perturbs one element per tuple, beats it on "
         "the same queries (McNemar's exact test).",
         *paired_table(evidence, SHARED),
-        *_at_other_radii(evidence),
+        *_trained_otherwise(evidence),
         "",
         "## 3. A robust formulation accounts for the dependence on the batch",
         "",
@@ -127,30 +158,41 @@ def _at_other_scopes(evidence: Evidence) -> list[str]:
     return ["", text, *table(header, rows)]
 
 
-def _at_other_radii(evidence: Evidence) -> list[str]:
-    """The same for models of both kinds that differ from these in nothing but the radius they were trained with."""
+def _trained_otherwise(evidence: Evidence) -> list[str]:
+    """The same for models of both kinds that differ from these in nothing but training radius and schedule."""
     text = (
-        "With other training radii, all else the same. Where a gate fails or an embedding collapses, R@1 may be too "
-        "high, and a model that is behind even so is behind."
+        "With other training radii and schedules, all else the same. Where a gate fails or an embedding collapses, "
+        "R@1 may be too high, and a model that is behind even so is behind."
     )
-    return _by_training_radius(evidence, SHARED, text, others_only=True)
+    return _by_training(evidence, SHARED, text, others_only=True)
 
 
-def _by_training_radius(evidence: Evidence, other: str, text: str, others_only: bool = False) -> list[str]:
-    """A table of the paper's defence beside another at each radius that both were trained with, below a text."""
+def _by_training(evidence: Evidence, other: str, text: str, others_only: bool = False) -> list[str]:
+    """A table of the paper's defence beside another in each way that both were trained, below a text."""
     paper, rows = evidence.figures.paper, []
     for dataset, loss, eps in evidence.found:
         own = [record for record in trained(evidence.by_dataset[dataset]) if record["loss"] == loss]
-        first, second = (_that_differ(own, name, RADIUS) for name in (paper, other))
-        if not others_only:
-            for found, name in ((first, paper), (second, other)):
-                found |= {leaves(record)[RADIUS]: name for record in own if record["defense"] == name}
-        for radius in sorted(first.keys() & second.keys()):
-            names = first[radius], second[radius]
+        first, second = (_trainings(own, name) for name in (paper, other))
+        for way in sorted(first.keys() & second.keys()):
+            names = first[way], second[way]
+            if others_only and names == (paper, other):
+                continue
             if cells := paired((dataset, loss, eps), evidence, *names):
-                rows.append([dataset, spell(loss), radius_text(radius), radius_text(eps), *cells])
-    header = ["dataset", "loss", "training eps", "eps", spell(paper), spell(other), "p", "verdict"]
+                rows.append([dataset, spell(loss), ", ".join(filter(None, way[1:])), radius_text(eps), *cells])
+    header = ["dataset", "loss", "training", "eps", spell(paper), spell(other), "p", "verdict"]
     return ["", text, *table(header, rows)] if rows else []
+
+
+def _trainings(records: Sequence[Record], name: str) -> dict[tuple[float, str, str], str]:
+    """Radius, its spelling, and what else the schedule has -> the defence that differs from a named one in these."""
+    found = {record["defense"]: leaves(record) for record in records}
+    usual, ways = found.get(name, {}), {}
+    for defense, own in found.items() if RADIUS in usual else ():
+        differs = {setting for setting in own | usual if own.get(setting) != usual.get(setting)} - {RADIUS}
+        if all(setting.startswith("schedule.") for setting in differs):
+            schedule = {setting.split(".")[-1]: own[setting] for setting in sorted(differs)}
+            ways[own[RADIUS], radius_text(own[RADIUS]), settings_text(schedule)[1:-1]] = defense
+    return ways
 
 
 def _that_differ(records: Sequence[Record], name: str, setting: str) -> dict[Any, str]:
@@ -176,7 +218,7 @@ def _on_gains(evidence: Evidence) -> list[str]:
         "",
         "On the same queries, by McNemar's exact test. The peer is VisualPhishNet's training, as the paper tells it.",
         *paired_table(evidence, figures.peer),
-        *_by_training_radius(evidence, PUBLISHED, ABOUT_PUBLISHED),
+        *_by_training(evidence, PUBLISHED, ABOUT_PUBLISHED),
     ]
 
 

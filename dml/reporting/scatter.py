@@ -92,10 +92,11 @@ def _crowded_scatter(
     if control is not None:
         look = palette.look(CONTROL, control["defense"])
         panel.axhline(control["r1"], color=look.color, linestyle="--", linewidth=1.2)
-        inside_axis = found[found["loss"].eq(CONTROL) & found["natural"].gt(panel.get_xlim()[0])]
-        panel.plot(inside_axis["natural"], inside_axis["r1"], color=look.color, marker="x", linestyle="")
-        keys += [Line2D([], [], color=look.color, linestyle="--"), key_mark(look.color, "x")]
-        labels += [f"best control ({look.label})", "controls"]
+        within = found["natural"].gt(panel.get_xlim()[0]) & found["r1"].gt(panel.get_ylim()[0])
+        seen = found[found["loss"].eq(CONTROL) & within]
+        panel.plot(seen["natural"], seen["r1"], color=look.color, marker="x", linestyle="")
+        keys += [Line2D([], [], color=look.color, linestyle="--"), key_mark(look.color, "x")][: 2 - seen.empty]
+        labels += [f"best control ({look.label})", "controls"][: 2 - seen.empty]
     _names(panel, trained[shown], palette)
     keys += [Line2D([], [], color="silver", linewidth=3), key_mark(OTHER, _loss_marker(palette.losses[0], palette))]
     legend_above(figure, keys, [*labels, "Pareto front", "other models"], columns=3)

@@ -130,6 +130,15 @@ def check(
     return Verdict(_lowered(entry, survived, broken, by, claim.sha256), broken, _sentences(failed, claim.rows))
 
 
+def are_of(entry: Entry, split: Split, asked: Split | None) -> bool:
+    """Return whether these are the images of an entry."""
+    try:
+        _rows(entry, split, asked)
+    except ValueError:
+        return False
+    return True
+
+
 def _rows(entry: Entry, split: Split, asked: Split | None) -> np.ndarray:
     """Numbers of the attacked queries, in the order of the attack.
 

@@ -10,8 +10,13 @@ python -m dml leaderboard page
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dml.common.files import ROOT
+
+if TYPE_CHECKING:
+    from dml.api.leaderboard.entry import Entry
+    from dml.data.base import Split
 
 FOLDER = ROOT / "results" / "leaderboard"
 
@@ -47,9 +52,7 @@ def _add(chosen: argparse.Namespace) -> int:
 
 def _check(chosen: argparse.Namespace) -> int:
     from dml.api.controls import control
-    from dml.api.images import splits
     from dml.api.leaderboard import claims, entry
-    from dml.api.loading import cropped, found_at
     from dml.api.wrap import load
 
     item = entry.read(chosen.entry)
@@ -57,11 +60,7 @@ def _check(chosen: argparse.Namespace) -> int:
     if images is None or (model is None and not item.control):
         raise ValueError(f"{chosen.entry.name} does not say where its model and images are; give --images and --model")
     claim = claims.read(chosen.adversarial)
-    is_prepared, (height, width) = (found_at(images) / "images.bin").exists(), item.shape
-    size = None if is_prepared else height if height == width else (height, width)
-    transform = None if chosen.resize is None else cropped(chosen.resize, size)
-    given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
-    split, asked = splits(*given, None, size=size if transform is None else None, transform=transform)
+    split, asked = _images(item, images, chosen)
     embed = control(item.name, item.shape) if item.control else load(model, chosen.weights, chosen.dimension)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)
     for sentence in verdict.sentences:
@@ -75,6 +74,22 @@ def _check(chosen: argparse.Namespace) -> int:
     )
     print(f"wrote {entry.write(verdict.entry, chosen.entry.parent)}")
     return _page(argparse.Namespace(folder=chosen.entry.parent))
+
+
+def _images(item: "Entry", images: str, chosen: argparse.Namespace) -> "tuple[Split, Split | None]":
+    """The gallery and queries of an entry. Square images were cut out or, with --size 224x224, resized as a whole."""
+    from dml.api.images import splits
+    from dml.api.leaderboard import claims
+    from dml.api.loading import cropped, found_at
+
+    given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
+    if (found_at(images) / "images.bin").exists():
+        return splits(*given, None)
+    height, width = item.shape
+    if chosen.resize is not None:
+        return splits(*given, None, transform=cropped(chosen.resize, height if height == width else (height, width)))
+    whole = splits(*given, None, size=(height, width))
+    return whole if height != width or claims.are_of(item, *whole) else splits(*given, None, size=height)
 
 
 def _page(chosen: argparse.Namespace) -> int:

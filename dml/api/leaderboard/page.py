@@ -28,8 +28,8 @@ HEADS = (  # words, whether they are text, the direction of the first sort
 )
 TOLD = (
     "R@1 is the share of queries whose nearest other image is of the same class. R@1 left counts a query only if it "
-    "survives the worst image that any attack or claim found in the l-inf ball of radius eps. Brackets hold 95% "
-    "intervals. Entries of one dataset have the same queries and gallery.",
+    "survives the worst image that the suite's attacks or a claim found in the l-inf ball of radius eps. Brackets hold "
+    "95% intervals. Entries of one dataset have the same queries and gallery.",
     "Gates look for signs of a failed attack: where one fails or none was run, R@1 left may be too high. An attack "
     "gives an upper bound on robustness. Entries are measured by those who add them; anybody can lower one with images "
     "that break it.",
@@ -130,7 +130,8 @@ def html(entries: Sequence[Entry]) -> str:
         _filters(entries),
         _table(entries, ranks),
         "<h2>Natural against worst-case R@1</h2>",
-        '<p class="small">Numbers are ranks among the entries of a dataset and radius.</p>',
+        '<p class="small">Numbers are ranks among the entries of a dataset and radius; where '
+        "marks crowd, only the best has one.</p>",
         plot(entries, ranks),
         f'<h2>Join</h2><p>{TOLD[1]} <a href="{TOP}CONTRIBUTING.md">CONTRIBUTING.md</a> says how to add a model, '
         "and how to break one.</p>",

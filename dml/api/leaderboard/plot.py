@@ -8,7 +8,7 @@ from dml.api.leaderboard.entry import Entry, Share
 
 WIDTH, HEIGHT = 640, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 16, 14, 68  # margins, wide enough for the larger letters of a narrow screen
-APART, NEAR = 21, 40  # least distance of two numbers that stand one above the other, and how far aside they may be
+APART, NEAR = 21, 40  # two numbers that are nearer, in height and aside, would overlap on a narrow screen
 COLOURS = 6
 SHAPES = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",
@@ -69,8 +69,8 @@ def _axes() -> str:
 
 def _group(entries: list[Entry], ranks: Mapping[str, int], datasets: list[str]) -> list[str]:
     """The marks of entries that stand beside each other: their numbers do not overlap."""
-    found, heights = [], _heights(entries)
-    for entry, y in zip(entries, heights, strict=True):
+    found = []
+    for entry, roomy in zip(entries, _roomy(entries), strict=True):
         natural, left = entry.natural.r1, entry.worst_case.r1
         beside, anchor = _beside(entry)
         rank = ranks[entry.file_name]
@@ -79,14 +79,15 @@ def _group(entries: list[Entry], ranks: Mapping[str, int], datasets: list[str]) 
         )
         shape = SHAPES[datasets.index(entry.dataset) % len(SHAPES)]
         hollow = "" if entry.gates.word == "hold" else " hollow"
+        place = f'x="{beside:.1f}" y="{_y(left.value) + 5:.1f}" text-anchor="{anchor}"'
+        number = f'<text class="number" {place}>{rank}</text>'
         found.append(
             f'<g class="{_colour(entry, datasets)}" data-dataset="{escape(entry.dataset)}" data-eps="{entry.radius}">'
             f'<a href="#{escape(entry.file_name)}" aria-label="{escape(words)}"><title>{escape(words)}</title>'
             f'<path class="bar" d="M{_x(natural.low)} {_y(left.value)}H{_x(natural.high)}'
             f'M{_x(natural.value)} {_y(left.low)}V{_y(left.high)}"/>'
             f'<path class="mark{hollow}" transform="translate({_x(natural.value)} {_y(left.value)})" d="{shape}"/>'
-            f'<text class="number" x="{beside:.1f}" y="{y + 5:.1f}" text-anchor="{anchor}">{rank}</text>'
-            "</a></g>"
+            f"{number if roomy else ''}</a></g>"
         )
     return found
 
@@ -99,22 +100,16 @@ def _beside(entry: Entry) -> tuple[float, str]:
     return _x(natural.low) - 6, "end"
 
 
-def _heights(entries: Sequence[Entry]) -> list[float]:
-    """Heights of numbers: pushed down from the highest entry on, and up again where they would leave the plot."""
+def _roomy(entries: Sequence[Entry]) -> list[bool]:
+    """Which entries have room for a number: the best of those whose numbers would overlap."""
     places: list[tuple[float, float]] = []
+    found = []
     for entry in entries:
         (beside, _), y = _beside(entry), _y(entry.worst_case.r1.value)
-        for other, taken in places:
-            if abs(other - beside) < NEAR and y < taken + APART:
-                y = taken + APART
-        places.append((beside, y))
-    heights = [y for _, y in places]
-    for last in reversed(range(len(places))):
-        heights[last] = min(heights[last], _y(0))
-        for earlier in range(last):
-            if abs(places[earlier][0] - places[last][0]) < NEAR and heights[earlier] > heights[last] - APART:
-                heights[earlier] = heights[last] - APART
-    return heights
+        found.append(all(abs(other - beside) >= NEAR or abs(taken - y) >= APART for other, taken in places))
+        if found[-1]:
+            places.append((beside, y))
+    return found
 
 
 def _text(share: Share) -> str:

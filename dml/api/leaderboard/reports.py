@@ -57,10 +57,10 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
     """
     report, outcomes = _read(folder)
     about = report["about"]
-    if about["settings"]["kind"] != "AttackSuite":
-        raise ValueError(f"{folder}: the suite {about['suite']} gives no worst-case R@1; evaluate with --suite quick")
     if about.get("norm", "linf") != "linf":
         raise ValueError(f"{folder} holds an attack in the {about['norm']} ball; the leaderboard has the l-inf ball")
+    if about["settings"]["kind"] != "AttackSuite":
+        raise ValueError(f"{folder}: the suite {about['suite']} gives no worst-case R@1; evaluate with --suite quick")
     if "://" not in told.link and not (ROOT / told.link).exists():
         raise ValueError(f"link is {told.link!r}; it must begin with https://, or name a file of this repository")
     if told.images is not None and about.get("transformed"):
