@@ -4,7 +4,9 @@ Hooks count gradients; a broken query gets no further runs. The exact ranking de
 
     python benchmarks/strength.py --output results
 
-makes the committed table and figure.
+makes the committed table and figure. Of the same six models as another processor trained them, PGD with momentum left
+one or two queries of a hundred less than the suite at 4 of 36 budgets (50, 50, 100 and 1300 gradients), and no attack
+less by over a standard error.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     asked = words[:1] in (["-h"], ["--help"])
     if not words or words[0] not in COMMANDS:
-        unknown = f"error: {words[0]!r} is no command\n\n" if words and not asked else ""
+        unknown = f"error: unknown command {words[0]!r}\n\n" if words and not asked else ""
         print(f"{unknown}{__doc__}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     # Threads that spin while they wait for each other slow themselves and what runs beside them (benchmarks/beside.py).

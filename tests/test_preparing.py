@@ -65,5 +65,9 @@ def test_images_that_changed_are_prepared_again(
     next(raw.rglob("*.png")).unlink()
     os.utime(prepared / "about.json", (0, 0))  # clocks of file systems are coarse
     assert changed(data, prepared)
+    (raw / "link").symlink_to(tmp_path / "nowhere")
+    (raw / "labels.csv").write_text("nothing of use")
+    assert not changed(data, prepared), "raw images that cannot be read"
+    assert "cannot be read, so the prepared images are used as they are" in capsys.readouterr().out
     shutil.rmtree(raw)
     assert not changed(data, prepared), "prepared images outlive the raw ones"

@@ -80,7 +80,8 @@ def black_box(suite: AttackSuite, norm: str) -> AttackSuite:
         return replace(suite, claims=False)
     kinds = {item.get("attack", name) for name, item in own.items()}
     others = BLACK_BOX | {"square": {"tries": suite.gate_tries}}
-    attacks = {name: item for name, item in others.items() if name not in kinds} | own
+    others = {name: {"attack": name, **item} for name, item in others.items() if name not in kinds}
+    attacks = {f"{name}_" if name in own else name: item for name, item in others.items()} | own
     return replace(suite, attacks=for_norm(attacks, norm), alone=False, claims=False)
 
 

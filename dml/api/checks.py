@@ -86,12 +86,7 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     many = to_float(split.images[evenly(MANY, len(split))], embedding.place.device)
     some = evenly(LOOKED_AT, len(many))
     images = many[some]
-    first = called(embedding, images)
-    check_shape(first, len(images))
-    check_finite(first, "embeddings")
-    half = len(images) // 2  # another batch as well as another call: batch statistics show, too
-    parts = torch.cat([called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
-    _check_same(first, parts, embedding, "between two calls")
+    first = check_calls(embedding, images)
     check_shape(called(embedding, images[:1]), 1)  # the last images may come alone
     if embedding.half is not None:
         notes.append(
@@ -105,6 +100,21 @@ def check_embedding(embedding: Embedding, split: Split, notes: list[str]) -> boo
     check_shape(whole, len(many))
     _check_same(first, whole[some], embedding, "with the size of the batch")
     return has_gradient
+
+
+def check_calls(embedding: Embedding, images: Tensor) -> Tensor:
+    """Return embeddings of a few images.
+
+    Raises:
+        ValueError: they have a wrong shape, are not numbers, or change between two calls.
+    """
+    first = called(embedding, images)
+    check_shape(first, len(images))
+    check_finite(first, "embeddings")
+    half = len(images) // 2  # another batch as well as another call: batch statistics show, too
+    parts = torch.cat([called(embedding, part) for part in (images[:half], images[half:]) if len(part)])
+    _check_same(first, parts, embedding, "between two calls")
+    return first
 
 
 def _check_same(first: Tensor, again: Tensor, embedding: Embedding, when: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.api.checks import check_embedding, check_finite, check_module
+from dml.api.checks import LOOKED_AT, check_calls, check_finite, check_module
 from dml.api.embedding import Embedding, lent
 from dml.api.full_precision import full_precision
 from dml.api.images import splits
@@ -15,6 +15,8 @@ from dml.api.loading import Prepare
 from dml.api.pixels import Side
 from dml.api.similarity import search_over
 from dml.api.wrap import as_module
+from dml.data.sampling import evenly
+from dml.data.transforms import to_float
 
 
 def embed(
@@ -33,7 +35,8 @@ def embed(
             are taken.
 
     Raises:
-        ValueError: an argument cannot be used, or an embedding is not finite; one sentence says why.
+        ValueError: an argument cannot be used, or embeddings have a wrong shape, are not finite, or change between two
+            calls; one sentence says why.
     """
     model = as_module(model)
     check_module(model, [])
@@ -42,7 +45,7 @@ def embed(
         raise ValueError("these images are queries and a gallery; embed the two apart, from a folder or tensors each")
     with full_precision(), lent(model, device) as place:
         embedding = Embedding(model, place)
-        check_embedding(embedding, split, [])
+        check_calls(embedding, to_float(split.images[evenly(LOOKED_AT, len(split))], place))
         found = search_over(embedding, split, None, "cosine").gallery.embeddings
     check_finite(found, "embeddings")
     return found.float().cpu(), np.array(split.class_names)[split.labels]

@@ -104,7 +104,7 @@ def _two_sets(
     parts = [load(*(pair if _is_pair(pair) else (pair, None)), prepare) for pair in (queries, gallery)]
     if any(part.queries is not None for part in parts):
         raise ValueError(
-            "the column query of a labels.csv says what is asked of what: give that folder alone, as images"
+            "the column query of a labels.csv divides queries from gallery: give that folder alone, as images"
         )
     given = [part.groups if part.group_names is None else part.group_names for part in parts]
     if groups is not None:

@@ -15,17 +15,16 @@ from dml.api import printed
 from dml.api.attack import NAMES, radius
 from dml.api.loading import check_output
 from dml.api.similarity import SimilaritySearch
-from dml.api.summary import MODEL, summarise
+from dml.api.summary import MODEL, summarise, tied
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
 from dml.evaluation.statistics import paired_test, wilson
 from dml.reporting.spelling import control_kind
-from dml.retrieval.metrics import NEAR_TIE, ranking
+from dml.retrieval.metrics import ranking
 
 TWICE = "broken by twice the steps"  # a gate
 SHOWN = 8  # fooled searches in the report
 WIDTH = 100  # columns of the printed table
-TIE = 2 * NEAR_TIE * torch.finfo(torch.float32).eps  # margin of a query whose right item does not lead
 MANY_TIES = 0.05  # share of the queries
 CHANCE = 0.05  # p from which a difference to a control may be chance
 
@@ -171,8 +170,11 @@ class Result:
 
     def _natural(self) -> list[Sentence]:
         """A model that hardly retrieves is probably fed wrongly; attacks on it tell little."""
-        if ties := self._ties():
-            return [Sentence(ties, True)]
+        ties, missed, count = tied(self.outcomes)
+        told = f"The nearest right item of {ties} of {count} queries ties with a wrong one, which counts as a miss."
+        alike = [Sentence(told, True)] if ties > MANY_TIES * count else []
+        if missed / 2 < ties < count:  # they explain the score, unless all embeddings are equal
+            return alike
         found = self.summary.groupby("model", sort=False).first()
         own, controls = found.loc[MODEL], found.drop(MODEL)
         why = ": check labels, order of channels, and normalisation"
@@ -180,17 +182,10 @@ class Result:
         if len(better):
             best = better["natural_r1"].idxmax()
             ahead = f"below the {better['natural_r1'].max():.3f} of {control_kind(str(best))} {best}"
-            return [Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, {ahead}{why}.", True)]
+            return [*alike, Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, {ahead}{why}.", True)]
         if own["natural_r1_low"] <= 1 / self.about["classes"]:
-            return [Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, not beyond chance{why}.", True)]
-        return []
-
-    def _ties(self) -> str:
-        """Rounded or binary embeddings tie, which others score by the order of the gallery."""
-        before = self.outcomes[(self.outcomes["model"] == MODEL) & (self.outcomes["attack"] == "none")]
-        ties, count = int(before.get("margin", pd.Series(dtype=float)).between(0, TIE).sum()), len(before)
-        told = f"The nearest right item of {ties} of {count} queries ties with a wrong one, which counts as a miss."
-        return told if MANY_TIES * count < ties < count else ""  # all of them: the embeddings are equal
+            return [*alike, Sentence(f"Natural R@1 is {own['natural_r1']:.3f}, not beyond chance{why}.", True)]
+        return alike
 
     def _against_controls(self) -> list[Sentence]:
         found = []
@@ -210,8 +205,8 @@ class Result:
 
     def _chance(self, eps: float, control: str) -> float:
         """p of McNemar's exact test between the model and a control on the same queries."""
-        rows = self.outcomes[(self.outcomes["attack"] == "worst") & np.isclose(self.outcomes["eps"], eps)]
-        kept = rows.pivot_table(index="query", columns="model", values="r1").astype(bool)
+        kept = self.outcomes[(self.outcomes["attack"] == "worst") & np.isclose(self.outcomes["eps"], eps)]
+        kept = kept.pivot_table(index="query", columns="model", values="r1").astype(bool)
         return paired_test(kept[MODEL].tolist(), kept[control].tolist())[2]
 
     def _gates(self) -> Sentence:
@@ -277,7 +272,7 @@ class Result:
             The page.
 
         Raises:
-            ValueError: the folder is a file.
+            ValueError: the folder is a file, or cannot be written to.
         """
         from dml.api.report import curve, page  # matplotlib takes a second to import
 

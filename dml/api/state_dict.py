@@ -18,6 +18,7 @@ INSIDE = ("state_dict", "model_state_dict", "model", "net")
 # DataParallel, torch.compile, and attributes that a training keeps its network under
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "resnet.", "trunk.")
 CLASSIFIERS = {(count,) for count in (1000, 11221, 11821, 21841, 21842, 21843)}  # of ImageNet and its parts
+HEADS = {"fc", "classifier", "head", "heads", "head_dist"}  # whose first layers may belong to the features
 NO_LAYER = "\0"  # no prefix: every layer of the network must be in the file
 
 
@@ -65,11 +66,13 @@ def _reason(network: nn.Module, file: Path, name: str) -> str | None:
     """Why a file that holds no bare state dict cannot be read, where torch's message begins with something else."""
     try:
         held = _held(file)
-    except UnpicklingError:
-        return (
-            f"{file} holds more than tensors, such as a whole module, which is code and is not run: save "
-            "module.state_dict() in its place"
-        )
+    except UnpicklingError as error:
+        if "Unsupported global" in str(error):
+            return (
+                f"{file} holds more than tensors, such as a whole module, which is code and is not run: save "
+                "module.state_dict() in its place"
+            )
+        return f"{file} is nothing that torch.save wrote; a page of an error or a pointer of Git LFS looks so"
     except Exception:  # the caller's error says it
         return None
     if not isinstance(held, Mapping):
@@ -95,10 +98,12 @@ def _without_place(
     left = [key for key in weights if key not in has and held[key].shape[:1] not in CLASSIFIERS]
     if not left:
         return None
+    body = {key.split(".")[0] for key in has} - HEADS
+    if strange := [key for key in left if key.split(".")[0] in body]:
+        told = f"{strange[0]} {list(held[strange[0]].shape)}"
+        raise WeightsError(f"{file} has {told}, which {name} has no place for: they are of another network")
     first = max(left, key=lambda key: held[key].ndim)  # a weight rather than its bias
     shape = list(held[first].shape)
-    if first.split(".")[0] in {key.split(".")[0] for key in has}:
-        raise WeightsError(f"{file} has {first} {shape}, which {name} has no place for: they are of another network")
     if dimension is not None:
         return (
             f"{file} has {first} {shape}, which {name} has no place for: it is left out; if it makes the embeddings, "

@@ -15,6 +15,7 @@ from dml.retrieval.gallery import Gallery, Matches, Queries, at_once
 from dml.retrieval.metrics import CHUNK, NEAR_TIE, per_query
 
 MODEL = "your model"  # in the column ``model``; controls have their names
+TIES = tuple(NEAR_TIE * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64))  # margins of exact ties
 
 
 def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -26,6 +27,17 @@ def summarise(outcomes: pd.DataFrame) -> pd.DataFrame:
             for eps in sorted(rows.loc[rows["attack"] != "none", "eps"].unique())
         ]
     )
+
+
+def tied(outcomes: pd.DataFrame) -> tuple[int, int, int]:
+    """Return how many attacked queries of the model tie, are missed, and there are, before the attack.
+
+    The nearest right item ties with a wrong one where embeddings are rounded or binary.
+    """
+    before = outcomes[(outcomes["model"] == MODEL) & (outcomes["attack"] == "none")]
+    margins = before["margin"] if "margin" in before else before["r1"]  # of which none is a tie
+    ties = np.any([np.isclose(margins, margin, rtol=1e-3, atol=0) for margin in TIES], axis=0)
+    return int(ties.sum()), int((before["r1"] == 0).sum()), len(before)
 
 
 def ranks_of(table: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 2 -m dml attack glyphs triplet robust quick --seed 0
 
 It does what notebook 04 does, without figures: the record and the outcomes go where the pipeline keeps its own, and an
-evaluation that was killed continues.
+evaluation that was killed continues. With --changes they go below scratch/, unless --workspace says otherwise.
 """
 
 import argparse

@@ -185,8 +185,11 @@ def _file(module: str) -> Path:
     inside = ROOT / f"{module.replace('.', '/')}.py"
     if inside.exists() or module.split(".")[0] == "dml":
         return inside
-    found = importlib.util.find_spec(module)
-    return Path(found.origin) if found and found.origin else inside
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        return inside
+    return Path(found.origin) if found and str(found.origin).endswith(".py") else inside
 
 
 def expected(params: Params, keys: Iterable[tuple[str, str, str, str]]) -> dict[tuple[str, str, str, str], Any]:

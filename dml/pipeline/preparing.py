@@ -8,6 +8,7 @@ model on the test classes.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,6 @@ from dml.common.files import ROOT
 from dml.config.build.source import source
 from dml.config.load import load
 from dml.config.schema import Data
-from dml.data.base import DatasetError
 from dml.pipeline import paths
 from dml.pipeline.digest import data_settings
 from dml.pipeline.locks import alone
@@ -28,7 +28,7 @@ from dml.pipeline.stored import find_made_with
 def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) -> None:
     """Prepare the images of a dataset unless they are there with these settings; one process does, others wait.
 
-    Where the raw images changed since, they are prepared again. Models and records do not know of that.
+    Where the raw images changed since, they are prepared again. Models and records of the old images stay as they are.
 
     Raises:
         ParamsError: a setting is wrong.
@@ -41,8 +41,10 @@ def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) ->
         except FileNotFoundError:
             found = None
         if found is not None and changed(data, found):
-            run = f"models in artifacts/models/{dataset} and records in results/runs/{dataset}"
-            print(f"{data.path} has changed and is prepared again; {run} are of the old images: remove them")
+            models = paths.output(workspace, paths.model_dir(dataset, "")).relative_to(ROOT)
+            records = paths.output(workspace, f"{paths.RECORDS}/{dataset}").relative_to(ROOT)
+            told = f"remove what was made of the old images: {models}, {records}"
+            print(f"{data.path} has changed and is prepared again; {told}")
             found = None
         if found is None:
             prepare(dataset, workspace=workspace, changes=changes)
@@ -51,23 +53,35 @@ def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) ->
 def changed(data: Data, prepared: Path) -> bool:
     """Return whether raw images, if they are still there, are others than those that were prepared.
 
-    They are read again only if a file or folder among them is newer than what was made of them.
+    They are read again only if a file or folder among them is newer than what was made of them. Those of torchvision
+    are not, since what is missing would be downloaded.
 
     Args:
         data: of the recipe.
         prepared: folder of the prepared images.
     """
     raw, about = ROOT / data.path, prepared / "about.json"
-    if not raw.exists() or not about.exists():
+    if data.source == "torchvision" or not raw.exists() or not about.exists():
         return False
-    newest = max(place.stat().st_mtime for place in (raw, *raw.rglob("*")))
-    if newest <= about.stat().st_mtime:
+    if _newest(raw) <= about.stat().st_mtime:
         return False
     try:
         digest = source(data).digest
-    except DatasetError:  # such as an archive that was removed once the images were prepared
+    except ValueError as error:  # such as an archive that was removed once the images were prepared
+        print(f"{data.path} cannot be read, so the prepared images are used as they are ({error})")
         return False
-    return digest != json.loads(about.read_text(encoding="utf-8"))["source_sha256"]
+    same = digest == json.loads(about.read_text(encoding="utf-8"))["source_sha256"]
+    if same and os.access(about, os.W_OK):
+        os.utime(about)  # so that the next call need not read them
+    return not same
+
+
+def _newest(raw: Path) -> float:
+    """The time of the last change of a file, or of any file or folder in a folder."""
+    places = [raw]
+    for folder, folders, files in os.walk(raw, followlinks=True):
+        places += [Path(folder, name) for name in (*folders, *files)]
+    return max(place.lstat().st_mtime if place.is_symlink() else place.stat().st_mtime for place in places)
 
 
 def main(arguments: list[str]) -> int:

@@ -85,9 +85,11 @@ def check_start(recipe: Recipe) -> None:
         try:
             begun = build(name, recipe.model.dimension, seed=1, start=str(file), options=options)
         except ValueError as error:
-            raise ValueError(f"{name} cannot begin with a file of its own weights: {error}") from error
+            raise ValueError(f"no recipe can begin with weights of {name}; take the backbone grid4") from error
     if weights.digest(begun.backbone) != weights.digest(made.backbone):
-        raise ValueError(f"{name} leaves out part of its own weights when it begins with a file; take grid4")
+        raise ValueError(
+            f"a recipe that begins with weights of {name} leaves part of them out; take the backbone grid4"
+        )
 
 
 def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -> StoredModel:

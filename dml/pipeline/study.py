@@ -35,7 +35,6 @@ from dml.pipeline import paths
 from dml.pipeline.checking import in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
-from dml.pipeline.preparing import changed
 from dml.pipeline.repro import BUSY, pipeline_lock
 from dml.pipeline.scheduling import in_order
 from dml.pipeline.shares import Shares, positive, shares_of
@@ -183,9 +182,8 @@ def _attack(model: Model, suite: str) -> Job:
 
 
 def _has(params: Params, dataset: str) -> bool:
-    data, folder = params.recipe(dataset).data, ROOT / paths.data_dir(dataset)
-    wanted = json.loads(json.dumps(data_settings(data)))
-    return _stored(folder / SETTINGS).get("settings") == wanted and not changed(data, folder)
+    wanted = json.loads(json.dumps(data_settings(params.recipe(dataset).data)))
+    return _stored(ROOT / paths.data_dir(dataset) / SETTINGS).get("settings") == wanted
 
 
 def trained(params: Params, model: Model) -> bool:

@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 2 -m dml train glyphs triplet robust --seed 0
 
 The model is the pipeline's own: weights, settings and history go where notebooks 02 and 03 put them, and a training
-that was killed continues. Missing images are prepared first.
+that was killed continues. Missing images are prepared first. With --changes all goes below scratch/, unless --workspace
+says otherwise.
 """
 
 import argparse

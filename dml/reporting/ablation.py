@@ -119,7 +119,7 @@ def section(records: Sequence[Record], eps: float, figures: Figures) -> list[str
         "radii only the closest. From another class of defence comes what has the same schedule, radius and steps as "
         "this project's. Intervals are 95%, paired over the same queries (Bonett and Price 2012). "
         f"{_were_chosen(chosen)} was chosen by these queries, which favours it. Only [later trials]"
-        "(../tuning.md) on held-out classes were kept; in some, other defences score higher."
+        "(../tuning.md) on held-out classes were kept."
     )
     header = ["loss", "from", "to", "setting", "change of natural R@1", f"of R@1 at {radius_text(eps)}"]
     return ["", text, *table(header, rows)]

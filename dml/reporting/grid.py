@@ -181,8 +181,8 @@ def caption(found: Sequence[Family], dataset: str) -> str:
     mean = f", mean of {count(seeds, 'training')}" if seeds > 1 else ""
     return (
         f"R@1 on {dataset} by training radius and test radius, suite {suites}{mean}. Test eps 0 is natural, training "
-        f"eps 0 undefended. Frames: the best training radius of each column. 95% intervals reach {half:.3f} to either "
-        "side at most."
+        f"eps 0 undefended. Frames: the best training radius of each column, before rounding. 95% intervals reach "
+        f"{half:.3f} to either side at most."
     )
 
 

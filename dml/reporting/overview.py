@@ -81,9 +81,9 @@ def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
     text = (
-        f"Each class of defence on [{name}]({FOLDER}/{name}.md), which explains the names, with its best settings, and "
-        "this project's and the paper's with their first ones. Classes with more settings had more chances. R@1 is "
-        "what the worst of all attacks leaves of "
+        f"Each class of defence with its best settings on [{name}]({FOLDER}/{name}.md), which explains the names; "
+        f"{', '.join(f'`{kept}`' for kept in (figures.baseline, figures.paper, *OWN))} in any case. Classes with more "
+        "settings had more chances. R@1 is what the worst of all attacks leaves of "
         f"{queries_text(board)}, suite `{records[0]['suite']}` (95% interval over queries; below it the range of the "
         "trainings). The factor, and the cost in images embedded, are relative to undefended training with the same "
         f"loss and the shortest schedule. {MARK}: a gate fails, or the embedding collapsed."

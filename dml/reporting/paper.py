@@ -77,9 +77,9 @@ def _on_training(evidence: Evidence) -> list[str]:
     told = []
     if radii:
         given = " and ".join(map(radius_text, sorted(radii)))
-        told.append(f"{spell(figures.paper).capitalize()} models were trained at eps {given}, whatever the attack's.")
+        told.append(f"{spell(figures.paper).capitalize()} models were trained at eps {given}, at any attack radius.")
     if first:
-        told.append(f"Of some the first epoch was kept, the best on held-out classes: {'; '.join(sorted(first))}.")
+        told.append(f"These kept their first epoch, the best on held-out classes: {'; '.join(sorted(first))}.")
     return ["", " ".join(told)] if told else []
 
 

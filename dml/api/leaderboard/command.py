@@ -84,6 +84,8 @@ def _images(item: "Entry", images: str, chosen: argparse.Namespace) -> "tuple[Sp
 
     given = (images, None, None, None) if chosen.gallery is None else (None, None, images, chosen.gallery)
     if (found_at(images) / "images.bin").exists():
+        if chosen.resize is not None:
+            raise ValueError(f"{images} is prepared, with its size; leave --resize out")
         return splits(*given, None)
     height, width = item.shape
     if chosen.resize is not None:
