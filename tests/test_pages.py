@@ -44,24 +44,39 @@ def test_the_overview_is_one_screen_with_best_models_claims_and_links(
     text = write(tmp_path, everything)["README"]
     assert len(text.splitlines()) < 45
     assert text.index("| [toys](pages") < text.index("| [others](pages"), "the most defences lead"
-    assert text.index("Pages: [others](pages") < text.index(", [toys](pages"), "in the order of origins"
+    assert text.index("queries): [others](pages") < text.index(", [toys](pages"), "in the order of origins"
     assert (
         "| dataset: best model | natural R@1 | R@1 at 0.01 | R@1 at 8/255 | standard | robust | start | best cont"
         in text
     )
     assert (
         "| [toys](pages/toys.md): robust (triplet) | 0.880 | – | **0.500** (0.451 to 0.549) | 0.050 | 0.500 | – | "
-        "0.150 (pixels 8) |"
+        "0.150 |"
     ) in text
     link = "pages/toys.md#the-best-model-against-the-others-query-by-query"
     told = "Models and controls beaten beyond chance at eps 8/255: **triplet, robust** beats 6 of 6 in R@1"
     assert f"\n{told}. [By name]({link}).\n" in text
-    assert "| `robust` models beat `single_step` ones | not tested here | **holds in part** at eps 8/255 |" in text
-    assert "[toys](pages/toys.md) (16 runs; `quick`, 400 queries)" in text
+    told = {"toys": "**holds in part** at eps 8/255", "others": "not tested here"}
+    assert verdicts(text, "`robust` models beat `single_step` ones") == told
+    assert "[toys](pages/toys.md) (16; `quick`, 400)" in text
     assert "](figures/" not in text
     board = text[text.index("| defence | loss |") : text.index("## Best models")]
     assert re.findall(r"^\| (\w+)", board, re.MULTILINE) == ["defence", "robust", "single", "pixels", "standard"]
     assert "[toys](pages/toys.md)" in text[: text.index("| defence | loss |")], "where most defences were measured"
+
+
+def verdicts(text: str, claim: str) -> dict[str, str]:
+    """Dataset -> verdict on a claim, from the table that has a column for each claim."""
+    found: dict[str, str] = {}
+    column = None
+    for line in text[text.index("## Claims") :].splitlines():
+        cells = line.strip("|").split("|") if line.startswith("|") else []
+        cells = [cell.strip() for cell in cells]
+        if cells[:1] == ["dataset"]:
+            column = cells.index(claim) if claim in cells else None
+        elif column is not None and cells and cells[0].startswith("["):
+            found[cells[0][1 : cells[0].index("]")]] = cells[column]
+    return found
 
 
 def test_verdicts_at_two_radii_share_a_cell(tmp_path: Path) -> None:
@@ -69,8 +84,9 @@ def test_verdicts_at_two_radii_share_a_cell(tmp_path: Path) -> None:
     rows = [row("none", 0.0, 360), row("worst", 0.01, 400), row("worst", EPS, 20)]
     runs = [record("triplet", name, 0.9, 20, rows=rows, **both) for name in ("standard", "robust")]
     text = write(tmp_path, runs)["README"]
-    assert "| `standard` models lose more than half of their natural R@1 | **holds** / **fails** |" in text
-    assert "| `robust` models beat `standard` ones | **not separated** |" in text
+    loses = verdicts(text, "`standard` models lose more than half of their natural R@1")
+    assert loses == {"toys": "**holds** / **fails**"}
+    assert verdicts(text, "`robust` models beat `standard` ones") == {"toys": "**not separated**"}
     assert "Verdicts at eps 8/255 and at eps 0.01, one where they agree." in text
 
 
@@ -182,8 +198,8 @@ def test_stale_runs_are_listed_at_the_end_and_counted_nowhere_else(tmp_path: Pat
     assert "<summary>3 runs</summary>" in listed
     assert "| triplet, old, seed 0 | `auto` | 0.990 | 0.998 at 8/255 | trained with other" in listed
     assert "| triplet, older, seed 0 | `quick` | 0.900 | 0.003 at 8/255 | trained with other" in listed
-    assert "[toys](pages/toys.md) (6 runs, 3 stale; `quick`, 400 queries)" in text["README"]
-    assert "[gone](pages/gone.md) (0 runs, 1 stale)" in text["README"]
+    assert "[toys](pages/toys.md) (6, 3 stale; `quick`, 400)" in text["README"]
+    assert "[gone](pages/gone.md) (0, 1 stale)" in text["README"]
     assert "## Models compared" not in text["gone"]
 
 
@@ -212,7 +228,7 @@ def test_what_other_programs_wrote_is_linked_where_it_exists(tmp_path: Path) -> 
     assert "benchmarks" not in write(tmp_path, six())["README"]
     (tmp_path / "benchmarks.md").touch()
     text = write(tmp_path, six())["README"]
-    assert " Further: [time beside floors and peers](benchmarks.md)." in text
+    assert " **Further**: [time beside floors and peers](benchmarks.md)." in text
     assert "strength" not in text
 
 

@@ -16,7 +16,6 @@ from dml.reporting.spelling import (
     MARK,
     MISSING,
     UNTESTED,
-    count,
     number,
     spell,
     table,
@@ -31,13 +30,13 @@ FOLDER = "pages"  # of the datasets' pages
 MEASURED = (
     "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model"
     " was trained on its images; pretrained weights may have seen such classes, and so have models that take turned "
-    "images for classes (`turns`). R@1 counts the worst of all attacks on each query. Of each training the best epoch "
-    "on held-out classes is kept, under attack or, without a defence, on natural images. Intervals and tests are over "
-    "queries; differences between classes and trainings would widen them."
+    "images for classes (`turns`). Of each training the best epoch on held-out classes is kept, under attack or, "
+    "without a defence, on natural images. Intervals and tests are over queries; differences between classes and "
+    "trainings would widen them."
 )
 FILES = (
-    "- Numbers: [compared.csv](compared.csv) on the pages, [metrics.csv](metrics.csv) all "
-    "([columns](columns.md)), [runs/](runs) the outcome of each query, [cost.md](cost.md) the cost of training, "
+    "**Numbers**: [compared.csv](compared.csv) on the pages, [metrics.csv](metrics.csv) all "
+    "([columns](columns.md)), [runs/](runs) outcomes of queries, [cost.md](cost.md) the cost of training, "
     "[provenance.json](provenance.json) devices and versions."
 )
 
@@ -71,7 +70,7 @@ def overview(
     lines += _claims(main, figures)
     listed = ", ".join(_page(name, own, boards, stale, figures) for name, own in by_dataset.items())
     note = " Stale runs are listed there and count nowhere else." if stale else ""
-    lines += ["", MEASURED, f"- Pages: {listed}.{note}", FILES]
+    lines += ["", f"{MEASURED} **Pages** (runs; suite, attacked queries): {listed}.{note} {FILES}"]
     return "\n".join(lines) + "\n"
 
 
@@ -96,10 +95,10 @@ def _page(
 ) -> str:
     """Link to a dataset's page, and how many runs it shows."""
     old = sum(found.record["dataset"] == name for found in stale)
-    runs = count(len(own), "run") + (f", {old:,} stale" if old else "")
+    runs = f"{len(own):,}" + (f", {old:,} stale" if old else "")
     suite = ""
     if name in boards:
-        suite = f"; `{main_suite(own, figures)}`, {range_text(boards[name]['queries'], 'query', 'queries')}"
+        suite = f"; `{main_suite(own, figures)}`, {range_text(boards[name]['queries'])}"
     return f"[{name}]({FOLDER}/{name}.md) ({runs}{suite})"
 
 
@@ -107,7 +106,7 @@ def _introduction(figures: Figures) -> str:
     return (
         f"The trained model that keeps the most R@1 at eps {radius_text(figures.eps)} (of equals the first), and R@1 "
         f"there of `{figures.baseline}` and the paper's `{figures.paper}` with their best losses, of `{START}`, the "
-        "weights that training begins with, and of the best control, a search without a trained network."
+        "weights that training begins with, and of the best control."
     )
 
 
@@ -126,15 +125,13 @@ def _best_models(boards: Mapping[str, pd.DataFrame], figures: Figures) -> list[s
         best = trained.iloc[0]
         others = [trained[trained["defense"].eq(defense)] for defense in (figures.baseline, figures.paper, START)]
         controls = board[board["loss"] == CONTROL]
-        control = MISSING if controls.empty else f"{_r1(controls)} ({spell(controls.iloc[0]['defense'])})"
         rows.append(
             [
                 f"[{name}]({FOLDER}/{name}.md): {spell(best['defense'])} ({spell(best['loss'])})",
                 number(best["natural"]),
                 flagged(best["r1_paper"], best["gates"]),
                 marked(best["r1"], best["r1_low"], best["r1_high"], best["gates"], bold=True),
-                *map(_r1, others),
-                control,
+                *map(_r1, [*others, controls]),
             ]
         )
     radii = radius_text(figures.paper_eps), radius_text(figures.eps)
@@ -158,7 +155,7 @@ def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
 
 
 def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]:
-    """One row per claim, one column per dataset; verdicts on the same claim at two radii share a cell."""
+    """One row per dataset, one column per claim; verdicts on the same claim at two radii share a cell."""
     verdicts: dict[str, dict[str, dict[str, str]]] = {}
     radii = [f" at eps {radius_text(eps)}" for eps in (figures.eps, figures.paper_eps)]
     for name, own in main.items():
@@ -170,16 +167,18 @@ def _claims(main: Mapping[str, Sequence[Record]], figures: Figures) -> list[str]
         return []
     found = {claim: {name: _both(by_radius) for name, by_radius in cells.items()} for claim, cells in verdicts.items()}
     datasets = [name for name in main if any(name in verdicts for verdicts in found.values())]
-    rows = [([claim], [cells.get(name, UNTESTED) for name in datasets]) for claim, cells in found.items()]
-    links = [f"[{name}]({FOLDER}/{name}.md#claims)" for name in datasets]
+    rows = [
+        ([f"[{name}]({FOLDER}/{name}.md#claims)"], [cells.get(name, MISSING) for cells in found.values()])
+        for name in datasets
+    ]
     text = (
         f"Verdicts{radii[0]} and{radii[1]}, one where they agree. "
         "A claim holds if it does for every loss that was measured, and in part if it does for some. *Not shown*: a "
         "95% interval reaches across the limit. *Not separated*: McNemar's exact test on the same queries finds p of "
         f"0.05 or more, not corrected for the number of claims. *{OWED.capitalize()}*: the model that training begins "
-        "with does as well, trained no further. The pages give the numbers. One by one: [claims.md](claims.md)."
+        "with does as well, trained no further. One by one: [claims.md](claims.md)."
     )
-    return ["", "## Claims", "", text, *wide_table(["claim"], links, rows)]
+    return ["", "## Claims", "", text, *wide_table(["dataset"], list(found), rows)]
 
 
 def _both(verdicts: Mapping[str, str]) -> str:

@@ -83,7 +83,7 @@ def write(
         pages |= {place: doubts} if doubts else {}
     text = overview(by_dataset, stale, figures, drawings)
     further = [told.format(file) for file, told in FURTHER.items() if (results / file).exists()]
-    told = f" Further: {', '.join(further)}." if further else ""
+    told = f" **Further**: {', '.join(further)}." if further else ""
     write_text(results / "README.md", f"{text.rstrip()}{told}\n")
     with atomic(results / FOLDER) as partial:
         partial.mkdir()

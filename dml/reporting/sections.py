@@ -13,7 +13,6 @@ from dml.reporting.spelling import (
     MARK,
     MISSING,
     control_kind,
-    count,
     factor_text,
     interval,
     model_text,
@@ -68,10 +67,11 @@ def queries_text(found: pd.DataFrame) -> str:
     return queries if found["trainings"].max() == 1 else f"{queries} of {trainings}"
 
 
-def range_text(found: pd.Series, noun: str, plural: str) -> str:
-    """Return the number that all rows share, or the least and the most."""
+def range_text(found: pd.Series, noun: str = "", plural: str = "") -> str:
+    """Return the number that all rows share, or the least and the most, and what they count, if it is given."""
     least, most = int(found.min()), int(found.max())
-    return count(most, noun, plural) if least == most else f"{least:,} to {most:,} {plural}"
+    span = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{span} {noun if least == most == 1 else plural}".rstrip()
 
 
 def suite_section(records: Sequence[Record], figures: Figures) -> list[str]:
