@@ -41,8 +41,8 @@ def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) ->
         except FileNotFoundError:
             found = None
         if found is not None and changed(data, found):
-            models = paths.output(workspace, paths.model_dir(dataset, "")).relative_to(ROOT)
-            records = paths.output(workspace, f"{paths.RECORDS}/{dataset}").relative_to(ROOT)
+            models = paths.output(workspace, paths.model_dir(dataset, ""))
+            records = paths.output(workspace, f"{paths.RECORDS}/{dataset}")
             told = f"remove what was made of the old images: {models}, {records}"
             print(f"{data.path} has changed and is prepared again; {told}")
             found = None
