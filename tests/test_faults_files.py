@@ -338,7 +338,7 @@ def test_results_that_cannot_be_written_are_one_sentence(
     words = [str(picture_folder()), "--model", f"{tmp_path}/mine.py:make", "--size", "16", "--no-controls"]
     assert main(["evaluate", *words, "--queries", "4", "--output", str(tmp_path / "results")]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("error: [Errno ")
+    assert told.startswith("error: folder is ")
     assert "results" in told
     assert told.count("\n") == 1
     assert (tmp_path / "results").read_text() == "a file"

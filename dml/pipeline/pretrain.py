@@ -55,7 +55,8 @@ def pretrain(dataset: str, loss: str, defense: str, seed: int, file: Path) -> No
     """
     recipe, used = load().recipe(dataset), versions()  # which asks for packages before hours of training
     recipe.check(loss, defense)
-    check_start(recipe)
+    if told := no_start(recipe):
+        print(told, file=sys.stderr)
     folder = paths.model_dir(dataset, paths.run_name(loss, defense, seed))
     stored = _trained(dataset, recipe, loss, defense, seed)
     history = json.loads((ROOT / folder / "history.json").read_text(encoding="utf-8"))
@@ -75,8 +76,8 @@ def pretrain(dataset: str, loss: str, defense: str, seed: int, file: Path) -> No
     print(f"{file} holds the backbone {recipe.model.backbone} of epoch {stored.epoch_kept}")
 
 
-def check_start(recipe: Recipe) -> None:
-    """Raise ValueError unless a backbone of a recipe's kind can begin with a file of its own weights."""
+def no_start(recipe: Recipe) -> str | None:
+    """Return why no recipe with the same backbone could begin with weights of this one; None if one could."""
     name, options = recipe.model.backbone, recipe.model.options
     made = build(name, recipe.model.dimension, seed=0, options=options)
     with TemporaryDirectory() as folder:
@@ -84,12 +85,11 @@ def check_start(recipe: Recipe) -> None:
         weights.save(made.backbone, file)
         try:
             begun = build(name, recipe.model.dimension, seed=1, start=str(file), options=options)
-        except ValueError as error:
-            raise ValueError(f"no recipe can begin with weights of {name}; take the backbone grid4") from error
-    if weights.digest(begun.backbone) != weights.digest(made.backbone):
-        raise ValueError(
-            f"a recipe that begins with weights of {name} leaves part of them out; take the backbone grid4"
-        )
+        except ValueError:
+            return f"no recipe can begin with weights of {name}, which serve other programs; grid4 can be a start"
+    if weights.digest(begun.backbone) == weights.digest(made.backbone):
+        return None
+    return f"a recipe would begin with a part of the weights of {name} alone; take the backbone grid4"
 
 
 def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -> StoredModel:
