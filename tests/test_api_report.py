@@ -20,6 +20,7 @@ from dml.api import attack
 from dml.api.result import Result
 from dml.data.base import Split
 from dml.models.embedder import build
+from tests.model_file import MODEL_FILE
 
 SMALL = {"queries": 12, "gate_tries": 5, "attacks": {"margin": {"steps": 6}}}
 EPS = (0.003, 0.01)
@@ -166,16 +167,6 @@ def test_a_killed_evaluation_continues(
     other = build("conv4", 8, seed=1, statistics=toy_split.statistics()).eval()
     evaluate(other, toy_split, folder=tmp_path, controls=())
     assert calls == [5, 5, 2], "another model begins anew"
-
-
-MODEL_FILE = """
-from torch import nn
-import torch
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(768, 8)).eval()
-"""
 
 
 def test_the_command(picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import dml
 from dml.__main__ import main
 from dml.api.leaderboard import entry
 from dml.data.base import Split
+from tests.model_file import MODEL_FILE
 
 NOISE = {"attacks": {"noise": {"draws": 3}}, "claims": False, "gate_tries": 1}
 WEAK = {"attacks": {"soft_margin": {"steps": 2, "classes": 1, "target_steps": 1}}, "gate_tries": 2}
@@ -159,16 +160,6 @@ def test_weights_of_another_network_are_refused_with_the_reason(tmp_path: Path) 
         dml.load("torchvision:resnet18", weights=tmp_path / "list.pth")
     torch.save({"net": state, "epoch": 3}, tmp_path / "inside.pth")
     assert dml.load("torchvision:resnet18", weights=tmp_path / "inside.pth")
-
-
-MODEL_FILE = """
-from torch import nn
-import torch
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(768, 8)).eval()
-"""
 
 
 def test_an_entry_of_squeezed_squares_can_be_checked(

@@ -25,6 +25,7 @@ from dml.data.sources.folder import read_folder
 from dml.evaluation.linear_metric import RobustLinear
 from dml.models import linear_metric
 from dml.retrieval.index import Search
+from tests.model_file import MODEL_FILE
 
 SMALL = {"queries": 8, "claims": False, "attacks": {"margin": {"steps": 4}}}
 EPS = 0.05
@@ -149,16 +150,6 @@ def test_training_images_that_cannot_be_used_are_one_sentence(model: nn.Module) 
     }.items():
         with pytest.raises(ValueError, match=sentence):
             evaluate(model, x, y, training=training)
-
-
-MODEL_FILE = """
-from torch import nn
-import torch
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(768, 8)).eval()
-"""
 
 
 def test_the_command_fits_it_and_the_leaderboard_takes_the_others(
