@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.functional import normalize
 
 from dml.config.load import load
@@ -17,6 +18,7 @@ from dml.data.transforms import to_float
 from dml.defenses.joint import Joint
 from dml.losses.normalized_softmax import NormalizedSoftmax
 from dml.models.backbones.grid4 import Grid4
+from dml.models.backbones.grid13 import Grid13
 from dml.models.embedder import build
 from dml.models.palette import Palette
 from dml.models.weights import WeightsError
@@ -68,12 +70,48 @@ def test_features_keep_the_quarter_that_they_come_from() -> None:
     assert moved[1, 1] == 0
 
 
+def test_grid13_halves_three_times_and_adds_to_what_it_has() -> None:
+    """Blocks whose last convolutions are 0 pass values on; a change in one corner reaches its own cell most."""
+    network = Grid13().eval()
+    block = network.layers[3]
+    nn.init.zeros_(block.convolutions[-1].weight)
+    values = torch.rand(2, 64, 8, 8)
+    assert torch.equal(block(values), values)
+    images = torch.zeros(1, 3, 64, 64)
+    changed = images.clone()
+    changed[..., :8, :8] = 1.0
+    with torch.no_grad():
+        assert network.layers[:-2](images).shape == (1, 256, 8, 8)
+        moved = (network(changed) - network(images)).view(256, 2, 2).abs().sum(0)
+    assert moved[0, 0] > 2 * moved[1, 1]
+
+
+def test_grid13_stands_beside_the_same_metric_and_colours() -> None:
+    split = _photographs(0)
+    four, thirteen = (build(f"grid{n}_linear", 0, seed=3, options={"colours": 0.6}).eval() for n in (4, 13))
+    alone = build("grid13", 0, seed=3).eval()
+    thirteen.backbone.grid.load_state_dict(alone.backbone.state_dict())
+    for model in (four, thirteen):
+        model.backbone.begin(split, seed=5)
+    images = to_float(split.images)
+    with torch.no_grad():
+        found, beside = thirteen.features(images), four.features(images)
+        torch.testing.assert_close(found[:, :1024], F.normalize(alone.features(images), dim=1))
+    assert found.shape == beside.shape
+    for part in (slice(1024, 1792), slice(1792, None)):  # the same up to scales, which the features give
+        torch.testing.assert_close(F.normalize(found[:, part], dim=1), F.normalize(beside[:, part], dim=1))
+
+
 def test_a_file_of_weights_starts_the_backbone(tmp_path: Path) -> None:
+    """As it was but for half precision of what convolves."""
     model = build("grid4", 8, seed=3).eval()
     pretrain.export(model, {"seed": 3}, tmp_path / "start.safetensors")
     again = build("grid4", 8, seed=4, start=str(tmp_path / "start.safetensors")).eval()
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(model.features(images), again.features(images))
+    for name, value in model.backbone.state_dict().items():
+        read = again.backbone.state_dict()[name]
+        assert read.dtype == value.dtype
+        assert torch.equal(read, value.half().float() if value.dim() > 1 else value)
+    assert (tmp_path / "start.safetensors").stat().st_size < 2.1 * sum(p.numel() for p in model.backbone.parameters())
     assert not torch.equal(model.head.weight, again.head.weight)
     about = json.loads((tmp_path / "start.json").read_text())
     assert about == {"sha256": hashlib.sha256((tmp_path / "start.safetensors").read_bytes()).hexdigest(), "seed": 3}

@@ -13,5 +13,6 @@ DEFENSES: dict[str, str] = {
     "ca_tride": "dml.defenses.ca_tride:CATRIDE",  # collapse-aware decoupling (Tian et al. 2024)
     "trades": "dml.defenses.trades:Trades",  # after TRADES (Zhang et al. 2019)
     "fare": "dml.defenses.fare:FARE",  # after FARE (Schlarmann et al. 2024)
+    "distilled": "dml.defenses.distilled:Distilled",  # after robust distillation (Goldblum et al. 2020)
     "nearest": "dml.defenses.nearest:Nearest",  # this project's: perturbed queries against the whole batch
 }

@@ -2,6 +2,8 @@
 
 BACKBONES: dict[str, str] = {
     "conv4": "dml.models.backbones.conv4:Conv4",
+    "grid13": "dml.models.backbones.grid13:Grid13",
+    "grid13_linear": "dml.models.backbones.grid13_linear:Grid13Linear",
     "grid4": "dml.models.backbones.grid4:Grid4",
     "grid4_linear": "dml.models.backbones.grid4_linear:Grid4Linear",
     "lite0_stages": "dml.models.backbones.lite0_stages:Lite0Stages",
