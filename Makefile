@@ -1,6 +1,6 @@
 # make repro   run the whole pipeline (only what changed)      make lab     open the notebooks in JupyterLab
 # make test    check style and run the tests                   make bench   measure speed
-# make study   train and attack every defence, for hours        make pretrain   train the robust start anew
+# make study   train and attack every defence, for hours        make pretrain   train the robust starts anew
 #
 # Each makes the environment it needs, once, in .venv. Set PYTHON to choose the interpreter (3.11.4 or newer), and JOBS
 # how many stages or notebooks run side by side.
@@ -37,6 +37,8 @@ study: env
 pretrain: env
 	@test -e data/tiny_imagenet/labels.csv || python -m dml datasets fetch tiny_imagenet
 	python -m dml pretrain tiny_imagenet normalized_softmax joint pretrained/grid4.safetensors
+	python -m dml pretrain tiny_imagenet_distilled normalized_softmax distilled artifacts/grid13.safetensors
+	python -m dml join grids pretrained/grid4.safetensors artifacts/grid13.safetensors pretrained/grids.safetensors
 
 bench: env
 	@# Peers to compare with; torchattacks wants old versions of packages that the pipeline needs newer.

@@ -6,6 +6,7 @@ check        check params.yaml and that the images of every dataset of `run` exi
 datasets     download the benchmarks, check what is there, unpack archives of images
 digests      write what the stages of the pipeline depend on
 evaluate     attack any retrieval model on a folder of images, and write a report
+join         write robust starts of several networks as one
 leaderboard  add a model to the leaderboard, or check a claim that breaks one
 notebook     strip notebooks, or run one with parameters
 prepare      prepare the images of a dataset, and train nothing
@@ -29,6 +30,7 @@ COMMANDS: dict[str, str] = {  # each takes the words after its name, and returns
     "datasets": "dml.data.commands:main",
     "digests": "dml.pipeline.stage_digests:main",
     "evaluate": "dml.api.command:main",
+    "join": "dml.pipeline.join:main",
     "leaderboard": "dml.api.leaderboard.command:main",
     "notebook": "dml.pipeline.notebook:main",
     "prepare": "dml.pipeline.preparing:main",

@@ -19,10 +19,11 @@ from dml.defenses.joint import Joint
 from dml.losses.normalized_softmax import NormalizedSoftmax
 from dml.models.backbones.grid4 import Grid4
 from dml.models.backbones.grid13 import Grid13
+from dml.models.backbones.grids import Grids
 from dml.models.embedder import build
 from dml.models.palette import Palette
 from dml.models.weights import WeightsError
-from dml.pipeline import pretrain
+from dml.pipeline import join, pretrain
 
 
 def test_the_loss_is_the_cross_entropy_over_cosines(generator: torch.Generator) -> None:
@@ -86,20 +87,40 @@ def test_grid13_halves_three_times_and_adds_to_what_it_has() -> None:
     assert moved[0, 0] > 2 * moved[1, 1]
 
 
-def test_grid13_stands_beside_the_same_metric_and_colours() -> None:
+def test_grids_stand_beside_the_same_metric_and_colours() -> None:
+    """Features of both networks, each as far away as the other, beside what Grid4 has beside it."""
     split = _photographs(0)
-    four, thirteen = (build(f"grid{n}_linear", 0, seed=3, options={"colours": 0.6}).eval() for n in (4, 13))
-    alone = build("grid13", 0, seed=3).eval()
-    thirteen.backbone.grid.load_state_dict(alone.backbone.state_dict())
-    for model in (four, thirteen):
+    four, both = (build(name, 0, seed=3, options={"colours": 0.6}).eval() for name in ("grid4_linear", "grids_linear"))
+    for model in (four, both):
         model.backbone.begin(split, seed=5)
     images = to_float(split.images)
+    grids = both.backbone.grid
     with torch.no_grad():
-        found, beside = thirteen.features(images), four.features(images)
-        torch.testing.assert_close(found[:, :1024], F.normalize(alone.features(images), dim=1))
-    assert found.shape == beside.shape
-    for part in (slice(1024, 1792), slice(1792, None)):  # the same up to scales, which the features give
+        found, beside = both.features(images), four.features(images)
+        features = [F.normalize(network((images - 0.5) / 0.25), dim=1) for network in (grids.grid4, grids.grid13)]
+    assert both.dimension == found.shape[1] == 2048 + 768 + 216
+    torch.testing.assert_close(found[:, :2048], torch.cat(features, 1) / 2**0.5)
+    for part in (slice(-984, -216), slice(-216, None)):  # the same up to scales, which the features give
         torch.testing.assert_close(F.normalize(found[:, part], dim=1), F.normalize(beside[:, part], dim=1))
+
+
+def test_starts_of_both_networks_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {name: build(name, 8, seed=seed).eval() for seed, name in enumerate(("grid13", "grid4"))}
+    files = [tmp_path / f"{name}.safetensors" for name in parts]
+    for file, (name, model) in zip(files, parts.items(), strict=True):
+        pretrain.export(model, {"of": name}, file)
+    whole = tmp_path / "grids.safetensors"
+    assert join.main(["grids", *map(str, files), str(whole)]) == 0
+    grids = build("grids", 0, seed=9, start=str(whole)).backbone
+    for file, name in zip(files, parts, strict=True):
+        begun = build(name, 0, seed=5, start=str(file)).backbone.state_dict()
+        for key, value in getattr(grids, name).state_dict().items():
+            assert torch.equal(value, begun[key]), key
+    about = json.loads(whole.with_suffix(".json").read_text())
+    assert about["sha256"] == hashlib.sha256(whole.read_bytes()).hexdigest()
+    assert {name: part["of"] for name, part in about["parts"].items()} == {name: name for name in parts}
+    assert join.main(["grids", str(files[0]), str(whole)]) == 1
+    assert "the files are those of ['grid13']; grids has ['grid13', 'grid4']" in capsys.readouterr().err
 
 
 def test_a_file_of_weights_starts_the_backbone(tmp_path: Path) -> None:
@@ -197,16 +218,33 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         Grid4(str(tmp_path / "other.safetensors"))
 
 
-def test_the_committed_start_is_what_its_json_says() -> None:
-    params = load()
-    used = {recipe.model.weights for recipe in params.recipes.values() if recipe.model.weights.endswith(".safetensors")}
-    assert used == {"pretrained/grid4.safetensors"}
-    file = pretrain.ROOT / "pretrained" / "grid4.safetensors"
+@pytest.mark.parametrize("name", ["grid4", "grids"])
+def test_the_committed_starts_are_what_their_json_says(name: str) -> None:
+    file = pretrain.ROOT / "pretrained" / f"{name}.safetensors"
     about = json.loads(file.with_suffix(".json").read_text())
     assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert file.stat().st_size < 8e6
-    assert about["settings"]["model"]["backbone"] == "grid4"
-    Grid4(str(file))
+    parts = about["parts"] if name == "grids" else {name: about}
+    assert all(part["settings"]["model"]["backbone"] == each for each, part in parts.items())
+    build(name, 0, seed=0, start=str(file))
+
+
+def test_a_start_that_was_joined_has_the_weights_of_its_parts() -> None:
+    """Of Grid4 the other file has them in full precision."""
+    pretrained = pretrain.ROOT / "pretrained"
+    about = json.loads((pretrained / "grids.json").read_text())
+    alone = pretrained / "grid4.safetensors"
+    assert about["parts"]["grid4"]["sha256"] == hashlib.sha256(alone.read_bytes()).hexdigest()
+    both, one = Grids(str(pretrained / "grids.safetensors")), Grid4(str(alone))
+    for name, value in one.state_dict().items():
+        rounded = value.half().float() if value.dim() > 1 else value
+        assert torch.equal(both.grid4.state_dict()[name], rounded), name
+
+
+def test_recipes_begin_with_a_start_that_is_there() -> None:
+    recipes = load().recipes.values()
+    used = {recipe.model.weights for recipe in recipes if recipe.model.weights.endswith(".safetensors")}
+    assert used == {"pretrained/grid4.safetensors"}
 
 
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

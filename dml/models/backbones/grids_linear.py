@@ -1,14 +1,15 @@
-"""Grid13 beside a linear metric of pooled pixels and a soft histogram of colours."""
+"""Grids beside a linear metric of pooled pixels and a soft histogram of colours."""
 
 from dml.models.backbones.grid4_linear import Grid4Linear
 from dml.models.backbones.grid13 import Grid13
+from dml.models.backbones.grids import Grids
 
 
-class Grid13Linear(Grid4Linear):
-    """:class:`Grid4Linear` with :class:`Grid13` in the place of Grid4; both have 1024 features.
+class GridsLinear(Grid4Linear):
+    """:class:`Grid4Linear` with the features of :class:`Grids` in the place of those of Grid4: (B, 2816) or (B, 3032).
 
     Args:
-        start: of Grid13.
+        start: of Grids.
         weight, colours: see :class:`Grid4Linear`.
 
     Raises:
@@ -17,4 +18,5 @@ class Grid13Linear(Grid4Linear):
 
     def __init__(self, start: str = "random", weight: float = 1.0, colours: float = 0.0) -> None:
         super().__init__("random", weight, colours)
-        self.grid = Grid13(start)
+        self.grid = Grids(start)
+        self.width += Grid13.width
