@@ -1,6 +1,6 @@
 """Join robust starts: write those of several networks as one, for a backbone that has the networks side by side.
 
-    python -m dml join grids pretrained/grid4.safetensors pretrained/grid13.safetensors pretrained/grids.safetensors
+    python -m dml join grids pretrained/grid4.safetensors artifacts/grid13.safetensors pretrained/grids.safetensors
 
 Each file is named after its network. Beside the weights stands a JSON file with those of the parts.
 """

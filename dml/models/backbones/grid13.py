@@ -13,7 +13,7 @@ class Grid13(Backbone):
 
     A block is BatchNorm, SiLU and a 3x3 convolution, twice (He et al. 2016, "Identity Mappings"). The last feature map
     is averaged in 2 x 2 cells, which are concatenated (B, 1024), as in :class:`dml.models.backbones.grid4.Grid4`, of
-    which it has three times the weights. ``pretrained/grid13.safetensors`` gives it a robust start.
+    which it has three times the weights. ``make pretrain`` makes a robust start for it.
     """
 
     width = 1024
