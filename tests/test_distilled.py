@@ -16,15 +16,13 @@ LOSS = NormalizedSoftmax(2, 8)
 
 
 class Fixed(nn.Module):
-    """Gives the embeddings that it was made with, and keeps the images that it saw."""
+    """Gives the embeddings that it was made with, whatever the images."""
 
     def __init__(self, embeddings: Tensor) -> None:
         super().__init__()
         self.embeddings = nn.Parameter(embeddings)
-        self.seen: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen.append(images.detach())
         return self.embeddings + 0 * images.mean((1, 2, 3))[:, None]
 
 

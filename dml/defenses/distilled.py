@@ -20,10 +20,11 @@ MEAN, STD = 0.5, 0.5  # pixels as the teacher was trained on them
 class Distilled(Adversarial):
     """Training without labels on ||f(x~) - t(x)||^2, t(x) being the embedding of a teacher.
 
-    Adversarially robust distillation (Goldblum et al. 2020, arXiv 1905.09747, equation 3, without its second term) with
-    embeddings in the place of a classifier's outputs. A label says little about a small image, and less about classes
-    to come; a teacher that was trained naturally on many more images says what the image resembles. FARE
-    (:class:`dml.defenses.fare.FARE`) is the same with the student, before its robust training, as the teacher.
+    After adversarially robust distillation (Goldblum et al. 2020, arXiv 1905.09747), which trains a classifier on a
+    robust teacher's outputs and on labels. Here the teacher was trained naturally, its embeddings are what is learnt,
+    and labels are left out: a label says little about a small image, and less about classes to come, while a teacher
+    that has seen many more images says what this one resembles. FARE (:class:`dml.defenses.fare.FARE`) has the same
+    term, with the student before its robust training as the teacher.
 
     The teacher is an EfficientNet-Lite0 with its ImageNet weights. Its embedding is the mean of its last feature map,
     less the mean over the batch, at unit length. A student of another dimension than these 1280 learns their projection
