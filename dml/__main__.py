@@ -2,7 +2,7 @@
 
 attack       attack one model with one suite, in one process or under torchrun
 carry        carry records over a change of code that changes no result, after making some again
-check        check params.yaml and that the images of every dataset of `run` exist
+check        check params.yaml, that its images exist, and that defences go with losses
 datasets     download the benchmarks, check what is there, unpack archives of images
 digests      write what the stages of the pipeline depend on
 evaluate     attack any retrieval model on a folder of images, and write a report

@@ -57,3 +57,23 @@ def test_images_that_are_missing_are_one_sentence(
     assert main(["check"]) == 1
     sentence = "data/glyphs/glyphs.json does not exist; put the images of 'glyphs' there"
     assert capsys.readouterr().err == f"ParamsError: {sentence}\n"
+
+
+def test_a_defence_that_training_would_refuse_is_told_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the time of a batch, instead of after the standard trainings."""
+    wrong = load({"recipes.glyphs.defenses.robust.target": "query"})
+    monkeypatch.setattr(checking, "load", lambda: wrong)
+    assert main(["check"]) == 1
+    sentence = (
+        "recipes.glyphs.defenses.robust does not go with the loss 'contrastive': target is 'query'; "
+        "Contrastive costs tuples, so it must be 'positive', 'negative' or 'anchor'"
+    )
+    assert capsys.readouterr().err == f"ParamsError: {sentence}\n"
+    wrong = load({"study.batch.losses": {"multi_similarity": ["standard", "robust_query", "amd"]}})
+    monkeypatch.setattr(study, "load", lambda: wrong)
+    monkeypatch.setattr(study, "run", lambda *given: pytest.fail("it must stop before"))
+    assert main(["study", "batch"]) == 1
+    sentence = "recipes.glyphs_long.defenses.amd does not go with the loss 'multi_similarity': "
+    assert capsys.readouterr().err.startswith(f"ParamsError: {sentence}")

@@ -32,7 +32,7 @@ from dml.common.files import ROOT
 from dml.config.load import load
 from dml.config.run import Params, Study
 from dml.pipeline import paths
-from dml.pipeline.checking import in_float32
+from dml.pipeline.checking import check_defenses, in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
 from dml.pipeline.repro import BUSY, pipeline_lock
@@ -240,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
         jobs, shares = shares_of(chosen.jobs, params.run.devices)
         blocks = [params.block(name) for name in chosen.blocks or params.study]
         datasets = dict.fromkeys(name for block in blocks for name in block.datasets)
+        for block in blocks:
+            for dataset, (loss, defenses) in itertools.product(block.datasets, block.losses.items()):
+                check_defenses(params, dataset, loss, defenses)
         for sentence in in_float32(params, datasets, dict.fromkeys(block.suite for block in blocks)):
             print(sentence, file=sys.stderr)
         for sentence in without_images(params, blocks):
