@@ -76,7 +76,7 @@ def test_photographs_have_a_recipe_for_a_gpu(name: str) -> None:
 
 def test_the_word_robust_stands_for_the_committed_weights() -> None:
     changed = load({"recipes.grocery.model.weights": "robust"}).recipe("grocery").model
-    assert changed.weights == "pretrained/grid4.safetensors"
+    assert changed.weights == "pretrained/grids.safetensors"
     assert (PARAMS.parent / changed.weights).exists()
     with pytest.raises(ParamsError, match=r"recipes\.glyphs\.model\.weights: weights is 'pretrained/.*from random"):
         load({"recipes.glyphs.model.weights": "robust"})

@@ -18,6 +18,7 @@ from dml.models.backbones.base import WORDS, Backbone, check_start
 from dml.models.backbones.lite0_stages import efficientnet_lite0
 from dml.models.embedder import build, device_of, evaluating, freeze_batchnorm
 from dml.models.palette import Palette
+from dml.models.shades import Shades
 from dml.models.weights import WeightsError, digest, load_weights, save
 
 STATISTICS = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
@@ -161,15 +162,19 @@ def test_the_pretrained_small_network_recognises_a_photograph() -> None:
     torch.testing.assert_close(features, torch.cat(normed, 1), atol=1e-4, rtol=1e-4)
 
 
-def test_a_palette_divides_every_pixel_by_a_gaussian_among_its_colours() -> None:
-    palette = Palette()
-    pixels = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    level = [-1 + 0.4 * step for step in range(6)]
+@pytest.mark.parametrize(("histogram", "levels"), [(Palette(), 6), (Shades(5), 5)], ids=["palette", "shades"])
+def test_a_histogram_divides_every_pixel_by_a_gaussian_among_its_colours(
+    histogram: Palette | Shades, levels: int
+) -> None:
+    pixels = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    spacing = 2 / (levels - 1)
+    level = [-1 + spacing * step for step in range(levels)]
     colours = torch.tensor([(red, green, blue) for red in level for green in level for blue in level])
-    means = F.avg_pool2d(pixels, 3).flatten(2).transpose(1, 2)  # (2, 4, 3)
-    density = torch.exp(-(torch.cdist(means, colours) ** 2) / (2 * 0.2**2))  # 0.2: half the spacing
+    means = F.avg_pool2d(pixels, histogram.pooled).flatten(2).transpose(1, 2)
+    density = torch.exp(-(torch.cdist(means, colours) ** 2) / (2 * (spacing / 2) ** 2))
     expected = (density / density.sum(2, keepdim=True)).mean(1)
-    torch.testing.assert_close(palette.shares(pixels), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(histogram.shares(pixels), expected, atol=1e-5, rtol=1e-4)
+    assert histogram(pixels).shape == (6, histogram.width)
 
 
 def test_weights_that_cannot_be_used_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

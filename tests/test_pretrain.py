@@ -22,6 +22,7 @@ from dml.models.backbones.grid13 import Grid13
 from dml.models.backbones.grids import Grids
 from dml.models.embedder import build
 from dml.models.palette import Palette
+from dml.models.shades import Shades
 from dml.models.weights import WeightsError
 from dml.pipeline import join, pretrain
 
@@ -87,8 +88,8 @@ def test_grid13_halves_three_times_and_adds_to_what_it_has() -> None:
     assert moved[0, 0] > 2 * moved[1, 1]
 
 
-def test_grids_stand_beside_the_same_metric_and_colours() -> None:
-    """Features of both networks, each as far away as the other, beside what Grid4 has beside it."""
+def test_grids_stand_beside_the_same_metric_and_finer_colours() -> None:
+    """Features of both networks, each as far away as the other, beside the metric that Grid4 has beside it."""
     split = _photographs(0)
     four, both = (build(name, 0, seed=3, options={"colours": 0.6}).eval() for name in ("grid4_linear", "grids_linear"))
     for model in (four, both):
@@ -98,10 +99,15 @@ def test_grids_stand_beside_the_same_metric_and_colours() -> None:
     with torch.no_grad():
         found, beside = both.features(images), four.features(images)
         features = [F.normalize(network((images - 0.5) / 0.25), dim=1) for network in (grids.grid4, grids.grid13)]
-    assert both.dimension == found.shape[1] == 2048 + 768 + 216
-    torch.testing.assert_close(found[:, :2048], torch.cat(features, 1) / 2**0.5)
-    for part in (slice(-984, -216), slice(-216, None)):  # the same up to scales, which the features give
-        torch.testing.assert_close(F.normalize(found[:, part], dim=1), F.normalize(beside[:, part], dim=1))
+        shades = Shades()(2 * images - 1)
+    assert both.dimension == found.shape[1] == 2048 + 768 + 12**3
+    grid, metric, colours = found.split([2048, 768, 12**3], dim=1)
+    torch.testing.assert_close(grid, torch.cat(features, 1) / 2**0.5)
+    # The same up to scales, which the features give.
+    torch.testing.assert_close(F.normalize(metric, dim=1), F.normalize(beside[:, 1024:1792], dim=1))
+    torch.testing.assert_close(F.normalize(colours, dim=1), F.normalize(shades - shades.mean(0), dim=1))
+    nearest = [torch.cdist(part, part).fill_diagonal_(torch.inf).min(1).values.median() for part in (colours, grid)]
+    torch.testing.assert_close(nearest[0], 0.6 * nearest[1], atol=1e-5, rtol=1e-3)
 
 
 def test_starts_of_both_networks_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

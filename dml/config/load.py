@@ -21,7 +21,7 @@ from dml.training.schedule import Schedule
 
 PARAMS = ROOT / "params.yaml"
 LONGEST = 65536  # dimensions of an embedding: ten times the longest in use; losses are tried with it
-STARTS = {"robust": "pretrained/grid4.safetensors"}  # words for weights that are part of the repository
+STARTS = {"robust": "pretrained/grids.safetensors"}  # words for weights that are part of the repository
 # What PyYAML lets through beside its own errors: a date or number that is none, bytes that are no text, a tag that does
 # not fit its value, brackets nested too deeply.
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
