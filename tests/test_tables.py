@@ -330,6 +330,11 @@ def test_near_duplicates_that_count_stand_beside_those_left_out() -> None:
     shown = "| triplet, robust | 400 | 0.880 → 0.950 | – → – | 0.500 → 0.600 | 0.500 → 0.750 |"
     assert lines[-1] == shown, "of the same queries only"
     assert "trained again" not in lines[1]
+    paper = {"attack": "map", "norm": "linf", "eps": FIGURES.paper_eps, "queries": 400, "map_r": 0.125}
+    lower = counted | {"rows": [*counted["rows"], paper], "map_r": {}}
+    lines = kinds.groups_section([*six(), lower], FIGURES)
+    assert lines[-3].endswith("| R@1 at 8/255 | natural MAP@R | MAP@R at 0.01 |")
+    assert lines[-1].endswith("| 0.500 → 0.750 | – → 0.125 |")
     lines = kinds.groups_section([*six(), counted | {"weights": "others"}], FIGURES)
     assert lines[-1].startswith("| triplet, robust* | 400 |")
     assert lines[1].endswith("and not to the same weights.")

@@ -9,7 +9,7 @@ from dml.attacks.balls import radius_text
 from dml.common.table import find
 from dml.config.run import Figures
 from dml.evaluation.suites import SUITES
-from dml.reporting.records import Record, eps_key
+from dml.reporting.records import LOWERED, Record, eps_key
 from dml.reporting.sections import Pair, models_of, queries_text
 from dml.reporting.spelling import (
     MISSING,
@@ -110,12 +110,13 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
     rows, radii, anew = [], (0.0, figures.paper_eps, figures.eps), False
     counted = sort_records([record for record in records if counts_groups(record)], figures)
     several = len({record["seed"] for record in counted}) > 1
+    lowered = any("map_r" in record for record in counted)  # by an attack on it
     for record in counted:
         model, size = (record["loss"], record["defense"], record["seed"]), record["rows"][0]["queries"]
         for other in records:
             held = (other["loss"], other["defense"], other["seed"])
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
-                shown = [*((eps, "r1") for eps in radii), (0.0, "map_r")]
+                shown = [*((eps, "r1") for eps in radii), (0.0, "map_r"), (figures.paper_eps, "map_r")][: 4 + lowered]
                 cells = [f"{_left(other, *item)} → {_left(record, *item)}" for item in shown]
                 seed = f", seed {record['seed']}" if several else ""
                 differ = other.get("weights") != record.get("weights")
@@ -131,12 +132,13 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
     if anew:
         text += " *: trained again for the second number, with the same recipe and seed, and not to the same weights."
     attacked = [f"R@1 at {radius_text(eps)}" for eps in radii[1:]]
-    return ["", text, *table(["model", "queries", "natural R@1", *attacked, "natural MAP@R"], rows)]
+    precision = ["natural MAP@R", f"MAP@R at {radius_text(figures.paper_eps)}"][: 1 + lowered]
+    return ["", text, *table(["model", "queries", "natural R@1", *attacked, *precision], rows)]
 
 
 def _left(record: Record, eps: float, score: str) -> str:
     """A natural score of a record's queries at radius 0, else what its attacks leave."""
-    attack = "worst" if eps else "none"
+    attack = "none" if not eps else LOWERED if score == "map_r" else "worst"
     found = [row[score] for row in record["rows"] if row["attack"] == attack and np.isclose(row["eps"], eps)]
     return number(found[0] if found else None)
 
