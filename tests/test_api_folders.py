@@ -68,6 +68,49 @@ def test_outcomes_name_the_file_of_each_query(listed: tuple[Path, pd.DataFrame],
     assert apart["file"].tolist() == [asked[row] for row in apart["query"]]
 
 
+def test_classes_of_one_name_are_told_apart_by_their_labels(listed: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """As In-Shop's items of one category: places in the order of a folder mean nothing in another one."""
+    folder, rows = listed
+    rows = rows.assign(class_name="shirt", label=10 * rows["label"])
+    rows.to_csv(folder / "labels.csv", index=False)
+    asked = tmp_path / "asked"
+    shutil.copytree(folder, asked)
+    rows[rows["label"] >= 20].to_csv(asked / "labels.csv", index=False)
+    items, query = splits(None, None, asked, folder, None)
+    assert [items.class_names[label] for label in items.labels] == [str(10 * label) for label in np.repeat(range(6), 4)]
+    assert {query.class_names[label] for label in query.labels} == {"20", "30", "40", "50"}
+    found = dict(zip(items.files, items.labels, strict=True))
+    assert [found[file] for file in query.files] == query.labels.tolist()
+
+
+def test_memory_is_that_of_the_job(tmp_path: Path) -> None:
+    """A scheduler gives a job less than the machine has, by a limit of its control group or of one above."""
+    group, own = tmp_path / "groups" / "job" / "step", tmp_path / "own"
+    group.mkdir(parents=True)
+    own.write_text("0::/job/step\n")
+    assert loading.memory(tmp_path / "groups", own) == loading.memory(own=tmp_path / "nowhere") > 2**20
+    (group / "memory.max").write_text("max\n")
+    (group.parent / "memory.max").write_text("4096\n")
+    assert loading.memory(tmp_path / "groups", own) == 4096
+    assert loading.memory(tmp_path / "elsewhere", own) > 4096
+
+
+def test_images_that_would_fill_the_memory_are_not_kept(
+    listed: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = listed
+    monkeypatch.setattr("dml.api.evaluate.AT_ONCE", 2)
+    monkeypatch.setattr("dml.api.evaluate.KEPT", 1)
+    lines: list[str] = []
+    result = dml.evaluate(flat, folder, **COMMON | {"report": lines.append})
+    assert any("keeps the images of the first 2 queries" in line for line in lines)
+    assert result.images.images.shape == result.images.adversarial.shape == (2, 3, 16, 20)
+    asked = result.outcomes.drop_duplicates("query")["query"].tolist()
+    assert len(asked) == 6
+    assert result.images.rows.tolist() == asked[:2]
+    result.save(tmp_path / "report")
+
+
 def test_persons_are_higher_than_wide(
     picture_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

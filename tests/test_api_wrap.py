@@ -233,13 +233,17 @@ def test_the_command_takes_a_timm_model_with_weights_of_a_file(
     model = dml.load("timm:test_resnet", tmp_path / "mine.pth")
     with torch.no_grad():
         torch.testing.assert_close(model(images), network.eval()((images - mean) / std))
+    assert model.notes == (
+        "pixels are normalised as the published weights of test_resnet want it, mean 0.5 0.5 0.5 and std 0.5 0.5 0.5; "
+        "give mean and std if these weights were trained with others",
+    )
     words = ["--model", "timm:test_resnet", "--weights", str(tmp_path / "mine.pth"), "--size", "32", "--eps", "1/255"]
     words += ["--queries", "2", "--no-controls", "--output", str(tmp_path / "out")]
     assert main(["evaluate", str(picture_folder(classes=3, images=3)), *words]) == 0
     assert "your model" in capsys.readouterr().out
     told = json.loads((tmp_path / "out" / "result.json").read_text())
     assert told["about"]["weights_sha256"] == weights_sha256(model)
-    assert not told["notes"]
+    assert told["notes"] == list(model.notes)
 
 
 def test_hugging_face_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +322,24 @@ def test_a_head_that_the_network_has_no_place_for_is_told(
         torch.testing.assert_close(model(images), network.eval()((images - model.mean) / model.std))
     assert main(["evaluate", folder, *words, "--dimension", "128"]) == 0
     assert not json.loads((tmp_path / "out" / "result.json").read_text())["notes"]
+
+
+def test_weights_trained_with_another_normalisation(tmp_path: Path) -> None:
+    """timm's transformers want .5; whoever trains one further may have taken ImageNet's mean."""
+    from timm import create_model
+
+    network, images = create_model("test_vit", num_classes=0).eval(), torch.rand(2, 3, 160, 160)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model = dml.load("timm:test_vit", tmp_path / "mine.pth", mean=mean, std=std)
+    assert model.notes == ()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), dml.wrap(network, mean, std)(images))
+    for given in ({"mean": mean}, {"std": std}):
+        with pytest.raises(ValueError, match="mean and std are those that weights of one's own were trained with"):
+            dml.load("timm:test_vit", tmp_path / "mine.pth", **given)
+    with pytest.raises(ValueError, match="give all three"):
+        dml.load("timm:test_vit", mean=mean, std=std)
 
 
 def test_the_embedding_of_a_timm_model_with_a_head(tmp_path: Path) -> None:

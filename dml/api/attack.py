@@ -41,8 +41,8 @@ class Attacked(NamedTuple):
     Attributes:
         outcomes: see :func:`dml.evaluation.engine.attack`, with R@k as ``r2, r4, ...`` of the images of ``none`` and
             ``worst``, and rows ``map`` of an attack on MAP@R where the suite has none itself.
-        images: (B, 3, H, W) float32, the worst image of each query at the largest radius, in the order of the rows;
-            None for a suite that is not a list of attacks.
+        images: (B, 3, H, W) float32, the worst image of each kept query at the largest radius, in the order of the
+            rows; None for a suite that is not a list of attacks.
         scores: further figures of such a suite, by name.
     """
 
@@ -108,6 +108,7 @@ def run(
     ranks: Sequence[int],
     seed: int,
     name: str,
+    keep: int,
     folder: Path | None,
     report: Callable[[str], None],
 ) -> Attacked:
@@ -124,6 +125,7 @@ def run(
         ranks: the k of each R@k to tell.
         seed: of the random starts.
         name: of the model, for the report.
+        keep: queries, from the first on, whose perturbed images are returned.
         folder: keeps finished chunks, so that a killed evaluation continues; None keeps nothing.
         report: receives one line per chunk.
     """
@@ -146,7 +148,7 @@ def run(
                     write_columns(partial / "outcomes.npz", found.outcomes)
                     np.savez(partial / "images.npz", images=found.images)
         tables.append(found.outcomes)
-        images.append(found.images)
+        images.append(found.images[: max(0, keep - first)])
         done = first + len(chunk)
         left = _left(pd.concat(tables))
         told = wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""

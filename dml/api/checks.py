@@ -45,8 +45,8 @@ def check_module(given: Any, notes: list[str]) -> None:
         return
     if any(module.training for module in given.modules()):
         notes.append("the model is in training mode; it is evaluated in evaluation mode, and put back afterwards")
-    if isinstance(given, Wrapped) and given.left_out:
-        notes.append(given.left_out)
+    if isinstance(given, Wrapped):
+        notes += given.notes
     config = next(filter(None, map(_trained_with, given.modules())), None)
     if config and not _normalises(given):
         what = "this timm model" if _trained_with(given) else "the timm model inside"

@@ -55,7 +55,7 @@ def _run(chosen: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the result repeats them
         result = evaluate(
-            load(chosen.model, chosen.weights, chosen.dimension),
+            load(chosen.model, chosen.weights, chosen.dimension, chosen.mean, chosen.std),
             images=None if chosen.gallery else chosen.folder,
             queries=chosen.folder if chosen.gallery else None,
             gallery=chosen.gallery,
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
     add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
+    for name in ("mean", "std"):
+        what = (
+            f"{name} of red, green and blue that the weights were trained with; those of the published ones by default"
+        )
+        add(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=what)
     add("--gallery", type=Path, help="folder of what is searched; the first folder then holds the queries alone")
     add("--size", type=_side, help="224: shorter side, of which the central square is kept; 256x128: height x width")
     add(

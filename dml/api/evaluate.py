@@ -20,7 +20,7 @@ from dml.api.embedding import Embedding, lent, progress, weights_sha256
 from dml.api.full_precision import full_precision
 from dml.api.gates import more_gates
 from dml.api.images import splits, training_data
-from dml.api.loading import Prepare, check_output
+from dml.api.loading import KEPT, Prepare, check_output
 from dml.api.pixels import Side
 from dml.api.result import Fooled, Images, Result, fooled_searches
 from dml.api.similarity import SIMILARITIES, Similarity, SimilaritySearch, search_over
@@ -33,6 +33,8 @@ from dml.data.sampling import attacked_rows
 from dml.evaluation import CONTROLS, gates
 from dml.evaluation.suites.base import Suite
 from dml.reporting.spelling import count
+
+AT_ONCE = 100  # queries whose natural images are read at a time
 
 
 def evaluate(
@@ -199,13 +201,17 @@ class _Run:
 
     def model(self) -> tuple[pd.DataFrame, dict[str, float], Images | None, list[Fooled]]:
         """Attack the model: outcomes, further scores, the perturbed images, and some fooled searches."""
-        found = self._attack(self.search, MODEL, MODEL)
+        height, width = self.search.split.images.shape[1:3]
+        shown = self.rows[: max(AT_ONCE, KEPT // (8 * 3 * height * width))]  # float32, and both natural and attacked
+        found = self._attack(self.search, MODEL, MODEL, len(shown))
         if found.images is None:
             return found.outcomes, dict(found.scores), None, []
+        if len(shown) < len(self.rows):
+            self.report(f"keeps the images of the first {len(shown):,} queries: those of all would fill the memory")
         eps = max(self.suite.eps)
-        clean = [self.search.images(part).cpu().numpy() for part in _parts(self.rows)]
-        labels = np.array(self.search.query_split.class_names)[self.search.query_split.labels[self.rows]]
-        images = Images(eps, self.rows, labels, np.concatenate(clean), found.images)
+        clean = [self.search.images(part).cpu().numpy() for part in _parts(shown)]
+        labels = np.array(self.search.query_split.class_names)[self.search.query_split.labels[shown]]
+        images = Images(eps, shown, labels, np.concatenate(clean), found.images)
         return found.outcomes, dict(found.scores), images, fooled_searches(self.search, images, found.outcomes)
 
     def control(self, name: str, control: nn.Module, device: torch.device) -> pd.DataFrame:
@@ -213,7 +219,7 @@ class _Run:
         digest = weights_sha256(control)  # one that is fitted to other images has other outcomes
         asked = self.search.query_split if self.search.apart else None
         search = search_over(Embedding(control.to(device), device), self.search.split, asked, "cosine")
-        return self._attack(search, name, name if digest is None else f"{name} {digest[:16]}").outcomes
+        return self._attack(search, name, name if digest is None else f"{name} {digest[:16]}", 0).outcomes
 
     def gates(self, outcomes: pd.DataFrame) -> pd.DataFrame:
         """Look for signs that the attack failed; an empty table for a suite that no claim rests on."""
@@ -226,11 +232,11 @@ class _Run:
         )
         return pd.concat([found, more_gates(self.search, outcomes, self.seed, self.report)], ignore_index=True)
 
-    def _attack(self, search: SimilaritySearch, name: str, place: str) -> attack.Attacked:
+    def _attack(self, search: SimilaritySearch, name: str, place: str, keep: int) -> attack.Attacked:
         folder = self.folder / place if self.folder else None
-        given = {"norm": self.norm, "ranks": self.ranks, "seed": self.seed, "folder": folder}
+        given = {"norm": self.norm, "ranks": self.ranks, "seed": self.seed, "folder": folder, "keep": keep}
         return attack.run(search, self.suite, self.rows, **given, name=name, report=self.report)
 
 
 def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[first : first + 100] for first in range(0, len(rows), 100)]
+    return [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]

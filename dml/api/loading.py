@@ -26,10 +26,22 @@ LOOKED_AT = 8  # images of a dataset read twice, to see whether its transform is
 LARGEST = 4096  # pixels: a file is decoded at reduced size down to about this side
 
 
-def memory() -> int:
-    """Return the bytes of this machine's memory; 0 where the system does not say."""
+def memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes of memory that this process may have; 0 where the system does not say.
+
+    They are the machine's, or fewer where a scheduler or a container sets a limit.
+
+    Args:
+        groups: where Linux shows control groups (version 2).
+        own: names the group of this process.
+    """
     told = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in told else 0
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if "SC_PHYS_PAGES" in told else []
+    if own.exists():
+        group = groups / own.read_text().strip().rpartition("::/")[2]
+        limits = [above / "memory.max" for above in (group, *group.parents) if above.is_relative_to(groups)]
+        found += [int(text) for file in limits if file.exists() and (text := file.read_text().strip()).isdigit()]
+    return min(found, default=0)
 
 
 KEPT = max(2**30, memory() // 8)  # bytes of decoded images that are held; more are decoded whenever asked for
@@ -166,7 +178,9 @@ def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
         return to_pixels(prepare(image) if prepare else image)
 
     names = np.array(source.class_names)
-    labels = names[source.labels] if len(set(names)) == len(names) else source.labels
+    # Names that several classes share tell none apart; the numbers mean the same in another folder, positions do not.
+    unique = len(set(names)) == len(names)
+    labels = names[source.labels] if unique else _column(folder, files, "label").astype(np.int64)
     pixels = _lazy(read, len(source.labels), threads=True, names=[str(folder / file) for file in files])
     named = None if source.groups is None else _group_names(folder, files)
     return Loaded(pixels, labels, source.groups, source.queries, np.array(files), named)
@@ -174,9 +188,15 @@ def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
 
 def _group_names(folder: Path, files: list[str]) -> np.ndarray:
     """The groups of images, which two folders may share; an image without one has its own."""
+    groups = zip(_column(folder, files, "group"), files, strict=True)
+    return np.array([f"group {group}" if group else f"image {folder / file}" for group, file in groups])
+
+
+def _column(folder: Path, files: list[str], name: str) -> np.ndarray:
+    """A column of labels.csv as text, in the order of the files."""
     table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype=str)
-    groups = dict(zip((Path(path).as_posix() for path in table["path"]), table["group"], strict=True))
-    return np.array([f"group {groups[file]}" if groups[file] else f"image {folder / file}" for file in files])
+    found = dict(zip((Path(path).as_posix() for path in table["path"]), table[name], strict=True))
+    return np.array([found[file] for file in files])
 
 
 def _dataset(images: Any, labels: Any, prepare: Prepare | None) -> Loaded:

@@ -115,7 +115,8 @@ class Result:
         scores: of the suite ``ranking``.
         cost: images put through the model forward and backward, and seconds.
         notes: what the checks warned of.
-        images: the attacked queries at the largest radius; None for a suite that is not a list of attacks.
+        images: the attacked queries at the largest radius, the first of them where all would fill the memory; None for
+            a suite that is not a list of attacks.
         fooled: some fooled searches.
     """
 

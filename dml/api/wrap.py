@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dml.api import hugging_face, state_dict
+from dml.api import hugging_face, published
 from dml.api.pixels import Side, check_side
 from dml.common.checks import known
 from dml.common.files import ROOT
@@ -69,10 +69,10 @@ class Wrapped(nn.Module):
         output: key or place of the embeddings in what the module gives; None if it gives nothing else.
 
     Attributes:
-        left_out: what the file of its weights holds that it has no place for, in a sentence, if anything.
+        notes: what was left out of the file of its weights, and what was assumed of them, a sentence each.
     """
 
-    left_out: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -140,7 +140,13 @@ def _are_of_channels(values: Any) -> bool:
         return False
 
 
-def load(name: str | Path, weights: str | Path | None = None, dimension: int | None = None) -> Callable[[Tensor], Any]:
+def load(
+    name: str | Path,
+    weights: str | Path | None = None,
+    dimension: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Callable[[Tensor], Any]:
     """Return a model by name, from images in [0, 1] to embeddings, in evaluation mode.
 
     Args:
@@ -153,6 +159,7 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
             ones.
         dimension: of the embedding, where a linear layer in the classifier's place makes it, as many trainings in
             metric learning have it; the file of weights then holds that layer under the classifier's name.
+        mean, std: of each channel, which the weights were trained with; None takes those of the published ones.
 
     Raises:
         ValueError: there is no such model, or its weights cannot be had.
@@ -160,13 +167,19 @@ def load(name: str | Path, weights: str | Path | None = None, dimension: int | N
     if not isinstance(name, str | Path):
         raise ValueError(f"a model is loaded by its name, not from a {type(name).__name__}; give {KINDS}")
     kind, _, rest = str(name).partition(":")
-    readers = {"timm": _timm, "torchvision": _torchvision}
+    readers = {"timm": published.from_timm, "torchvision": published.from_torchvision}
     if dimension is not None and (not isinstance(dimension, Integral) or dimension < 1):
         raise ValueError(f"dimension is {dimension!r}; it must be a whole number, at least 1")
     if dimension is not None and (weights is None or kind not in readers):
         raise ValueError("dimension is that of a layer in the weights of a timm: or torchvision: model; give weights")
+    if (mean is None) != (std is None) or (mean is not None and weights is None):
+        raise ValueError("mean and std are those that weights of one's own were trained with; give all three")
     if kind in readers:
-        return readers[kind](rest, None if weights is None else Path(weights), dimension).eval()
+        found = readers[kind](rest, None if weights is None else Path(weights), dimension)
+        model = wrap(found.network, mean or found.mean, std or found.std).eval()
+        own = weights is not None and mean is None
+        model.notes = tuple(filter(None, (found.left_out, published.assumed(rest, found) if own else None)))
+        return model
     if weights is not None:
         raise ValueError(f"weights goes with timm: and torchvision: models, not with {name}")
     if kind == "hf":
@@ -187,76 +200,6 @@ def _own(folder: Path) -> nn.Module:
         return stored.load_weights(model, place / "weights.safetensors", made.get("weights"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{place} holds no model of this repository: {' '.join(str(error).split())}") from error
-
-
-def _timm(name: str, weights: Path | None, dimension: int | None) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
-    left_out = None
-    if weights is not None:
-        network = timm.create_model(name, num_classes=dimension or 0)
-        left_out = state_dict.read(network, weights, name, dimension)
-    else:
-        network = _timm_pretrained(name)
-    model = wrap(network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
-    model.left_out = left_out
-    return model
-
-
-def _timm_pretrained(name: str) -> nn.Module:
-    import timm
-
-    if name.split(".")[0] == "tf_efficientnet_lite0":  # the environment has its weights as a package
-        from dml.models.backbones.lite0_stages import efficientnet_lite0
-
-        network = efficientnet_lite0("imagenet")
-        network.reset_classifier(0)
-        return network
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # the client's errors have no common base
-        raise ValueError(
-            f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
-        ) from error
-
-
-def _torchvision(name: str, weights: Path | None, dimension: int | None) -> nn.Module:
-    from torchvision import models
-    from torchvision.models import get_model, get_model_weights
-
-    if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists them")
-    published = get_model_weights(name).DEFAULT
-    try:
-        given = {"weights": published} if weights is None else {}
-        network = get_model(name, **given, **({} if dimension is None else {"num_classes": dimension}))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"the weights of {name} cannot be downloaded ({type(error).__name__}); give weights, a file of them"
-        ) from error
-    head = next((word for word in ("fc", "classifier", "head", "heads") if hasattr(network, word)), None)
-    if head is None:
-        raise ValueError(f"{name} has no classifier to leave out; write file.py:function for it")
-    if dimension is None:
-        setattr(network, head, _without_last(getattr(network, head)))
-    left_out = None if weights is None else state_dict.read(network, weights, name, dimension)
-    if hasattr(network, "transform_input"):  # of Inception and GoogLeNet: their published weights want it
-        network.transform_input = True
-    transform = published.transforms()
-    model = wrap(network, transform.mean, transform.std)
-    model.left_out = left_out
-    return model
-
-
-def _without_last(head: nn.Module) -> nn.Module:
-    """A classifier without its last layer that has weights; what that was a convolution for is averaged instead."""
-    if not isinstance(head, nn.Sequential):
-        return nn.Identity()
-    last = max(place for place, layer in enumerate(head) if any(True for _ in layer.parameters()))
-    pool = [nn.AdaptiveAvgPool2d(1)] if isinstance(head[last], nn.Conv2d) else []
-    return nn.Sequential(*head[:last], *pool)
 
 
 def _function(file: Path, name: str) -> Callable[[Tensor], Any]:

@@ -61,7 +61,8 @@ def _check(chosen: argparse.Namespace) -> int:
         raise ValueError(f"{chosen.entry.name} does not say where its model and images are; give --images and --model")
     claim = claims.read(chosen.adversarial)
     split, asked = _images(item, images, chosen)
-    embed = control(item.name, item.shape) if item.control else load(model, chosen.weights, chosen.dimension)
+    given = (chosen.weights, chosen.dimension, chosen.mean, chosen.std)
+    embed = control(item.name, item.shape) if item.control else load(model, *given)
     verdict = claims.check(item, claim, embed, split, asked, by=chosen.by)
     for sentence in verdict.sentences:
         print(sentence)
@@ -133,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--resize", type=int, help="if the entry's report was made with it")
     add("--weights", type=Path, help="file of weights for a timm or torchvision model")
     add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
+    for name in ("mean", "std"):
+        what = (
+            f"{name} of red, green and blue that the weights were trained with; those of the published ones by default"
+        )
+        add(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=what)
 
     add = actions.add_parser("page", help="write README.md and index.html anew").add_argument
     add("--folder", type=Path, default=FOLDER, help="of the leaderboard (results/leaderboard by default)")
