@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -404,6 +405,9 @@ def test_other_suites_run(toy_split: Split, name: str) -> None:
     assert set(result.summary["model"]) == {"your model", "pixels_8"}
     assert ("ERS" in result.scores) == (name == "ranking")
     assert bool(re.search("^R@2 ", str(result), re.MULTILINE)) == (name == "paper")
+    own = result.outcomes["model"] == "your model"
+    ahead = replace(result, outcomes=result.outcomes.assign(r1=own.astype(int)))
+    assert "your model keeps R@1 1.000, more than the 0.000 of untrained pixels_8, not beyond chance" in str(ahead)
     assert ("r2_low" in result.summary) == (name == "paper")
 
 

@@ -87,6 +87,19 @@ def test_a_record_of_other_settings_stays_stale(stale: dict[str, Record], monkey
     assert on_disk("triplet-robust-0")["digests"]["training"] != "old"
 
 
+def test_a_record_of_still_older_code_stays_stale(stale: dict[str, Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compared says nothing of a change before it."""
+    made_again(monkeypatch)
+    file = carry.ROOT / "results" / "runs" / "glyphs" / "triplet-standard-0" / "quick.json"
+    changed = on_disk("triplet-standard-0")
+    changed["digests"]["evaluation"] = "older"
+    file.write_text(json.dumps(changed))
+    lines = carry.carry("glyphs", "quick", ["triplet-robust-0"])
+    assert "triplet-standard-0 stays stale: older code made it than triplet-robust-0; name it, too" in lines
+    assert on_disk("triplet-standard-0")["digests"]["evaluation"] == "older"
+    assert on_disk("triplet-robust-0")["digests"]["evaluation"] != "old"
+
+
 def test_a_new_setting_counts_as_unchanged_at_its_default_only(stale: dict[str, Record]) -> None:
     params, old = load(), stale["triplet-robust-0"]
     for group, name in (("schedule", "turns"), ("model", "options"), ("schedule", "crop_scale")):

@@ -1,6 +1,7 @@
 """`python -m dml check`: what is missing, and what this machine computes otherwise."""
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def test_images_that_are_missing_are_one_sentence(
     assert main(["check"]) == 1
     sentence = "data/glyphs/glyphs.json does not exist; put the images of 'glyphs' there"
     assert capsys.readouterr().err == f"ParamsError: {sentence}\n"
+    params = load()
+    glyphs = replace(params.recipe("glyphs"), data=replace(params.recipe("glyphs").data, source="torchvision"))
+    monkeypatch.setattr(checking, "load", lambda: replace(params, recipes=params.recipes | {"glyphs": glyphs}))
+    assert main(["check"]) == 1
+    assert "`python -m dml prepare glyphs` downloads the images of 'glyphs'" in capsys.readouterr().err
 
 
 def test_a_defence_that_training_would_refuse_is_told_before(

@@ -310,6 +310,17 @@ def test_claims_stay_when_a_stronger_attack_replaces_a_control(tmp_path: Path) -
     assert found.worst_case.r1.value == found.survived.count("1") / found.queries < stronger.worst_case.r1.value
 
 
+def test_datasets_of_nearly_one_name_do_not_share_a_file(tmp_path: Path) -> None:
+    """A control of other images would replace the one that is there, or be dropped for it."""
+    control = made("pixels_8", kept=4, control=True, weights_sha256=None)
+    entries.write(control, tmp_path)
+    for kept in (3, 5):
+        other = made("pixels_8", kept=kept, control=True, weights_sha256=None, dataset="Shapes", images_sha256="c" * 64)
+        with pytest.raises(ValueError, match="holds an entry of the dataset 'shapes', and 'Shapes' would have"):
+            entries.join([other], tmp_path)
+    assert entries.read_all(tmp_path) == [control]
+
+
 def test_radius_zero_of_a_report_is_no_entry(board: Board, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report" / "result.json").read_text())
     natural = [row | {"eps": 0.0} for row in report["summary"]]

@@ -139,6 +139,17 @@ def test_formats_that_a_training_computes_in_change_nothing(batch: tuple[Tensor,
     assert EPS - 1e-3 < (short - images.bfloat16().float()).abs().max() <= EPS + 1e-6
 
 
+class Detached(nn.Module):
+    """Its weights have gradients, and images have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(48, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.detach().flatten(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -165,6 +176,7 @@ def test_formats_that_a_training_computes_in_change_nothing(batch: tuple[Tensor,
             {"embed": lambda images: images.detach().flatten(1)},
             "embed gives no gradients; take an attack that needs none",
         ),
+        ({"embed": Detached()}, "embed gives no gradients; take an attack that needs none"),
         ({"embed": lambda images: images.flatten(1) / 0}, "2 of 2 embeddings hold NaN or infinity"),
     ],
 )

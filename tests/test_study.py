@@ -147,6 +147,16 @@ def test_what_is_current_is_skipped(params: Params, tmp_path: Path) -> None:
     assert "04 glyphs-triplet-robust-0-quick" not in found
 
 
+def test_raw_images_that_changed_are_prepared_again(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path / "artifacts/data/glyphs/settings.json", {"settings": data_settings(params.recipe("glyphs").data)})
+    assert "01 glyphs" not in planned(params)
+    monkeypatch.setattr(study, "changed", lambda data, prepared: prepared == tmp_path / "artifacts/data/glyphs")
+    found = planned(params)
+    assert "01 glyphs" in found["02 glyphs-triplet-standard-0"]
+
+
 def test_only_what_a_missing_record_needs_is_made(params: Params, tmp_path: Path) -> None:
     """A fresh clone has all records and no models: one more defence trains itself and what its gates need."""
     block = params.block("main")
@@ -180,6 +190,11 @@ def test_a_dataset_without_images_is_left_out(params: Params, tmp_path: Path) ->
     settings = data_settings(params.recipe("flowers").data)
     keep(tmp_path / "artifacts/data/flowers/settings.json", {"settings": settings})
     assert study.without_images(params, [photos]) == [], "they are prepared"
+    cars = replace(photos, datasets=["cars196_half"])
+    assert len(study.without_images(params, [cars])) == 1
+    data = replace(params.recipes["cars196_half"].data, source="torchvision")
+    recipes = params.recipes | {"cars196_half": replace(params.recipes["cars196_half"], data=data)}
+    assert study.without_images(replace(params, recipes=recipes), [cars]) == [], "torchvision downloads them"
 
 
 def test_a_study_lists_every_record_of_results() -> None:

@@ -332,6 +332,8 @@ def test_near_duplicates_that_count_stand_beside_those_left_out() -> None:
     assert "trained again" not in lines[1]
     paper = {"attack": "map", "norm": "linf", "eps": FIGURES.paper_eps, "queries": 400, "map_r": 0.125}
     lower = counted | {"rows": [*counted["rows"], paper], "map_r": {}}
+    named = kinds.groups_section([*six(), counted, lower | {"suite": "twins"}], FIGURES)[-2:]
+    assert {line.split(" | ")[0].rpartition(", ")[2] for line in named} == {"`twins`", "`with_groups`"}
     lines = kinds.groups_section([*six(), lower], FIGURES)
     assert lines[-3].endswith("| R@1 at 8/255 | natural MAP@R | MAP@R at 0.01 |")
     assert lines[-1].endswith("| 0.500 → 0.750 | – → 0.125 |")
@@ -401,6 +403,8 @@ def test_cost_is_in_images_relative_to_the_baseline_and_in_time_on_each_device()
         "| triplet | robust | 2 | 5.0 | 12, 1 | 6 min | A |",
         "| triplet | act | 1 | 5.0 | – | 2 min | B |",
     ]
+    twins = ran("act", 600, "B") | {"suite": "a_suite", "settings": {"suite": {"kind": "with_groups"}}, "epoch_kept": 9}
+    assert made.cost_section([*runs, twins], FIGURES)[3:] == rows, "trained again for near duplicates"
 
 
 def test_settings_read_as_in_params_yaml() -> None:

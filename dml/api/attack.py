@@ -148,7 +148,7 @@ def run(
                     write_columns(partial / "outcomes.npz", found.outcomes)
                     np.savez(partial / "images.npz", images=found.images)
         tables.append(found.outcomes)
-        images.append(found.images[: max(0, keep - first)])
+        images.append(found.images[: max(0, keep - first)].copy())  # a view would hold all of them
         done = first + len(chunk)
         left = _left(pd.concat(tables))
         told = wait((perf_counter() - start) / fresh * (len(rows) - done)) if fresh and done < len(rows) else ""

@@ -90,7 +90,7 @@ def perturb(
         embedding = Embedding(embed, device)
         check_shape(called(embedding, some := given[:2]), len(some))
         model = Unit(embedding)
-        if attack not in BLACK_BOX and not model(given[:1].requires_grad_(True)).requires_grad:
+        if attack not in BLACK_BOX and not _differentiable(model, given[:1].clone()):
             raise ValueError(f"embed gives no gradients; take an attack that needs none: {', '.join(BLACK_BOX)}")
         search, queries = _search(model, given.detach(), labels.to(device, torch.int64), gallery)
         worst = Worst(search, given, queries, chosen.lowers)
@@ -100,6 +100,14 @@ def perturb(
         for number, run in enumerate(runs):
             worst.advance(run, ball, torch_generator(seed, "perturb", number))
     return worst.images.to(images.device)
+
+
+def _differentiable(model: Unit, image: Tensor) -> bool:
+    """Whether embeddings have a gradient that reaches the image; that of weights is none."""
+    embedding = model(image.requires_grad_(True))
+    if not embedding.requires_grad:
+        return False
+    return torch.autograd.grad(embedding.sum(), image, allow_unused=True)[0] is not None
 
 
 def _check(images: Tensor, labels: Tensor, name: str, names: str) -> None:

@@ -15,7 +15,7 @@ from dml.api import printed
 from dml.api.attack import NAMES, radius
 from dml.api.loading import check_output
 from dml.api.similarity import SimilaritySearch
-from dml.api.summary import MODEL, summarise, tied
+from dml.api.summary import MODEL, r1_left, summarise, tied
 from dml.common.files import atomic, remove, write_json, write_text
 from dml.data.transforms import to_float
 from dml.evaluation.statistics import paired_test, wilson
@@ -206,9 +206,8 @@ class Result:
 
     def _chance(self, eps: float, control: str) -> float:
         """p of McNemar's exact test between the model and a control on the same queries."""
-        kept = self.outcomes[(self.outcomes["attack"] == "worst") & np.isclose(self.outcomes["eps"], eps)]
-        kept = kept.pivot_table(index="query", columns="model", values="r1").astype(bool)
-        return paired_test(kept[MODEL].tolist(), kept[control].tolist())[2]
+        kept = {name: r1_left(rows, eps) for name, rows in self.outcomes.groupby("model")}
+        return paired_test(kept[MODEL].eq(1).tolist(), kept[control].eq(1).tolist())[2]
 
     def _gates(self) -> Sentence:
         if self.gates.empty:

@@ -80,12 +80,24 @@ def _ahead(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
     return torch.cat(found)
 
 
+def r1_left(rows: pd.DataFrame, eps: float) -> pd.Series:
+    """Return R@1 of each query at a radius, by its number, after the worst attack: 1 or 0.
+
+    Args:
+        rows: outcomes of one model. Suites that are no list of attacks have no rows ``worst``.
+        eps: the radius.
+    """
+    attacked = rows[np.isclose(rows["eps"], eps) & ~rows["attack"].isin(["none", "certified"])]
+    worst = attacked[attacked["attack"] == "worst"]
+    return (worst if len(worst) else attacked).groupby("query")["r1"].min()
+
+
 def _row(model: str, eps: float, rows: pd.DataFrame) -> dict[str, Any]:
     none = pd.Series(dtype=float)  # of suites that do not look beyond the nearest item
     natural = rows[rows["attack"] == "none"]
     attacked = rows[(rows["eps"] == eps) & ~rows["attack"].isin(["none", "certified"])]
     worst = attacked[attacked["attack"] == "worst"]
-    r1 = (worst if len(worst) else attacked).groupby("query")["r1"].min()
+    r1 = r1_left(rows, eps)
     shares = {"natural_r1": natural["r1"], "r1": r1}
     means = {"natural_map_r": natural["map_r"], "map_r": attacked.groupby("query")["map_r"].min()}
     columns = ranks_of(rows)

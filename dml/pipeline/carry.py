@@ -80,6 +80,7 @@ def carry(
     }
     if not keys or not stale:
         raise ValueError(f"{folder.relative_to(ROOT)} has no stale record of suite {suite!r}")
+    seen = {stale[run]["digests"]["evaluation"] for run in runs if run in stale}
     for run in runs:
         if run not in stale:
             raise ValueError(f"{run!r} is no stale record of {dataset} under {suite!r}; these are: {', '.join(stale)}")
@@ -96,6 +97,9 @@ def carry(
         changed = changed_settings(params, record)
         if changed or wanted[run_key(record)] is None:
             lines.append(f"{run} stays stale: {'; '.join(changed) or 'params.yaml has no such run'}")
+            continue
+        if record["digests"]["evaluation"] not in seen:
+            lines.append(f"{run} stays stale: older code made it than {', '.join(runs)}; name it, too")
             continue
         settings = today(params, record)
         model = carry_model(record, wanted[run_key(record)]["training"], settings)

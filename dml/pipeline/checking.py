@@ -15,6 +15,7 @@ from dml.config.schema import ParamsError
 from dml.models.bfloat16 import computed
 from dml.models.embedder import best_device
 from dml.models.embedder import build as embedder
+from dml.pipeline.preparing import TORCHVISION
 
 CLASSES, IMAGES, SIDE, DIMENSION = 4, 3, 32, 16  # of the batch that a defence is tried on
 FLOAT32 = "is bfloat16, in which this processor does not compute; it takes float32, which rounds otherwise"
@@ -60,9 +61,11 @@ def main(arguments: list[str]) -> int:
     try:
         params = load()
         for dataset in params.run.datasets:
-            place = ROOT / params.recipe(dataset).data.path
-            if not place.exists():
-                raise ParamsError(f"{place.relative_to(ROOT)} does not exist; put the images of {dataset!r} there")
+            data = params.recipe(dataset).data
+            if not (ROOT / data.path).exists():
+                how = f"`python -m dml prepare {dataset}` downloads the images of {dataset!r}"
+                how = how if data.source == TORCHVISION else f"put the images of {dataset!r} there"
+                raise ParamsError(f"{data.path} does not exist; {how}")
             for loss in params.run.losses:
                 check_defenses(params, dataset, loss, params.run.defenses)
     except ParamsError as error:

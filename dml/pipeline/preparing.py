@@ -24,6 +24,8 @@ from dml.pipeline.locks import alone
 from dml.pipeline.stages.prepare import prepare
 from dml.pipeline.stored import find_made_with
 
+TORCHVISION = "torchvision"  # the source that downloads what is missing
+
 
 def prepare_missing(dataset: str, workspace: str, changes: Mapping[str, Any]) -> None:
     """Prepare the images of a dataset unless they are there with these settings; one process does, others wait.
@@ -61,7 +63,7 @@ def changed(data: Data, prepared: Path) -> bool:
         prepared: folder of the prepared images.
     """
     raw, about = ROOT / data.path, prepared / "about.json"
-    if data.source == "torchvision" or not raw.exists() or not about.exists():
+    if data.source == TORCHVISION or not raw.exists() or not about.exists():
         return False
     if _newest(raw) <= about.stat().st_mtime:
         return False

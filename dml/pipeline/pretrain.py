@@ -102,13 +102,13 @@ def no_start(recipe: Recipe) -> str | None:
 
 def _trained(dataset: str, recipe: Recipe, loss: str, defense: str, seed: int) -> StoredModel:
     """Open the model that today's settings and code make; prepare the images and train it if there is none."""
+    prepare_missing(dataset, ".", {})
     try:
         stored = open_model(dataset, recipe, loss, defense, seed, ".")
         if stored.digest == training_digest(recipe, loss, defense):
             return stored
     except FileNotFoundError:
         pass
-    prepare_missing(dataset, ".", {})
     train(dataset, loss, defense, seed, workspace=".")
     return open_model(dataset, recipe, loss, defense, seed, ".")
 

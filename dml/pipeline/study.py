@@ -35,6 +35,7 @@ from dml.pipeline import paths
 from dml.pipeline.checking import check_defenses, in_float32
 from dml.pipeline.children import Children
 from dml.pipeline.digest import data_settings, expected, training_digest
+from dml.pipeline.preparing import TORCHVISION, changed
 from dml.pipeline.repro import BUSY, pipeline_lock
 from dml.pipeline.scheduling import in_order
 from dml.pipeline.shares import Shares, positive, shares_of
@@ -109,8 +110,9 @@ def lacking(params: Params, block: Study) -> list[Model]:
 
 
 def has_source(params: Params, dataset: str) -> bool:
-    """Whether the images of a dataset are prepared, or there to be prepared."""
-    return _has(params, dataset) or (ROOT / params.recipe(dataset).data.path).exists()
+    """Whether the images of a dataset are prepared, or can be: they are there, or torchvision downloads them."""
+    data = params.recipe(dataset).data
+    return _has(params, dataset) or data.source == TORCHVISION or (ROOT / data.path).exists()
 
 
 def without_images(params: Params, blocks: Iterable[Study]) -> list[str]:
@@ -153,7 +155,8 @@ def plan(params: Params, blocks: Iterable[Study]) -> dict[str, tuple[Job, set[st
     for block in blocks:
         missing = [model for model in lacking(params, block) if has_source(params, model.dataset)]
         for dataset in dict.fromkeys(model.dataset for model in missing):
-            if not _has(params, dataset):
+            data = params.recipe(dataset).data
+            if not _has(params, dataset) or changed(data, ROOT / paths.data_dir(dataset)):
                 add(_images(dataset), [])
         for seed in block.seeds:
             own = [model for model in missing if model.seed == seed]

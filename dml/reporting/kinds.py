@@ -109,7 +109,7 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
     """
     rows, radii, anew = [], (0.0, figures.paper_eps, figures.eps), False
     counted = sort_records([record for record in records if counts_groups(record)], figures)
-    several = len({record["seed"] for record in counted}) > 1
+    several, suites = (len({record[key] for record in counted}) > 1 for key in ("seed", "suite"))
     lowered = any("map_r" in record for record in counted)  # by an attack on it
     for record in counted:
         model, size = (record["loss"], record["defense"], record["seed"]), record["rows"][0]["queries"]
@@ -118,7 +118,7 @@ def groups_section(records: Sequence[Record], figures: Figures) -> list[str]:
             if other["claims"] and other["rows"] and held == model and other["rows"][0]["queries"] == size:
                 shown = [*((eps, "r1") for eps in radii), (0.0, "map_r"), (figures.paper_eps, "map_r")][: 4 + lowered]
                 cells = [f"{_left(other, *item)} → {_left(record, *item)}" for item in shown]
-                seed = f", seed {record['seed']}" if several else ""
+                seed = f", seed {record['seed']}" * several + f", `{record['suite']}`" * suites
                 differ = other.get("weights") != record.get("weights")
                 anew |= differ
                 rows.append([model_text(*model[:2]) + seed + "*" * differ, f"{size:,}", *cells])

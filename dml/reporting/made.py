@@ -6,6 +6,7 @@ import numpy as np
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
+from dml.reporting.kinds import counts_groups
 from dml.reporting.records import Record, Stale
 from dml.reporting.spelling import (
     CONTROL,
@@ -34,7 +35,8 @@ def cost_section(records: Sequence[Record], figures: Figures) -> list[str]:
     embedded = {(record["loss"], record["defense"]): record["embedded"] for record in records}
     kept: dict[tuple[str, str, str], dict[int, str]] = {}
     counted: set[tuple[str, str, int]] = set()  # a model stands in the records of several suites
-    for record in sort_records(records, figures):
+    ordered = sort_records(records, figures)
+    for record in sorted(ordered, key=counts_groups):  # a model may have been trained again for those that count groups
         machine, model = record.get("machine", {}), (record["loss"], record["defense"], record["seed"])
         seconds = machine.get("seconds", {}).get("training")
         if seconds and record["loss"] != CONTROL and model not in counted:

@@ -255,7 +255,14 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
     Raises:
         ValueError: another entry has the name, dataset and radius of one, or those of its dataset have other queries.
     """
-    there = {item.file_name: item for item in read_all(folder)}
+    entries, there = list(entries), {item.file_name: item for item in read_all(folder)}
+    for item in entries:
+        held = there.get(item.file_name, item)
+        if held.dataset != item.dataset:
+            raise ValueError(
+                f"{item.file_name} holds an entry of the dataset {held.dataset!r}, and {item.dataset!r} would have the "
+                "same file; give the dataset that name, or one of other letters"
+            )
     new = [item for item in entries if not (item.control and _is_lower(there.get(item.file_name), item))]
     for item in new:
         held = there.get(item.file_name, item)

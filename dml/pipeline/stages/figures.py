@@ -11,7 +11,8 @@ from dml.config.run import Params
 from dml.data import base
 from dml.evaluation.examples import Examples
 from dml.pipeline import paths
-from dml.pipeline.digest import expected
+from dml.pipeline.digest import data_settings, expected
+from dml.pipeline.stored import find_made_with
 from dml.reporting import pages, records, tables
 from dml.reporting.draw import draw_examples, draw_records
 
@@ -77,11 +78,15 @@ def draw_searches(results: Results, dataset: str) -> list[tuple[str, str]]:
         (file below results/, caption) of each; nothing where the recipe does not allow images in results/, or where the
         prepared images or the examples are not on this machine.
     """
-    params, places = results.params, paths.candidates(results.workspace, paths.data_dir(dataset))
-    if not params.recipe(dataset).data.show_images or not places:
+    params, data = results.params, results.params.recipe(dataset).data
+    if not data.show_images:
+        return []
+    try:
+        place = find_made_with(results.workspace, paths.data_dir(dataset), data_settings(data), "01_data")
+    except FileNotFoundError:
         return []
     shown = _examples(results, dataset)
-    return draw_examples(shown, base.load(places[0]).test, dataset, params.figures, results.folder)
+    return draw_examples(shown, base.load(place).test, dataset, params.figures, results.folder)
 
 
 def _examples(results: Results, dataset: str) -> dict[str, Examples]:
