@@ -27,7 +27,7 @@ METRICS = {
     ),
     "norm": "of the ball: `linf` or `l2`",
     "eps": "its radius, pixels of [0, 1], six digits: 8/255 is 0.031373",
-    "queries": "attacked, the first of one random order; `with_groups` counts answers from a query's own group",
+    "queries": "attacked, the first of one random order; `with_groups` and `twins` count answers from its own group",
     "r1": "R@1 of these queries",
     "r1_low": "lower end of Wilson's 95% interval over queries",
     "r1_high": "upper end",
