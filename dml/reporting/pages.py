@@ -40,7 +40,7 @@ DOUBTS = "Gates, tests on the same queries, and how the embeddings fill their sp
 FURTHER = {  # files that other stages and programs write -> what results/README.md says of each
     "dependence/README.md": "[why a metric loss changes adversarial training]({})",
     "strength.png": "[three attacks by gradients spent]({}) ([table](strength.csv))",
-    "tuning.md": "[settings compared on held-out classes]({})",
+    "tuning.md": "[settings on held-out classes]({})",
     "benchmarks.md": "[time beside floors and peers]({})",
 }
 
