@@ -176,8 +176,8 @@ def load(
         raise ValueError("mean and std are those that weights of one's own were trained with; give all three")
     if kind in readers:
         found = readers[kind](rest, None if weights is None else Path(weights), dimension)
-        model = wrap(found.network, mean or found.mean, std or found.std).eval()
         own = weights is not None and mean is None
+        model = wrap(found.network, *((found.mean, found.std) if mean is None else (mean, std))).eval()
         model.notes = tuple(filter(None, (found.left_out, published.assumed(rest, found) if own else None)))
         return model
     if weights is not None:
