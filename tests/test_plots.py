@@ -12,8 +12,11 @@ from made_records import EPS, FIGURES, GATE, record, row, six
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from dml.config.load import load
 from dml.data.base import Split
 from dml.evaluation.examples import Examples
+from dml.pipeline.digest import data_settings
+from dml.pipeline.stages import figures
 from dml.reporting import charts, draw, plots, scatter, style, tables, variants
 from dml.reporting.kinds import alone_table
 
@@ -368,3 +371,18 @@ def test_natural_scores_close_to_one_are_drawn_apart_beside_few_defences_too() -
     (panel,) = scatter.scatter({EPS: tables.comparison(low, EPS, FIGURES)}, palette(low)).axes
     assert panel.get_xscale() == "linear"
     assert all(tick >= 0 for tick in panel.get_yticks()), "no share is below 0"
+
+
+def test_examples_are_not_shown_over_images_of_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may have prepared others by hand; rows of the examples would point at other images."""
+    params, asked = load(), []
+
+    def found(workspace: str, folder: str, settings: dict, chapter: str) -> Path:
+        asked.append(settings)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(figures, "find_made_with", found)
+    monkeypatch.setattr(figures, "draw_examples", lambda *given: pytest.fail("drawn"))
+    results = figures.Results(params, [], [], "scratch", tmp_path)
+    assert figures.draw_searches(results, "glyphs") == []
+    assert asked == [data_settings(params.recipe("glyphs").data)]

@@ -7,7 +7,9 @@ import argparse
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dml.common.files import remove
 from dml.evaluation import CONTROLS
@@ -88,6 +90,17 @@ def _side(text: str) -> int | tuple[int, ...]:
     return sides[0] if len(sides) == 1 else sides
 
 
+def add_weights(add: Callable[..., Any]) -> None:
+    """Add the options of :func:`dml.api.wrap.load` for weights of one's own, by a parser's ``add_argument``."""
+    add("--weights", type=Path, help="file of weights for a timm or torchvision model")
+    add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
+    for name in ("mean", "std"):
+        what = (
+            f"{name} of red, green and blue that the weights were trained with; those of the published ones by default"
+        )
+        add(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=what)
+
+
 def _parser() -> argparse.ArgumentParser:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m dml evaluate", description=summary)
@@ -103,13 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="timm:NAME, torchvision:NAME, hf:PATH, file.py:function, or a folder in artifacts",
     )
-    add("--weights", type=Path, help="file of weights for a timm or torchvision model")
-    add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
-    for name in ("mean", "std"):
-        what = (
-            f"{name} of red, green and blue that the weights were trained with; those of the published ones by default"
-        )
-        add(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=what)
+    add_weights(add)
     add("--gallery", type=Path, help="folder of what is searched; the first folder then holds the queries alone")
     add("--size", type=_side, help="224: shorter side, of which the central square is kept; 256x128: height x width")
     add(

@@ -36,7 +36,7 @@ MEASURED = (
 )
 FILES = (
     "**Numbers**: [compared.csv](compared.csv) on the pages, [metrics.csv](metrics.csv) all "
-    "([columns](columns.md)), [runs/](runs) queries, [cost.md](cost.md) the cost of training, "
+    "([columns](columns.md)), [runs/](runs) each query, [cost.md](cost.md) the cost of training, "
     "[provenance.json](provenance.json) devices and versions."
 )
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dml.api.command import add_weights
 from dml.common.files import ROOT
 
 if TYPE_CHECKING:
@@ -132,13 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="the model, as python -m dml evaluate takes it; the one that the entry names by default")
     add("--gallery", help="what is searched, if the images are queries alone")
     add("--resize", type=int, help="if the entry's report was made with it")
-    add("--weights", type=Path, help="file of weights for a timm or torchvision model")
-    add("--dimension", type=int, help="of the embedding, if a linear layer in the classifier's place makes it")
-    for name in ("mean", "std"):
-        what = (
-            f"{name} of red, green and blue that the weights were trained with; those of the published ones by default"
-        )
-        add(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=what)
+    add_weights(add)
 
     add = actions.add_parser("page", help="write README.md and index.html anew").add_argument
     add("--folder", type=Path, default=FOLDER, help="of the leaderboard (results/leaderboard by default)")
