@@ -83,6 +83,24 @@ def test_classes_of_one_name_are_told_apart_by_their_labels(listed: tuple[Path, 
     assert [found[file] for file in query.files] == query.labels.tolist()
 
 
+def test_of_a_folder_with_training_classes_the_others_are_attacked(listed: tuple[Path, pd.DataFrame]) -> None:
+    """And the control that is fitted takes the training classes."""
+    folder, rows = listed
+    rows.assign(train=(rows["label"] % 2 == 0).astype(int)).to_csv(folder / "labels.csv", index=False)
+    items, _ = splits(folder, None, None, None, None)
+    assert set(items.class_names) == {"1", "3", "5"}
+    assert len(items) == len(items.files) == 12
+    with Image.open(folder / items.files[5]) as image:
+        np.testing.assert_array_equal(items.images[5], np.array(image))
+    rows.assign(train=(rows["label"] < 5).astype(int)).to_csv(folder / "labels.csv", index=False)
+    for training in (None, folder):
+        data = training_data(training, folder)
+        assert [data.train.class_names[label] for label in data.train.classes] == ["0", "1", "2"]
+        assert len(data.train) + len(data.validation) == 20
+    rows.to_csv(folder / "labels.csv", index=False)
+    assert training_data(None, folder) is None
+
+
 def test_memory_is_that_of_the_job(tmp_path: Path) -> None:
     """A scheduler gives a job less than the machine has, by a limit of its control group or of one above."""
     group, own = tmp_path / "groups" / "job" / "step", tmp_path / "own"

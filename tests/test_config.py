@@ -14,6 +14,7 @@ from dml.defenses import DEFENSES
 from dml.defenses.robust import Robust
 from dml.losses import LOSSES
 from dml.losses.triplet import Triplet
+from dml.pipeline.digest import training_code
 
 
 def robust(dataset: str, file: Path = PARAMS) -> Robust:
@@ -252,3 +253,16 @@ def test_a_preset_is_chosen_by_one_word(tmp_path: Path) -> None:
     assert (recipe.model.backbone, recipe.model.dimension) == ("resnet18", 512)
     defense = robust("cub200", file)
     assert (defense.eps, defense.steps, defense.step_size) == (8 / 255, 8, 1 / 255)
+
+
+def test_a_loss_may_stand_under_two_names() -> None:
+    """As a defence may: here with two miners, each with its own digest."""
+    other = {"loss": "triplet", "miner": "semi_hard", "margin": 0.2}
+    recipe = load({"recipes.glyphs.losses.triplet_semi": other}).recipe("glyphs")
+    built = training.loss("triplet_semi", recipe.losses["triplet_semi"], classes=3, dimension=4)
+    assert (type(built).__name__, built.miner) == ("Triplet", "semi_hard")
+    code = training_code(recipe, "triplet_semi", "standard")
+    assert "dml.losses.triplet" in code
+    assert "dml.losses.miners.semi_hard" in code
+    with pytest.raises(ParamsError, match=r"recipes\.glyphs\.losses\.other 'tripled' is unknown"):
+        load({"recipes.glyphs.losses.other": other | {"loss": "tripled"}})

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,28 @@ def test_statistics_are_those_of_the_pixels(toy_split: Split) -> None:
     np.testing.assert_allclose(found["std"], pixels.std(0), rtol=1e-9)
 
 
+def test_a_channel_that_is_the_same_everywhere_can_be_divided_by() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    images[..., 2] = 77
+    found = Split(images, np.arange(4), list("abcd")).statistics()
+    np.testing.assert_allclose(found["std"], [*(images[..., :2].reshape(-1, 2).std(0) / 255), 1.0])
+
+
+def test_a_source_out_of_order_is_refused(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Splits are ranges of rows: training would see test classes."""
+    source = read_folder(picture_folder())
+    with pytest.raises(DatasetError, match="the source of toy gives images out of the order of their labels"):
+        prepare(
+            replace(source, labels=source.labels[::-1]),
+            tmp_path / "out",
+            name="toy",
+            size=8,
+            train_fraction=0.5,
+            validation_fraction=0.4,
+        )
+    assert not list(tmp_path.glob("*out*"))
+
+
 def write_table(folder: Path, columns: str, cells: Callable[[int, int], str], classes: int, images: int) -> Path:
     """A labels.csv of ``path,label`` and further columns, filled by (class, number of the image) -> text."""
     rows = [f"class_{c:02d}/{i}.png,{c},{cells(c, i)}" for c in range(classes) for i in range(images)]
@@ -349,6 +372,27 @@ def test_a_class_of_one_group_is_trained_on_and_not_validated_on(
 def apart(folder: Path, target: Path, cells: Callable[[int, int], str]) -> Dataset:
     write_table(folder, "query,group", cells, classes=8, images=4)
     return load(prepared(folder, target))
+
+
+def test_a_table_may_say_which_classes_train(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Here the odd ones; the names of classes stay as they are written."""
+    folder = write_table(
+        picture_folder(), "class_name,train", lambda c, i: f"00{c},{int(c % 2 == 1 or c == 4)}", classes=8, images=4
+    )
+    data = load(prepared(folder, tmp_path / "out"))
+    names = data.train.class_names
+    assert names == ["001", "003", "004", "005", "007", "000", "002", "006"]
+    assert [names[label] for label in data.test.classes] == ["000", "002", "006"]
+    assert len(data.train) + len(data.validation) == 20
+    for columns, cells, words in (
+        ("train", lambda c, i: str(i % 2), "has images of label 0 in training and test; a class is in one"),
+        ("train", lambda c, i: "1", "has no test class in its column train"),
+        ("train", lambda c, i: "0", "has no training class in its column train"),
+        ("train", lambda c, i: "yes" if (c, i) == (1, 2) else "1", "has the train 'yes'; the column must hold 1 for"),
+        ("query", lambda c, i: "" if (c, i) == (1, 2) else "1", "has the query ''; the column must hold 1 for"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            read_folder(write_table(folder, columns, cells, classes=8, images=4))
 
 
 def test_queries_of_a_table_are_apart_from_the_gallery(picture_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -173,6 +174,39 @@ def test_two_processes_find_the_model_of_one(toy_split: Split, tmp_path: Path, m
         for first, second, third in zip(flat(mine), flat(yours), flat(whole), strict=True):
             assert torch.equal(first, second), name
             torch.testing.assert_close(first, third, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def stuck(place: Path, *, report: processes.Say, timing: processes.Say) -> None:
+    """Say who this process is, and wait: the leader for the clock, others for the leader."""
+    (place / f"{os.getpid()}.pid").touch()
+    if processes.leads():
+        time.sleep(600)
+    dist.barrier()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes there")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Even if it is killed: they would train on, beside the same command that was started again."""
+    code = (
+        "from pathlib import Path; from dml.common.processes import launch; from test_distributed import stuck; "
+        f"launch(2, stuck, Path({str(tmp_path)!r}), report=print, timing=print)"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    parent.kill()
+    parent.wait()
+    numbers = [file.stem for file in tmp_path.glob("*.pid")]
+    until(lambda: not any(Path("/proc", number).exists() for number in numbers))
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -12,8 +12,12 @@ from PIL import Image
 from dml.data.base import DatasetError
 from dml.data.sources.folder import read_folder
 
-HEAD = ["path", "label", "class_name", "group", "query"]
-ROWS = [[f"c{c}/{i}.png", str(c), f"name {c}", f"g{i}", str(int(i == 0))] for c in range(3) for i in range(2)]
+HEAD = ["path", "label", "class_name", "group", "query", "train"]
+ROWS = [
+    [f"c{c}/{i}.png", str(c), f"name {c}", f"g{i}", str(int(i == 0)), str(int(c == 1))]
+    for c in range(3)
+    for i in range(2)
+]
 CELLS = [
     *(
         "",
@@ -52,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
     """A good table with some cells, names, lines and bytes changed, added or removed."""
-    columns = [0, 1, *sorted(draw(st.sets(st.integers(2, 4))))]
+    columns = [0, 1, *sorted(draw(st.sets(st.integers(2, 5))))]
     lines = [[row[column] for column in columns] for row in [HEAD, *ROWS]]
     for _ in range(draw(st.integers(0, 2))):
         line = draw(st.integers(0, len(lines) - 1))

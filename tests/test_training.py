@@ -17,6 +17,7 @@ from dml.defenses.base import Defense
 from dml.defenses.robust import Robust
 from dml.defenses.standard import Standard
 from dml.losses.base import Loss
+from dml.losses.miners import MINERS
 from dml.losses.pml import PML
 from dml.losses.triplet import Triplet
 from dml.models import bfloat16
@@ -230,6 +231,20 @@ def test_parameters_of_the_loss_are_trained_and_averaged(toy_split: Split) -> No
     assert found[0.999] < 0.5 * found[0.0]
 
 
+@pytest.mark.parametrize(("rate", "batches"), [("constant", 1), ("one_cycle", 2)])
+def test_what_a_loss_learns_may_have_a_rate_of_its_own(rate: str, batches: int, toy_split: Split) -> None:
+    """Adam's first step is the rate itself, whatever the gradient."""
+    moved: dict[float, list[Tensor]] = {}
+    schedule = Schedule(1, batches, 4, 3, learning_rate=1e-4, weight_decay=0.0, rate=rate)
+    for own in (0.0, 1e-2):
+        loss = proxies()
+        start = loss.loss.proxies.detach().clone()
+        model, _ = train(toy_split, loss=loss, schedule=replace(schedule, loss_learning_rate=own))
+        moved[own] = [(loss.loss.proxies.detach() - start).abs().max(), model.head.weight.detach()]
+    torch.testing.assert_close(moved[1e-2][0], 100 * moved[0.0][0], rtol=0.05, atol=0)
+    assert torch.equal(moved[1e-2][1], moved[0.0][1]) == (batches == 1), "the model's stays"
+
+
 def test_a_corrected_average_forgets_what_training_began_with(toy_split: Split) -> None:
     """Its decay is .1 after the first step and grows; at .999 it is the plain average, which barely moves."""
     schedule = replace(SCHEDULE, averaging=0.999, corrected=True)
@@ -296,6 +311,30 @@ def test_a_loss_that_is_not_finite_ends_training(toy_split: Split) -> None:
 
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train(toy_split, defense=Broken())
+
+
+@pytest.mark.parametrize("miner", MINERS)
+def test_embeddings_that_are_no_numbers_end_training_with_every_miner(miner: str, toy_split: Split) -> None:
+    class Diverged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.linear(images.mean((2, 3))) * float("nan")
+
+    loss = Triplet(int(toy_split.labels.max()) + 1, 4, miner=miner)
+    with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1; lower the learning rate"):
+        fit(
+            Diverged(),
+            toy_split,
+            loss,
+            Standard(),
+            SCHEDULE,
+            seed=0,
+            validate=lambda model: {},
+            report=lambda line: None,
+        )
 
 
 def test_training_on_random_parts(toy_split: Split) -> None:

@@ -107,8 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder",
         type=Path,
-        help="one sub-folder per class, or a labels.csv of path,label[,group,query]: all classes are attacked, leave "
-        "out those trained on. Or a prepared dataset in artifacts, of which the test classes are attacked",
+        help="one sub-folder per class, or a labels.csv of path,label[,group,query,train]: all classes are attacked, "
+        "leave out those trained on, or give them 1 in the column train. Or a prepared dataset in artifacts, of which "
+        "the test classes are attacked",
     )
     add = parser.add_argument
     add(

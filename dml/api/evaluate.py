@@ -78,7 +78,8 @@ def evaluate(
         groups: (N,) track, burst or camera of each image: a query never finds images of its class and group, as
             re-identification has it; for two sets a pair. A folder has them in the column ``group`` of its labels.csv.
         training: a pair (images, labels), a dataset or a folder of other classes than those attacked; the control
-            ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes.
+            ``pixels_linear`` is fitted to them. A prepared dataset given as ``images`` brings its training classes, and
+            so does a folder whose labels.csv has a column ``train``.
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
         norm: ``linf``, or ``l2`` of a whole image's perturbation. There are no gates for l2, and eps must be given.
         suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as

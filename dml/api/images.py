@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dml.api.loading import Loaded, Prepare, flat, found_at, load, prepared_by
+from dml.api.loading import Loaded, Prepare, flat, found_at, has_training_classes, load, prepared_by
 from dml.api.pixels import Lazy, Side
 from dml.data import base
 from dml.data.base import Dataset, Split
@@ -41,7 +41,7 @@ def splits(
 
     Args:
         images, labels: of a set that is both; labels come with a folder or a dataset. Of a folder that
-            :func:`dml.data.prepare.prepare` wrote, the test classes are taken.
+            :func:`dml.data.prepare.prepare` wrote, or with a column ``train``, the test classes are taken.
         queries, gallery: pairs of images and labels, or folders or datasets, instead.
         groups: (N,) of the images, or a pair for queries and gallery. Those of a folder stand in its labels.csv.
         size: side of a central square that images of a folder or a dataset are cut to, or (height, width) that they
@@ -128,7 +128,8 @@ def training_data(
 
     Args:
         training: a pair of images and labels, or a dataset or folder; the last fifth of its classes is held out. Of a
-            folder that :func:`dml.data.prepare.prepare` wrote, the training classes are taken, as it divided them.
+            folder that :func:`dml.data.prepare.prepare` wrote, the training classes are taken, as it divided them; of
+            one whose labels.csv has a column ``train``, those with a 1 there.
         images: that are attacked. If training is None and they are such a folder, its training classes are taken.
         others: what is searched and asked instead of images, which training must not be either.
         size, transform: see :func:`splits`; a prepared folder has its size.
@@ -142,11 +143,12 @@ def training_data(
     given = images if training is None else training
     if _is_prepared(given):
         return base.load(found_at(given))
-    if training is not None and any(_is_same(training, item) for item in (images, *others)):
+    both = _is_folder(given) and has_training_classes(found_at(given))
+    if not both and training is not None and any(_is_same(training, item) for item in (images, *others)):
         raise ValueError("training is what is attacked; give images of other classes, or leave it out")
-    if training is None:
+    if not both and training is None:
         return None
-    found = load(*(training if _is_pair(training) else (training, None)), prepared_by(size, transform))
+    found = load(*(given if _is_pair(given) else (given, None)), prepared_by(size, transform), training=True)
     (labels,), names = _numbered([found.labels])
     held_out = max(2, round(len(names) * HELD_OUT))
     if len(names) < held_out + 2:

@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
     group_names: np.ndarray | None = None
 
 
-def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
+def load(images: Any, labels: Any, prepare: Prepare | None = None, *, training: bool = False) -> Loaded:
     """Return images of any kind with their labels.
 
     Args:
@@ -75,6 +75,7 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
             or a folder as :func:`dml.data.sources.folder.read_folder` takes it.
         labels: (N,) of any kind; None for those of the dataset or the folder.
         prepare: applied to every image of a dataset or a folder.
+        training: whether the training classes of a folder are wanted, where its labels.csv tells them from others.
 
     Raises:
         ValueError: images or labels cannot be used; one sentence says what would be right.
@@ -83,7 +84,7 @@ def load(images: Any, labels: Any, prepare: Prepare | None = None) -> Loaded:
         images = found_at(images)
         if labels is not None:  # in which order would they be?
             raise ValueError(f"the folder {images} has labels: its sub-folders, or its labels.csv; leave labels out")
-        found = _folder(images, read_folder(images), prepare)
+        found = _folder(images, read_folder(images), prepare, training)
     elif isinstance(images, Tensor | np.ndarray):
         if prepare is not None:
             raise ValueError("size and transform are for folders and datasets; resize a tensor or an array beforehand")
@@ -168,22 +169,31 @@ def _resized(size: Side, image: Any) -> Image.Image:
     return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
 
 
-def _folder(folder: Path, source: Source, prepare: Prepare | None) -> Loaded:
+def has_training_classes(folder: Path) -> bool:
+    """Whether a folder's labels.csv tells training classes from test classes."""
+    table = folder / "labels.csv"
+    return table.exists() and "train" in table.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+
+
+def _folder(folder: Path, source: Source, prepare: Prepare | None, training: bool) -> Loaded:
+    seen = source.train_classes or 0
+    wanted = np.flatnonzero((source.labels < seen) == training if seen else np.ones(len(source.labels), bool))
     # read_folder binds each task to its file.
-    files = [make.args[0].relative_to(folder).as_posix() for _, make in source.tasks(np.arange(len(source.labels)))]
+    files = [make.args[0].relative_to(folder).as_posix() for _, make in source.tasks(wanted)]
 
     def read(row: int) -> np.ndarray:
-        ((_, make),) = source.tasks(np.array([row]))
+        ((_, make),) = source.tasks(wanted[[row]])
         image = make(LARGEST)
         return to_pixels(prepare(image) if prepare else image)
 
     names = np.array(source.class_names)
     # Names that several classes share tell none apart; the numbers mean the same in another folder, positions do not.
     unique = len(set(names)) == len(names)
-    labels = names[source.labels] if unique else _column(folder, files, "label").astype(np.int64)
-    pixels = _lazy(read, len(source.labels), threads=True, names=[str(folder / file) for file in files])
+    labels = names[source.labels[wanted]] if unique else _column(folder, files, "label").astype(np.int64)
+    pixels = _lazy(read, len(wanted), threads=True, names=[str(folder / file) for file in files])
     named = None if source.groups is None else _group_names(folder, files)
-    return Loaded(pixels, labels, source.groups, source.queries, np.array(files), named)
+    groups, queries = (None if part is None else part[wanted] for part in (source.groups, source.queries))
+    return Loaded(pixels, labels, groups, queries, np.array(files), named)
 
 
 def _group_names(folder: Path, files: list[str]) -> np.ndarray:

@@ -5,10 +5,12 @@ Without a process group of ``torch.distributed``, or in a group of one, a proces
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -156,6 +158,7 @@ def _run(
     rank: int, processes: int, threads: int, store: str, lines: SimpleQueue, work: Callable[..., None], given: tuple
 ) -> None:
     """What each process does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         with _group(store, rank, processes, rank):
@@ -163,6 +166,14 @@ def _run(
     except Exception as error:
         lines.put((2, error))
         raise
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, even by a kill: it may wait for others for an hour."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager

@@ -112,7 +112,10 @@ class Split:
         return self.images.whole(row) if isinstance(self.images, Pictures) else self.images[row]
 
     def statistics(self) -> dict[str, list[float]]:
-        """``mean`` and ``std`` of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images."""
+        """``mean`` and ``std`` of each channel, pixels in [0, 1], from at most 2,000 evenly spaced images.
+
+        The deviation of a channel that is the same everywhere is 1, so that it can be divided by.
+        """
         total, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
         for row in range(0, len(self), -(-len(self) // 2000)):
             values = self.images[row].reshape(-1, 3).astype(np.int64)  # integers: exact
@@ -120,7 +123,8 @@ class Split:
             squares += (values**2).sum(0)
             count += len(values)
         mean = total / count
-        std = np.sqrt(squares / count - mean**2)
+        variance = squares / count - mean**2
+        std = np.where(squares * count == total**2, 255, np.sqrt(variance.clip(0)))
         return {"mean": (mean / 255).tolist(), "std": (std / 255).tolist()}
 
     def __len__(self) -> int:

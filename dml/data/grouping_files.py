@@ -51,8 +51,9 @@ def _table(folder: Path, source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     """The table of a folder as text, and the index of the table's row for each row of the source."""
     if (folder / "labels.csv").exists():
         table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
-        order = table.assign(label=table["label"].astype(int)).sort_values(["label", "path"], kind="stable").index
-        return table, order.to_numpy()
+        tested = 1 - table["train"].astype(int) if "train" in table else 0
+        numbers = table.assign(label=table["label"].astype(int), tested=tested)
+        return table, numbers.sort_values(["tested", "label", "path"], kind="stable").index.to_numpy()
     rows = [
         (file.relative_to(folder).as_posix(), str(label), name)
         for label, name in enumerate(source.class_names)

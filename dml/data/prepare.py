@@ -83,6 +83,8 @@ def prepare(
 def _check(source: Source, counts: np.ndarray, seen: int, name: str) -> None:
     """Raises DatasetError if a class is too small to train on, or a test query has no image to retrieve."""
     names, labels = source.class_names, source.labels
+    if (np.diff(labels) < 0).any():
+        raise DatasetError(f"the source of {name} gives images out of the order of their labels; sort them by label")
     if len(counts) < 2:
         raise DatasetError(f"{name} holds the single class {names[0]!r}; at least two are needed")
     searched = counts if source.queries is None else counts[:seen]  # a class of the gallery alone may have one image

@@ -38,9 +38,9 @@ Code = dict[str, str]
 
 def training_code(recipe: Recipe, loss: str, defense: str) -> Code:
     """Return the code that decides a trained model."""
-    model, settings = recipe.model, recipe.defenses[defense]
-    named = [BACKBONES[model.backbone], LOSSES[loss], DEFENSES[settings.get("defense", defense)]]
-    named += [MINERS[value] for value in (*recipe.losses[loss].values(), *settings.values()) if is_miner(value)]
+    model, metric, settings = recipe.model, recipe.losses[loss], recipe.defenses[defense]
+    named = [BACKBONES[model.backbone], LOSSES[metric.get("loss", loss)], DEFENSES[settings.get("defense", defense)]]
+    named += [MINERS[value] for value in (*metric.values(), *settings.values()) if is_miner(value)]
     code = code_of(STAGES + "train", *named) | prepare_code(recipe.data)
     if model.weights not in WORDS:
         code[model.weights] = hashlib.sha256((ROOT / model.weights).read_bytes()).hexdigest()[:16]

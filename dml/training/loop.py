@@ -143,14 +143,17 @@ class _Training:
         device, total = device_of(model), schedule.epochs * batches
         self.short = schedule.precision == "bfloat16" and bfloat16.computed(device)
         method = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
-        given = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+        rates = [schedule.learning_rate, schedule.loss_learning_rate or schedule.learning_rate]
+        given = {"lr": rates[0], "weight_decay": schedule.weight_decay}
         # One kernel for all weights on a GPU. On a CPU that would round otherwise; `foreach` rounds as the plain loop.
         given["fused" if device.type == "cuda" else "foreach"] = True
-        self.optimizer = method(self.modules.parameters(), **given)
-        rates = torch.optim.lr_scheduler
+        self.optimizer = method([{"params": [*part.parameters()]} for part in (model, loss)], **given)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        cycles = torch.optim.lr_scheduler
         self.cycle = {
-            "one_cycle": lambda: rates.OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=total),
-            "constant": lambda: rates.ConstantLR(self.optimizer, factor=1.0),
+            "one_cycle": lambda: cycles.OneCycleLR(self.optimizer, rates, total_steps=total),
+            "constant": lambda: cycles.ConstantLR(self.optimizer, factor=1.0),
         }[schedule.rate]()
         self.averaged = AveragedModel(self.modules, multi_avg_fn=self._average, use_buffers=True)
         self.history = History()

@@ -17,6 +17,7 @@ class Schedule:
         classes: in a batch.
         images_per_class: in a batch.
         learning_rate: peak of the one-cycle schedule, or the constant rate.
+        loss_learning_rate: the same of what a loss itself learns, such as proxies; 0 for that of the model.
         weight_decay: of the optimiser.
         optimizer: ``adamw``, or ``adam``, whose decay is part of the gradient.
         rate: ``one_cycle``, or ``constant``.
@@ -40,6 +41,7 @@ class Schedule:
     classes: int
     images_per_class: int
     learning_rate: float = 3e-3
+    loss_learning_rate: float = 0.0
     weight_decay: float = 1e-4
     optimizer: Literal["adamw", "adam"] = "adamw"
     rate: Literal["one_cycle", "constant"] = "one_cycle"
@@ -57,7 +59,7 @@ class Schedule:
         at_least("epochs", self.epochs, 1)
         for name in ("classes", "images_per_class"):  # a tuple needs a positive and a negative
             at_least(name, getattr(self, name), 2)
-        for name in ("weight_decay", "averaging", "shift", "crop", "batches"):
+        for name in ("loss_learning_rate", "weight_decay", "averaging", "shift", "crop", "batches"):
             at_least(name, getattr(self, name), 0)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")

@@ -1,4 +1,4 @@
-"""Your own images: one folder per class, or a ``labels.csv`` that lists ``path,label[,class_name,group,query]``."""
+"""Your own images: one folder per class, or a ``labels.csv`` of ``path,label[,class_name,group,query,train]``."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dml.data.base import DatasetError, Source
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-OPTIONAL = ("group", "query")  # columns of labels.csv
+OPTIONAL = ("group", "query", "train")  # columns of labels.csv
 
 
 def read_folder(folder: Path) -> Source:
@@ -21,12 +21,14 @@ def read_folder(folder: Path) -> Source:
 
     Rows are sorted by label, within a label by path. Sub-folders become classes in the order of their names. In a
     labels.csv the label decides the order, so it can place chosen classes in the test half. Images are turned as their
-    EXIF orientation says. Two columns are optional:
+    EXIF orientation says. Three columns are optional:
 
     * ``group``: any value, such as a track, burst or camera. Images of one class with the same value form a group, and
       a query never counts the others of its group, as in re-identification protocols. An image with an empty value
       forms its own group.
     * ``query``: 1 makes an image of a test class a query, 0 a gallery item. Without the column every image is both.
+    * ``train``: 1 for all images of a training class, 0 for those of a test class. Training classes then come first,
+      whatever their labels.
 
     Raises:
         DatasetError: the folder is missing or empty, or a file is missing, is not an image or cannot be read.
@@ -36,15 +38,18 @@ def read_folder(folder: Path) -> Source:
     table = _from_csv(folder) if (folder / "labels.csv").exists() else _from_folders(folder)
     if table.empty:
         raise DatasetError(f"{folder} holds no image; put one sub-folder per class there, or a labels.csv")
-    names = table.groupby("label")["class_name"].first()
-    table = table.sort_values(["label", "path"], kind="stable", ignore_index=True)
-    labels = np.searchsorted(names.index.to_numpy(), table["label"].to_numpy())
+    order = ["label"] if "train" not in table else ["tested", "label"]
+    table = table.assign(tested=1 - table["train"]) if "train" in table else table
+    table = table.sort_values([*order, "path"], kind="stable", ignore_index=True)
+    labels, known = pd.factorize(table["label"])  # in the order of the rows
+    names = table.groupby("label")["class_name"].first()[known]
     paths = [folder / path for path in table["path"]]
     return Source(
         class_names=[str(name) for name in names],
         labels=labels.astype(np.int64),
         tasks=lambda rows: ((row, functools.partial(_open, paths[row])) for row in rows.tolist()),
-        digest=_digest(table, paths),
+        digest=_digest(table.drop(columns="tested", errors="ignore"), paths),
+        train_classes=int(table.loc[table["train"] == 1, "label"].nunique()) if "train" in table else None,
         parallel=True,
         groups=_groups(table) if "group" in table else None,
         queries=table["query"].to_numpy().astype(bool) if "query" in table else None,
@@ -67,7 +72,7 @@ def _from_folders(folder: Path) -> pd.DataFrame:
 def _from_csv(folder: Path) -> pd.DataFrame:
     file = folder / "labels.csv"
     try:
-        table = pd.read_csv(file, keep_default_na=False, dtype={"path": str, "group": str})
+        table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(("path", "class_name", "group"), str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split())
         raise DatasetError(f"{file} is not a table of comma-separated values: {told}") from error
@@ -83,11 +88,17 @@ def _from_csv(folder: Path) -> pd.DataFrame:
     again = table["path"].map(os.path.normpath).duplicated()
     if again.any():
         raise DatasetError(f"{file} lists {table.loc[again, 'path'].iloc[0]!r} twice")
-    if "query" in table and not table["query"].isin([0, 1]).all():
-        wrong = table.loc[~table["query"].isin([0, 1]), "query"].iloc[0]
-        raise DatasetError(
-            f"{file} has the query {str(wrong)!r}; the column must hold 1 for queries and 0 for the gallery"
-        )
+    for name, meaning in (("query", "queries and 0 for the gallery"), ("train", "training and 0 for test classes")):
+        if name in table:
+            table[name] = _ones(table[name], f"{file} has the {name}", f"the column must hold 1 for {meaning}")
+    if "train" in table:
+        both = table.groupby("label")["train"].nunique() > 1
+        if both.any():
+            raise DatasetError(f"{file} has images of label {both.idxmax()} in training and test; a class is in one")
+        if table["train"].nunique() < 2:
+            raise DatasetError(
+                f"{file} has no {'test' if table['train'].all() else 'training'} class in its column train"
+            )
     if "class_name" not in table.columns:
         table["class_name"] = table["label"].astype(str)
     for path in table["path"]:
@@ -101,6 +112,15 @@ def _from_csv(folder: Path) -> pd.DataFrame:
         if not exists:
             raise DatasetError(f"{file} lists {_short(path)}, which does not exist")
     return table[["path", "label", "class_name", *(column for column in OPTIONAL if column in table)]]
+
+
+def _ones(column: pd.Series, has: str, should: str) -> pd.Series:
+    """A column of zeros and ones as integers; raises DatasetError where another value stands."""
+    values = pd.to_numeric(column, errors="coerce")
+    wrong = column[~values.isin([0, 1])]
+    if len(wrong):
+        raise DatasetError(f"{has} {str(wrong.iloc[0])[:80]!r}; {should}")
+    return values.astype(int)
 
 
 def _short(path: str) -> str:

@@ -40,7 +40,11 @@ def masks(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one column per row, with probability proportional to the weights (T, B)."""
+    """Draw one column per row, with probability proportional to the weights (T, B).
+
+    Embeddings that are not numbers give weights that are none: any column will do, for the training loop tells.
+    """
     if not len(weights):
         return torch.empty(0, dtype=torch.long, device=weights.device)
+    weights = weights.nan_to_num(1.0)
     return torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(weights.device)
