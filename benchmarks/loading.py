@@ -29,7 +29,7 @@ def noise(folder: Path, crop: int) -> Split:
     count, size = STORED * IMAGES, HEIGHT * WIDTH * 3
     np.random.default_rng(0).integers(0, 256, count * size, dtype=np.uint8).tofile(folder / "images.bin")
     index = np.stack([np.arange(count) * size, np.full(count, HEIGHT), np.full(count, WIDTH)], axis=1)
-    stored = Pictures(np.memmap(folder / "images.bin", np.uint8, "r"), index, crop)
+    stored = Pictures(np.memmap(folder / "images.bin", np.uint8, "r"), index, (crop, crop))
     return Split(stored, np.repeat(np.arange(STORED), IMAGES), [str(label) for label in range(STORED)])
 
 

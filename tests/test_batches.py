@@ -57,7 +57,7 @@ def cut_ramps(seed: int, shape: tuple[int, int] = (64, 64), count: int = 40) -> 
     image[..., 0] = np.linspace(0, 255, width)
     image[..., 1] = np.linspace(0, 255, height)[:, None]
     index = np.stack([np.arange(count) * image.size, np.full(count, height), np.full(count, width)], axis=1)
-    stored = Pictures(np.tile(image.reshape(-1), count), index, min(shape))
+    stored = Pictures(np.tile(image.reshape(-1), count), index, (min(shape), min(shape)))
     split = Split(stored, np.repeat(np.arange(2), count // 2), ["a", "b"])
     ((images, labels),) = training_batches(
         split,

@@ -266,3 +266,13 @@ def test_a_loss_may_stand_under_two_names() -> None:
     assert "dml.losses.miners.semi_hard" in code
     with pytest.raises(ParamsError, match=r"recipes\.glyphs\.losses\.other 'tripled' is unknown"):
         load({"recipes.glyphs.losses.other": other | {"loss": "tripled"}})
+
+
+def test_turns_are_for_squares() -> None:
+    assert load({"recipes.glyphs.data.height": 64}).recipe("glyphs").data.height == 64
+    with pytest.raises(ParamsError, match=r"turns is true; with data\.height, images that are no squares"):
+        load({"recipes.glyphs.data.height": 64, "recipes.glyphs.schedule.turns": True})
+    with pytest.raises(ParamsError, match="crop is 24; with a height it must be 0"):
+        load({"recipes.glyphs.data.height": 64, "recipes.glyphs.data.crop": 24})
+    with pytest.raises(ParamsError, match="height is 4; it must be at least 8"):
+        load({"recipes.glyphs.data.height": 4})

@@ -234,6 +234,18 @@ def test_only_the_centre_is_searched_and_all_is_trained_on(picture_folder: Calla
     assert np.array_equal(data.test.whole(0), np.asarray(resized))
 
 
+def test_persons_are_prepared_higher_than_wide(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, out = read_folder(folder := picture_folder()), tmp_path / "out"
+    how = {"name": "toy", "size": 8, "height": 16, "train_fraction": 0.5, "validation_fraction": 0.4}
+    prepare(source, out, **how)
+    data = load(out)
+    assert data.test.images.shape == (16, 16, 8, 3)
+    with Image.open(folder / "class_04" / "0.png") as image:
+        np.testing.assert_array_equal(data.test.images[0], np.asarray(image.resize((8, 16), BILINEAR)))
+    with pytest.raises(ValueError, match="height is 16; with a crop it must be 0"):
+        prepare(source, tmp_path / "no", **how, crop=4)
+
+
 def test_images_are_chosen_like_rows_of_an_array(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     images = load(prepared(picture_folder(), tmp_path / "out")).train.images
     array = np.stack([images[row] for row in range(len(images))])

@@ -144,6 +144,10 @@ def _check_recipe(dataset: str, recipe: Recipe) -> None:
     for schedule in recipe.schedules.values():
         if schedule.crop != data.crop:
             raise ValueError(f"{where}.schedule.crop is {schedule.crop}; it must be data.crop, {data.crop}")
+        if schedule.turns and data.height not in (0, data.size):
+            raise ValueError(
+                f"{where}.schedule.turns is true; with data.height, images that are no squares, it cannot be"
+            )
     check_source(data, f"{where}.data")
     check_model(recipe.model, data, where)
     if recipe.model.dimension > LONGEST:

@@ -22,6 +22,8 @@ class Data:
         source: how to read it, a key of ``SOURCES``.
         path: file or folder to read, below the project root.
         size: side of a prepared image, pixels; with a crop, its shorter side.
+        height: of an image that is ``size`` pixels wide, for whole images that are no squares, as of persons; 0 for a
+            central square.
         crop: side of the central part that is searched and attacked, 0 for the whole image; training may see all of it.
         train_fraction: share of the classes, from the first on, that are for training.
         validation_fraction: share of the training classes held out for model selection.
@@ -33,6 +35,7 @@ class Data:
     source: str
     path: str
     size: int
+    height: int = 0
     crop: int = 0
     train_fraction: float = 0.5
     validation_fraction: float = 0.2
@@ -42,9 +45,13 @@ class Data:
 
     def __post_init__(self) -> None:
         at_least("size", self.size, 8)
+        if self.height:
+            at_least("height", self.height, 8)
         at_least("crop", self.crop, 0)
         if self.crop > self.size:
             raise ValueError(f"crop is {self.crop}; it must be at most size, {self.size}")
+        if self.crop and self.height:
+            raise ValueError(f"crop is {self.crop}; with a height it must be 0")
         for name in ("train_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

@@ -51,17 +51,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images that stay on disk until they are read. Indexed like an array (N, side, side, 3), it gives their centres.
+    """Images that stay on disk until they are read. Indexed like an array (N, H, W, 3), it gives their centres.
 
     Attributes:
         pixels: (bytes,) uint8 of all images, memory-mapped, each of them (height, width, 3).
         index: (N, 3): start in ``pixels``, height and width of each image.
-        side: of the central square that indexing gives, at most the shorter side of any image.
+        sides: height and width of the central part that indexing gives, at most those of any image.
     """
 
     pixels: np.ndarray
     index: np.ndarray
-    side: int
+    sides: tuple[int, int]
 
     def whole(self, row: int) -> np.ndarray:
         """An image up to its edges, (height, width, 3)."""
@@ -71,7 +71,7 @@ class Pictures:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the array that this stands for."""
-        return len(self), self.side, self.side, 3
+        return len(self), *self.sides, 3
 
     def __len__(self) -> int:
         return len(self.index)
@@ -80,8 +80,9 @@ class Pictures:
         """The centre of one image, or of several, chosen like rows of an array."""
         if isinstance(rows, int | np.integer):
             image = self.whole(int(rows))
-            top, left = ((length - self.side) // 2 for length in image.shape[:2])
-            return image[top : top + self.side, left : left + self.side]
+            height, width = self.sides
+            top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+            return image[top : top + height, left : left + width]
         numbers = np.arange(len(self))[rows]
         return np.stack([self[row] for row in numbers]) if len(numbers) else np.empty((0, *self.shape[1:]), np.uint8)
 
@@ -185,7 +186,7 @@ def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
     pixels = np.memmap(folder / "images.bin", np.uint8, "r")
     index, labels = np.load(folder / "index.npy"), np.load(folder / "labels.npy")
     groups, queries = (_optional(folder / f"{name}.npy") for name in ("groups", "queries"))
-    ranges = about["splits"]
+    ranges, sides = about["splits"], (about["height"] or about["side"], about["side"])
     if validation_fraction is not None:
         ranges = split_classes(len(about["class_names"]), ranges["test"][0], validation_fraction)
 
@@ -194,7 +195,7 @@ def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
         if among is not None:
             rows = np.arange(len(labels))[rows][among[rows]]
         own = None if groups is None else groups[rows]
-        return Split(Pictures(pixels, index[rows], about["side"]), labels[rows], about["class_names"], own)
+        return Split(Pictures(pixels, index[rows], sides), labels[rows], about["class_names"], own)
 
     validation = split("validation", None if groups is None else _searchable(labels, groups))
     if len(validation.classes) < 2:

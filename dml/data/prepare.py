@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,12 +21,21 @@ WAITING = 8  # images per worker that may be decoded and not yet written: bounds
 NOTED = 1000  # images after which progress is saved, for a preparation that is killed
 
 
+class Fit(NamedTuple):
+    """To what images are resized: ``size`` and ``height`` as :func:`prepare` has them, and whether edges are kept."""
+
+    size: int
+    height: int
+    edges: bool
+
+
 def prepare(
     source: Source,
     folder: Path,
     *,
     name: str,
     size: int,
+    height: int = 0,
     crop: int = 0,
     train_fraction: float,
     validation_fraction: float,
@@ -40,24 +50,27 @@ def prepare(
         folder: to write; an old one is replaced.
         name: of the dataset.
         size: of the shorter side of a prepared image, pixels.
+        height: of an image that is ``size`` pixels wide, to which the whole image is resized; 0 for squares.
         crop: side of the central square that is searched; training may see the whole image. 0 keeps nothing but the
-            central square of ``size`` pixels.
+            central square of ``size`` pixels, or the whole image with a height.
         train_fraction: share of the classes, from the first on, that are for training, unless the source fixes it.
         validation_fraction: share of the training classes that are held out.
 
     Raises:
         DatasetError: an image cannot be read, a query has no image to retrieve, or a split would lack classes.
-        ValueError: the crop is larger than the image.
+        ValueError: the crop is larger than the image, or there is a height as well.
     """
     if crop > size:
         raise ValueError(f"crop is {crop}; it must be at most size, {size}")
+    if crop and height:
+        raise ValueError(f"height is {height}; with a crop it must be 0")
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     seen = source.train_classes or round(len(counts) * train_fraction)
     _check(source, counts, seen, name)
     splits = split_classes(len(counts), seen, validation_fraction)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        _write_images(source, partial, name=name, size=size, edges=crop > 0)
+        _write_images(source, partial, name=name, fit=Fit(size, height, crop > 0))
     except DatasetError:
         shutil.rmtree(partial)
         raise
@@ -69,6 +82,7 @@ def prepare(
         "images": len(source.labels),
         "size": size,
         "side": crop or size,
+        "height": height,
         "splits": splits,
         "class_names": source.class_names,
         "images_per_class": counts.tolist(),
@@ -108,9 +122,9 @@ def _check(source: Source, counts: np.ndarray, seen: int, name: str) -> None:
         raise DatasetError(f"a query of class {names[labels[alone.argmax()]]!r} of {name} has no {what}; give it one")
 
 
-def _write_images(source: Source, partial: Path, *, name: str, size: int, edges: bool) -> None:
+def _write_images(source: Source, partial: Path, *, name: str, fit: Fit) -> None:
     """Fill ``images.bin`` and ``index.npy`` of a folder that survives a kill, and continue where it stopped."""
-    key = hashlib.sha256(f"{source.digest} {size} {edges}".encode()).hexdigest()
+    key = hashlib.sha256(f"{source.digest} {fit}".encode()).hexdigest()
     file, noted = partial / "images.bin", partial / "index.npy"
     begun = (partial / "key").exists() and (partial / "key").read_text() == key
     if begun and _end(index := np.load(noted)) <= file.stat().st_size:
@@ -133,7 +147,7 @@ def _write_images(source: Source, partial: Path, *, name: str, size: int, edges:
         end = _end(index)
         stream.truncate(end)  # images written after the last save are written again
         stream.seek(end)
-        for number, (row, shape, pixels) in enumerate(_images(source, waiting, size, edges), start=1):
+        for number, (row, shape, pixels) in enumerate(_images(source, waiting, fit), start=1):
             index[row] = (end, *shape)
             end += stream.write(pixels)
             bar.update()
@@ -148,23 +162,23 @@ def _end(index: np.ndarray) -> int:
     return int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max())
 
 
-def _images(source: Source, rows: np.ndarray, size: int, edges: bool) -> Iterator[tuple[int, tuple[int, int], bytes]]:
+def _images(source: Source, rows: np.ndarray, fit: Fit) -> Iterator[tuple[int, tuple[int, int], bytes]]:
     """Rows with height, width and bytes of their images, decoded on all cores where the source allows it."""
 
-    def fit(make: Callable[[int], Image.Image]) -> tuple[tuple[int, int], bytes]:
-        image = _resized(make(size), size, edges)
+    def made(make: Callable[[int], Image.Image]) -> tuple[tuple[int, int], bytes]:
+        image = _resized(make(max(fit.size, fit.height)), fit)
         return (image.height, image.width), image.tobytes()
 
     if not source.parallel:
         for row, make in source.tasks(rows):
-            yield row, *fit(make)
+            yield row, *made(make)
         return
     workers = os.cpu_count() or 1
     waiting: deque[tuple[int, Future]] = deque()
     with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter's lock
         try:
             for row, make in source.tasks(rows):
-                waiting.append((row, pool.submit(fit, make)))
+                waiting.append((row, pool.submit(made, make)))
                 if len(waiting) > WAITING * workers:
                     row, future = waiting.popleft()
                     yield row, *future.result()
@@ -175,10 +189,15 @@ def _images(source: Source, rows: np.ndarray, size: int, edges: bool) -> Iterato
                 future.cancel()
 
 
-def _resized(image: Image.Image, size: int, edges: bool) -> Image.Image:
-    """An image with a shorter side of ``size`` pixels, as torchvision's Resize; without edges its central square."""
-    if not edges:
-        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+def _resized(image: Image.Image, fit: Fit) -> Image.Image:
+    """An image with a shorter side of ``size`` pixels, as torchvision's Resize; without edges its central square.
+
+    With a height, the whole image at this height and width, as of persons.
+    """
+    if fit.height:
+        return image.resize((fit.size, fit.height), Image.Resampling.BILINEAR)
+    if not fit.edges:
+        return ImageOps.fit(image, (fit.size, fit.size), Image.Resampling.BILINEAR)
     short, long = sorted(image.size)
-    sides = tuple(size if side == short else size * long // short for side in image.size)
+    sides = tuple(fit.size if side == short else fit.size * long // short for side in image.size)
     return image if image.size == sides else image.resize(sides, Image.Resampling.BILINEAR)

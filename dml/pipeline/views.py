@@ -23,12 +23,9 @@ def splits(data: base.Dataset) -> dict[str, base.Split]:
 
 
 def overview(data: base.Dataset) -> pd.DataFrame:
-    """Return one row per split: number of classes and images, and the side of an image in pixels."""
-    rows = {
-        name: {"classes": len(split.classes), "images": len(split), "side": split.images.shape[1]}
-        for name, split in splits(data).items()
-    }
-    return pd.DataFrame(rows).T
+    """Return one row per split: number of classes and images, and height and width of an image in pixels."""
+    rows = {name: (len(split.classes), *split.images.shape[:3]) for name, split in splits(data).items()}
+    return pd.DataFrame(rows, index=["classes", "images", "height", "width"]).T
 
 
 def class_sizes(data: base.Dataset) -> pd.DataFrame:

@@ -36,6 +36,7 @@ def prepare(dataset: str, *, workspace: str = "scratch", changes: Mapping[str, A
         folder,
         name=dataset,
         size=settings.size,
+        height=settings.height,
         crop=settings.crop,
         train_fraction=settings.train_fraction,
         validation_fraction=settings.validation_fraction,
