@@ -1,5 +1,6 @@
 """What people bring to `dml.evaluate`: folders of persons and products, models of faces, several outputs."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from dml.__main__ import main
 from dml.api import loading
 from dml.api.images import splits, training_data
 from dml.data.base import Split
+from dml.data.prepare import prepare
+from dml.data.sources.folder import read_folder
 
 SMALL = {"queries": 6, "claims": False, "attacks": {"margin": {"steps": 2, "first": 0}}, "gate_tries": 3}
 COMMON: dict[str, Any] = {"eps": 0.05, "suite": SMALL, "controls": (), "report": lambda line: None}
@@ -94,11 +97,39 @@ def test_of_a_folder_with_training_classes_the_others_are_attacked(listed: tuple
         np.testing.assert_array_equal(items.images[5], np.array(image))
     rows.assign(train=(rows["label"] < 5).astype(int)).to_csv(folder / "labels.csv", index=False)
     for training in (None, folder):
-        data = training_data(training, folder)
+        data = training_data(training, folder, (), None, None, [])
         assert [data.train.class_names[label] for label in data.train.classes] == ["0", "1", "2"]
         assert len(data.train) + len(data.validation) == 20
     rows.to_csv(folder / "labels.csv", index=False)
-    assert training_data(None, folder) is None
+    assert training_data(None, folder, (), None, None, []) is None
+
+
+@pytest.mark.parametrize("how", [{"quoting": csv.QUOTE_NONNUMERIC}, {"encoding": "utf-8-sig"}])
+def test_training_classes_are_those_that_are_not_attacked(listed: tuple[Path, pd.DataFrame], how: dict) -> None:
+    """However the table is written: the reader of the images and that of the training classes see the same."""
+    folder, rows = listed
+    rows = rows.assign(train=(rows["label"] < 4).astype(int))[["train", "path", "label"]]
+    rows.to_csv(folder / "labels.csv", index=False, **how)
+    attacked, data = splits(folder, None, None, None, None)[0], training_data(None, folder, (), None, None, [])
+    assert (len(attacked), len(data.train) + len(data.validation)) == (8, 16)
+
+
+def test_with_few_training_classes_a_folder_is_attacked_all_the_same(listed: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = listed
+    rows.assign(train=(rows["label"] < 2).astype(int)).to_csv(folder / "labels.csv", index=False)
+    with pytest.warns(UserWarning, match=r"training has 2 classes; .*: no control is fitted"):
+        found = dml.evaluate(flat, folder, **COMMON | {"controls": ("pixels_8", "pixels_linear"), "size": 8})
+    assert set(found.summary["model"]) == {"your model", "pixels_8"}
+
+
+def test_images_that_older_code_prepared_are_told(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    prepare(
+        read_folder(picture_folder()), tmp_path / "out", name="toy", size=8, train_fraction=0.5, validation_fraction=0.4
+    )
+    about = json.loads((tmp_path / "out/about.json").read_text())
+    (tmp_path / "out/about.json").write_text(json.dumps({key: about[key] for key in about if key != "height"}))
+    with pytest.raises(ValueError, match=r"about\.json lacks 'height': older code prepared these images; remove"):
+        dml.evaluate(flat, tmp_path / "out", **COMMON)
 
 
 def test_memory_is_that_of_the_job(tmp_path: Path) -> None:
@@ -278,8 +309,8 @@ def test_training_images_are_not_those_attacked(toy_split: Split, picture_folder
         dml.evaluate(flat, pair, training=pair, **COMMON | {"controls": ("pixels_linear",)})
     folder = picture_folder(classes=6)
     with pytest.raises(ValueError, match="training is what is attacked"):
-        training_data(str(folder), folder / "class_00" / "..")
-    assert training_data(picture_folder(classes=6, name="others"), folder, size=8) is not None
+        training_data(str(folder), folder / "class_00" / "..", (), None, None, [])
+    assert training_data(picture_folder(classes=6, name="others"), folder, (), 8, None, []) is not None
 
 
 def test_a_model_that_hardly_retrieves_is_called_so(toy_split: Split) -> None:

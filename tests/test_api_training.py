@@ -103,11 +103,11 @@ def test_training_images_of_any_form(model: nn.Module) -> None:
 
 
 def test_the_last_classes_are_held_out(picture_folder: Callable[..., Path], prepared: Path) -> None:
-    data = training_data(picture_folder(classes=11, name="more"), None, size=8)
+    data = training_data(picture_folder(classes=11, name="more"), None, (), 8, None, [])
     assert [data.train.class_names[label] for label in data.validation.classes] == ["class_09", "class_10"]
     assert len(data.train) == 9 * 4
     assert data.train.images[3:5].shape == (2, 8, 8, 3)
-    assert training_data(prepared, "elsewhere", size=8).train.classes.tolist() == [0, 1, 2, 3]
+    assert training_data(prepared, "elsewhere", (), 8, None, []).train.classes.tolist() == [0, 1, 2, 3]
 
 
 def test_what_is_kept_of_one_fit_is_not_taken_for_another(model: nn.Module, tmp_path: Path) -> None:

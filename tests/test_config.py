@@ -15,6 +15,7 @@ from dml.defenses.robust import Robust
 from dml.losses import LOSSES
 from dml.losses.triplet import Triplet
 from dml.pipeline.digest import training_code
+from dml.pipeline.stage_digests import dependence_code
 
 
 def robust(dataset: str, file: Path = PARAMS) -> Robust:
@@ -150,7 +151,7 @@ def test_changes_replace_values() -> None:
         ("recipes.glyphs.data.crop", 40, "crop is 40; it must be at most size, 32"),
         ("recipes.glyphs.data.crop", 28, r"schedule\.crop is 0; it must be data\.crop, 28"),
         ("recipes.glyphs.model.weights", "imagenet", "conv4 starts from random"),
-        ("recipes.flowers.model.weights", "imagenet", "grid4_linear starts from random or a file"),
+        ("recipes.flowers.model.weights", "imagenet", "grids_linear starts from random or a file"),
         ("recipes.glyphs.data.size", 12, r"data\.size, for the backbone conv4, is 12; it must be at least 16"),
         ("recipes.glyphs.schedule.precision", "half", "Input should be 'float32' or 'bfloat16'"),
         ("recipes.glyphs.defenses.robust.step_size", 0, "step_size is 0.0; it must be above 0"),
@@ -266,6 +267,10 @@ def test_a_loss_may_stand_under_two_names() -> None:
     assert "dml.losses.miners.semi_hard" in code
     with pytest.raises(ParamsError, match=r"recipes\.glyphs\.losses\.other 'tripled' is unknown"):
         load({"recipes.glyphs.losses.other": other | {"loss": "tripled"}})
+    with pytest.raises(ParamsError, match=r"losses has a loss called 'none', the word for controls"):
+        load({"recipes.glyphs.losses.none": other})
+    shown = load({"recipes.glyphs.losses.triplet": {"loss": "proxy_anchor", "margin": 0.1, "alpha": 32.0}})
+    assert "dml.losses.proxy_anchor" in dependence_code(shown)
 
 
 def test_turns_are_for_squares() -> None:

@@ -301,7 +301,8 @@ def run(defense: str, survive: int = 100, seed: int = 0, rank: float = 12.0, **c
     """A record of the study."""
     kind = {"defense": defense.split("_")[0]} if "_" in defense else {}
     embedding = {"effective_rank": rank, "directions": 99.0, "inter": 1.0, "ratio": 0.4}
-    settings = {"defense": {"name": defense, **kind}, "suite": {"kind": "attacks", "eps": [EPS]}}
+    settings = {"loss": {"name": "triplet"}, "defense": {"name": defense, **kind}}
+    settings["suite"] = {"kind": "attacks", "eps": [EPS]}
     given = {"seed": seed, "dataset": "glyphs_long", "embedding": embedding, "settings": settings}
     return record("triplet", defense, 0.9, survive, "study", **(given | changes))
 
@@ -330,9 +331,12 @@ def test_what_else_differs_stands_behind_the_name() -> None:
     assert [row.split(" | ")[0] for row in rows] == ["| robust", "| joint 20 `{eps: 20/255}`"]
 
 
-def test_a_loss_on_whole_queries_has_no_tuples() -> None:
+@pytest.mark.parametrize(("name", "own"), [("multi_similarity", {}), ("sharper", {"loss": "multi_similarity"})])
+def test_a_loss_on_whole_queries_has_no_tuples(name: str, own: dict[str, str]) -> None:
     kinds = {"robust_query": 300, "robust_query_20": 200, "joint": 40}
-    runs = [run(name, survive) | {"loss": "multi_similarity"} for name, survive in kinds.items()]
+    runs = [run(defense, survive) | {"loss": name} for defense, survive in kinds.items()]
+    for found in runs:
+        found["settings"]["loss"] = {"name": name} | own
     runs[1]["settings"]["defense"] = {"name": "robust_query_20", "defense": "robust", "eps": 20 / 255}
     rows = [row.strip("| ").split(" | ")[:4] for row in dependence_table.settings_table(runs, EPS, FIGURES)[3:]]
     assert sorted(rows) == [

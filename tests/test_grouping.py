@@ -169,6 +169,16 @@ def test_a_table_keeps_its_rows_and_other_columns(bursts: Path) -> None:
     assert ["class 0/0.png", "class 0/1.png", "class 0/2.png"] in groups_of(bursts)
 
 
+@pytest.mark.parametrize("write", [int, bool, float])
+def test_training_classes_of_a_table_come_first(bursts: Path, write: type) -> None:
+    """In whatever way the column says so; rows keep their groups."""
+    rows = [(f"class {c}/{n}.png", c, write(c in (1, 3, 4, 5))) for n in range(6) for c in range(6)]
+    pd.DataFrame(rows, columns=["path", "label", "train"]).to_csv(bursts / "labels.csv", index=False)
+    assert commands.main(["group", "shop"]) == 0
+    for label in range(5):
+        assert [f"class {label}/{number}.png" for number in range(3)] in groups_of(bursts)
+
+
 def test_other_groups_are_not_replaced(bursts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "path,label,group\n" + "".join(f"class {c}/{n}.png,{c},track {n // 2}\n" for c in range(6) for n in range(6))
     (bursts / "labels.csv").write_text(text)

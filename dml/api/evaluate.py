@@ -110,7 +110,7 @@ def evaluate(
     split, asked = splits(images, labels, queries, gallery, groups, size=size, transform=transform)
     usable = answerable(split, asked, notes)
     rows = attacked(usable, split if asked is None else asked, chosen.queries, seed)
-    data = training_data(training, images, (queries, gallery), size=size, transform=transform) if controls else None
+    data = training_data(training, images, (queries, gallery), size, transform, notes) if controls else None
     beside = built(controls, split, data, seed, report, notes)
     start = perf_counter()
     # In a group of processes one may evaluate while the others wait, or each evaluates its own model.

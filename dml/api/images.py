@@ -61,7 +61,7 @@ def splits(
     if _is_prepared(images):
         if not (labels is None and groups is None and prepare is None):
             raise ValueError(f"{images} is prepared, with labels, groups and size; leave these arguments out")
-        prepared = base.load(found_at(images))
+        prepared = _prepared(images)
         return prepared.test, prepared.queries
     if groups is not None and any(map(_is_folder, (images, queries, gallery))):
         raise ValueError("groups of the images in a folder go into the column group of its labels.csv")
@@ -119,10 +119,10 @@ def _two_sets(
 def training_data(
     training: Any,
     images: Any,
-    others: Sequence[Any] = (),
-    *,
-    size: Side | None = None,
-    transform: Prepare | None = None,
+    others: Sequence[Any],
+    size: Side | None,
+    transform: Prepare | None,
+    notes: list[str],
 ) -> Dataset | None:
     """Return images that a control may be fitted to, and held-out classes to choose by; None if there are none.
 
@@ -133,6 +133,7 @@ def training_data(
         images: that are attacked. If training is None and they are such a folder, its training classes are taken.
         others: what is searched and asked instead of images, which training must not be either.
         size, transform: see :func:`splits`; a prepared folder has its size.
+        notes: what the user should know is added.
 
     Returns:
         A dataset whose ``train`` and ``validation`` alone are what their names say.
@@ -142,7 +143,7 @@ def training_data(
     """
     given = images if training is None else training
     if _is_prepared(given):
-        return base.load(found_at(given))
+        return _prepared(given)
     both = _is_folder(given) and has_training_classes(found_at(given))
     if not both and training is not None and any(_is_same(training, item) for item in (images, *others)):
         raise ValueError("training is what is attacked; give images of other classes, or leave it out")
@@ -152,7 +153,11 @@ def training_data(
     (labels,), names = _numbered([found.labels])
     held_out = max(2, round(len(names) * HELD_OUT))
     if len(names) < held_out + 2:
-        raise ValueError(f"training has {len(names)} classes; a control takes two to fit and two to choose by")
+        few = f"training has {len(names)} classes; a control takes two to fit and two to choose by"
+        if training is not None:
+            raise ValueError(few)
+        notes.append(f"{few}: no control is fitted")
+        return None
     (groups,) = _grouped([found.groups], [labels])
     is_held_out = labels >= len(names) - held_out
     train, validation = (
@@ -164,6 +169,16 @@ def training_data(
 
 def _is_prepared(images: Any) -> bool:
     return isinstance(images, str | Path) and (found_at(images) / "images.bin").exists()
+
+
+def _prepared(images: Any) -> Dataset:
+    """What :func:`dml.data.prepare.prepare` wrote."""
+    folder = found_at(images)
+    try:
+        return base.load(folder)
+    except KeyError as error:
+        told = f"{folder / 'about.json'} lacks {error}: older code prepared these images; remove {folder}, prepare anew"
+        raise ValueError(told) from error
 
 
 def _is_folder(images: Any) -> bool:

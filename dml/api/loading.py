@@ -172,7 +172,7 @@ def _resized(size: Side, image: Any) -> Image.Image:
 def has_training_classes(folder: Path) -> bool:
     """Whether a folder's labels.csv tells training classes from test classes."""
     table = folder / "labels.csv"
-    return table.exists() and "train" in table.read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+    return table.exists() and "train" in pd.read_csv(table, nrows=0).columns
 
 
 def _folder(folder: Path, source: Source, prepare: Prepare | None, training: bool) -> Loaded:

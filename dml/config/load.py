@@ -152,6 +152,8 @@ def _check_recipe(dataset: str, recipe: Recipe) -> None:
     check_model(recipe.model, data, where)
     if recipe.model.dimension > LONGEST:
         raise ValueError(f"{where}.model.dimension is {recipe.model.dimension}; it must be at most {LONGEST}")
+    if "none" in recipe.losses:
+        raise ValueError(f"{where}.losses has a loss called 'none', the word for controls; give it another name")
     for name, settings in recipe.losses.items():
         training.loss(name, settings, classes=2, dimension=recipe.model.dimension or 1, where=f"{where}.losses.{name}")
     for name, settings in recipe.defenses.items():

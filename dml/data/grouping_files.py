@@ -51,9 +51,10 @@ def _table(folder: Path, source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     """The table of a folder as text, and the index of the table's row for each row of the source."""
     if (folder / "labels.csv").exists():
         table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
-        tested = 1 - table["train"].astype(int) if "train" in table else 0
-        numbers = table.assign(label=table["label"].astype(int), tested=tested)
-        return table, numbers.sort_values(["tested", "label", "path"], kind="stable").index.to_numpy()
+        place = pd.Series(table.index, index=[Path(path).as_posix() for path in table["path"]])
+        # read_folder binds each task to its file.
+        files = [make.args[0].relative_to(folder) for _, make in source.tasks(np.arange(len(source.labels)))]
+        return table, place[[file.as_posix() for file in files]].to_numpy()
     rows = [
         (file.relative_to(folder).as_posix(), str(label), name)
         for label, name in enumerate(source.class_names)

@@ -11,8 +11,8 @@ class Margin(TupleLoss):
     """max(0, margin + d(a, p) - beta) + max(0, margin - d(a, n) + beta) (Wu et al. 2017, section 4, with one beta).
 
     Beta is the distance that separates positives from negatives. It is a parameter of the loss: the optimiser trains it
-    with the model, at the same learning rate and weight decay. Beta has no regulariser, and no offsets per class or
-    image.
+    with the model, at the same weight decay and, unless ``loss_learning_rate`` says otherwise, learning rate. Beta has
+    no regulariser, and no offsets per class or image.
 
     A tuple is the two pairs (anchor, positive) and (anchor, negative). Training minimises the mean over tuples, those
     that cost nothing included. The default reducer of pytorch-metric-learning divides by the number of pairs that cost

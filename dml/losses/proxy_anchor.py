@@ -15,7 +15,7 @@ class ProxyAnchor(PML):
     changes with the other queries, and perturbed queries are perturbed jointly. The reference set is not used.
 
     The proxies (classes, dimension) are parameters of the loss, drawn at random. The optimiser trains them with the
-    model, at the same learning rate; the authors train them at a hundred times it.
+    model, at the same learning rate unless ``loss_learning_rate`` says otherwise; the authors' is a hundred times it.
 
     Args:
         classes, dimension: see :class:`dml.losses.base.Loss`.

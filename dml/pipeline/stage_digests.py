@@ -93,7 +93,8 @@ def dependence_code(params: Params) -> Code:
     """Return the code that decides what chapter 6 shows, of the first dataset of ``run`` and of the study."""
     recipe = params.recipe(params.run.datasets[0])
     paper = recipe.defenses[params.figures.paper].get("defense", params.figures.paper)
-    named = [BACKBONES[recipe.model.backbone], LOSSES[params.figures.loss], DEFENSES[paper], *MINERS.values()]
+    metric = recipe.losses[params.figures.loss].get("loss", params.figures.loss)
+    named = [BACKBONES[recipe.model.backbone], LOSSES[metric], DEFENSES[paper], *MINERS.values()]
     shown = [
         f"dml.reporting.{name}"
         for name in ("dependence", "dependence_table", "records", "sections", "spelling", "style", "tables", "variants")

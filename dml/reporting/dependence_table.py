@@ -67,7 +67,8 @@ def settings_table(records: Sequence[Record], eps: float, figures: Figures) -> l
         figures: gives the order of the defences.
     """
     rows = []
-    tuples = issubclass(find(LOSSES, records[0]["loss"], "loss"), TupleLoss)
+    loss = records[0]["settings"]["loss"].get("loss", records[0]["loss"])  # it may stand under another name
+    tuples = issubclass(find(LOSSES, loss, "loss"), TupleLoss)
     first = sorted(records, key=lambda record: record["defense"] != figures.paper)  # its variants are next best
     paper = next((found for found in map(leaves, first) if found[KIND] == figures.paper), {})
     for row in comparison(records, eps, figures).itertuples():

@@ -48,7 +48,8 @@ def read_tiny_imagenet(
     if tree is None:
         if (folder / "labels.csv").exists():
             part = read_folder(folder)
-            return replace(part, train_classes=max(1, len(part.class_names) - TINY_IMAGENET.counts[2]))
+            seen = part.train_classes or max(1, len(part.class_names) - TINY_IMAGENET.counts[2])
+            return replace(part, train_classes=seen)
         raise missing(TINY_IMAGENET, folder, f"{ROOT}.zip, no folder {ROOT} and no labels.csv")
     lists = {name: content.decode() for name, content in tree.stream(["wnids.txt", "words.txt"])}
     for name in ("wnids.txt", "words.txt"):
