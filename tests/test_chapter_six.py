@@ -6,6 +6,7 @@ import pytest
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.pipeline import paths
+from dml.pipeline.stages.dependence import study_table
 from dml.reporting import records
 from dml.reporting.paired import in_r1, same_queries
 from dml.reporting.records import Record, eps_key
@@ -108,3 +109,11 @@ def test_with_whole_queries_it_costs_something_and_ruins_nothing(held: list[Reco
     assert not fell(held, "multi_similarity", "joint_20")
     seeds = {name: sum(r["defense"] == name and r["loss"] == "multi_similarity" for r in held) for name in own.index}
     assert {seeds[name] for name in ("joint", "joint_20", "robust_query", "robust_query_20")} == {3}
+
+
+def test_the_page_lists_what_the_records_are() -> None:
+    """It is written by the pipeline; records that are made elsewhere come to it by hand."""
+    page = (ROOT / "results/dependence/README.md").read_text(encoding="utf-8").splitlines()
+    lines = study_table(workspace=".")
+    first = page.index(lines[1])
+    assert page[first : first + len(lines) - 1] == lines[1:]
