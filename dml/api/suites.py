@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite, check_common
 from dml.retrieval.index import Search
 
+INSTALLED = Path(__file__).parents[1] / PARAMS.name  # a copy, where the package is installed without its clone
 KINDS = ("attacks", "ranking", "poisoning")  # of suites that can be aimed at any model
 
 
@@ -43,7 +45,8 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
     """
     known("norm", norm, attack.BALLS)
     if isinstance(suite, str):
-        suites = _suites(PARAMS.stat().st_mtime_ns if PARAMS.exists() else 0)
+        file = PARAMS if PARAMS.exists() or not INSTALLED.exists() else INSTALLED
+        suites = _suites(file, file.stat().st_mtime_ns if file.exists() else 0)
         known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
         built = build.suite(suites[suite], suite)
     elif not isinstance(suite, Mapping):
@@ -76,9 +79,9 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
 
 
 @functools.lru_cache(maxsize=1)
-def _suites(written: int) -> Mapping[str, Any]:
+def _suites(file: Path, written: int) -> Mapping[str, Any]:
     """The suites of params.yaml, which takes a second to check; ``written`` tells when the file last changed."""
-    return load().suites
+    return load(file=file).suites
 
 
 def _radii(eps: Any) -> tuple[float, ...]:
