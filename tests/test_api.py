@@ -292,6 +292,17 @@ def test_natural_scores_are_of_all_queries_that_have_an_answer(toy_split: Split)
     assert result.to_dict()["about"]["natural"] == natural
 
 
+def test_no_other_attack_has_the_name_of_that_on_map_r(toy_split: Split) -> None:
+    suite = {"attacks": {"map": {"attack": "margin", "steps": 2}}, "claims": False}
+    with pytest.raises(ValueError, match=r"attacks\.map is the name of the attack on MAP@R; give this attack another"):
+        dml.evaluate(nn.Flatten(), toy_split.images, toy_split.labels, suite=suite, eps=0.1, controls=())
+
+
+def test_a_suite_that_cannot_be_aimed_at_any_model_is_told(toy_split: Split) -> None:
+    with pytest.raises(ValueError, match="suite certified is of kind certified, for the records of this repository"):
+        dml.evaluate(nn.Flatten(), toy_split.images, toy_split.labels, suite="certified", eps=0.1)
+
+
 def test_each_attack_of_a_suite_whose_attacks_run_alone_is_told(toy_split: Split) -> None:
     model = build("conv4", 8, seed=0, statistics=toy_split.statistics()).eval()
     suite = {"attacks": {"fgsm": {}, "pgd": {"steps": 2}}, "alone": True, "claims": False}

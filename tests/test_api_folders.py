@@ -374,11 +374,15 @@ def test_items_of_a_dataset_that_are_no_pairs(item: Any, words: str) -> None:
 
 
 def test_controls_that_do_not_fit_the_images_are_named(picture_folder: Callable[..., Path]) -> None:
+    folder = picture_folder(classes=6)
     common = COMMON | {"controls": ("pixels_8", "pixels_16", "pixels_linear", "soft_histogram")}
     with pytest.warns(UserWarning, match="24 x 8 pixels do not divide into the boxes of pixels_16, left out") as told:
-        found = dml.evaluate(flat, picture_folder(classes=6), size=(24, 8), **common)
+        found = dml.evaluate(flat, folder, size=(24, 8), **common)
     assert len(told) == 1
     assert set(found.summary["model"]) == {"your model", "pixels_8", "soft_histogram"}
+    with pytest.warns(UserWarning, match="16 x 2 pixels are too small for soft_histogram, left out as control"):
+        found = dml.evaluate(flat, folder, size=(16, 2), **common | {"controls": "soft_histogram"})
+    assert set(found.summary["model"]) == {"your model"}
 
 
 @pytest.mark.parametrize(("similarity", "total"), [("cosine", 36), ("euclidean", 72)])

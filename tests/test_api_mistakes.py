@@ -369,13 +369,18 @@ def test_torchvision_models_want_normalised_images() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
 def test_a_model_that_fails_late_is_one_sentence_on_the_command_line(
-    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: type[Exception],
+    begun: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(chosen: Any) -> int:
         if begun:
             (tmp_path / command.UNFINISHED).mkdir()
-        raise RuntimeError("shapes do not match\nmore of it")
+        raise kind("shapes do not match\nmore of it")
 
     monkeypatch.setattr(command, "_run", fail)
     assert command.main(["folder", "--model", "timm:x", "--output", str(tmp_path)]) == 1

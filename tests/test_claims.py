@@ -9,7 +9,7 @@ import pytest
 from made_records import EPS, FIGURES, GATE, record, six
 
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import claims, paper, tables
+from dml.reporting import claims, paper, sections, tables
 
 
 def judge(runs: list[dict[str, Any]]) -> dict[str, claims.Verdict]:
@@ -64,6 +64,16 @@ def test_verdicts_say_what_fails() -> None:
         "contrastive: six queries survive under single_step only, none under robust only"
     )
     assert judge([run for run in runs if run["loss"] == "contrastive"])["beat `single_step`"].verdict == "fails"
+
+
+def test_no_model_is_undefended_where_training_begins_with_robust_weights() -> None:
+    runs = [*six(), record("triplet", "start", 0.9, 200)]
+    for name in ("lose", "5 times"):
+        usual, found = judge(six())[name], judge(runs)[name]
+        assert usual.verdict != "not tested here"
+        assert found == (usual.claim, f"{usual.measured}; training begins with robust weights", "not tested here")
+    page = paper.claims_page({"toys": runs}, FIGURES)
+    assert len(re.findall(r"^\| toys \| triplet \| 8/255 \| .* \| not tested here \|$", page, re.MULTILINE)) >= 2
 
 
 def test_models_that_met_other_queries_do_not_beat_each_other() -> None:
@@ -153,15 +163,15 @@ def test_claims_are_about_the_defences_that_figures_names() -> None:
 def test_the_finding_gives_the_best_model_beside_its_baseline_and_control() -> None:
     runs = [*six(), record("none", "pixels_8", 0.3, 10)]
     found = tables.comparison(runs, EPS, FIGURES)
-    assert claims.finding(found, EPS, FIGURES) == (
+    assert sections.finding(found, EPS, FIGURES) == (
         "At eps 8/255, R@1 is 0.500 (0.451 to 0.549) for `robust`, triplet loss; 0.050 for `standard`; 0.025 for the "
         "best control (pixels 8)."
     )
     alone = found[found["defense"].eq("standard")]
-    assert claims.finding(alone, EPS, FIGURES) == (
+    assert sections.finding(alone, EPS, FIGURES) == (
         "At eps 8/255, R@1 is 0.050 (0.033 to 0.076) for `standard`, triplet loss."
     )
-    assert claims.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""
+    assert sections.finding(pd.DataFrame(found[found["loss"].eq("none")]), EPS, FIGURES) == ""
 
 
 def test_the_difference_of_natural_scores_by_a_published_example() -> None:
@@ -369,7 +379,7 @@ def test_for_a_loss_on_whole_queries_the_defence_of_the_paper_perturbs_each_quer
     assert found.measured.startswith("multi_similarity 20.0 (")
     assert found.verdict == "holds"
     page = paper.claims_page({"toys": runs}, FIGURES)
-    assert "For losses that cost whole queries, robust is `robust_query`, which perturbs each query." in page
+    assert "robust is `robust_query`, an extension made here: it perturbs each query." in page
     assert re.search(r"\| toys \| multi similarity \| 8/255 \| .* \| 20\.0 \(.*\*\*holds\*\* \|", page)
     both = [*runs, record("multi_similarity", "robust", 0.9, 15)]
     (found,) = (row for row in claims.judged(both, FIGURES) if "5 times" in row.claim and row.claim.endswith("8/255"))

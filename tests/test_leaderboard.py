@@ -359,6 +359,13 @@ def test_a_model_is_not_replaced_by_a_control_of_its_name(tmp_path: Path) -> Non
         entries.join([made("pixels_8", kept=3, control=True, weights_sha256=None)], tmp_path)
 
 
+def test_a_model_and_a_control_of_one_report_do_not_share_a_file(tmp_path: Path) -> None:
+    control = made("pixels_8", kept=3, control=True, weights_sha256=None)
+    with pytest.raises(ValueError, match=r"pixels_8-shapes-8_255\.json would hold two entries of the report; choose"):
+        entries.join([made("Pixels 8", kept=5), control], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", np.lib.format.MAGIC_PREFIX + b"\x01\x00\x08\x00{'a: 1}  "])
 def test_a_file_of_arrays_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "arrays.npz").write_bytes(content)
@@ -381,6 +388,17 @@ def test_a_report_that_is_none_is_named(report: str, tmp_path: Path) -> None:
     (tmp_path / "outcomes.csv").write_text("query\n0\n")
     with pytest.raises(ValueError, match=r"holds no report|holds a report of an older version"):
         reports._read(tmp_path)
+
+
+def test_a_report_damaged_in_a_row_is_told(board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((tmp_path / "report" / "result.json").read_text())
+    kindless = report | {"about": report["about"] | {"settings": {}}}
+    rowless = report | {"summary": [report["summary"][0], {"model": "your model"}]}
+    for damaged, key in ((kindless, "kind"), (rowless, "eps")):
+        write_json(tmp_path / "report" / "result.json", damaged)
+        assert board.add("--name", "other", "--show-failing") == 1
+        told = capsys.readouterr().err
+        assert f"report holds a damaged report: '{key}' is missing or wrong; evaluate again" in told
 
 
 def test_a_claim_is_about_the_gallery_that_was_searched(board: Board, capsys: pytest.CaptureFixture[str]) -> None:

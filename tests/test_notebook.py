@@ -67,6 +67,14 @@ def test_what_cannot_be_stripped_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_json_that_is_no_notebook_does_not_run(tmp_path: Path, target: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.ipynb").write_text('{"a": 1}')
+    assert notebook.main(["run", str(tmp_path / "a.ipynb"), str(target)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("ValidationError: Notebook")
+    assert "Traceback" not in told
+
+
 def test_running_passes_output_through(tmp_path: Path, target: Path, capfd: pytest.CaptureFixture) -> None:
     source = write(tmp_path / "a.ipynb", "import os, sys\nprint(word, os.getcwd())\nprint('aside', file=sys.stderr)")
     arguments = ["run", str(source), str(target), "-p", "word", "there"]

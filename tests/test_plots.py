@@ -325,6 +325,11 @@ def test_of_many_variants_the_headline_shows_each_class_of_defence_at_its_best()
     assert kept == [("triplet", "best"), ("triplet", "robust_20"), ("contrastive", "standard")]
     named = variants.at_their_best(found, runs, {"robust", "best", "standard"})
     assert named == [*kept[:2], ("triplet", "robust"), *kept[2:]]
+    query = trained_with("robust_query", "robust", 220, "multi_similarity")
+    query["settings"]["defense"]["target"] = "query"
+    ours = tables.ranked(tables.comparison([*runs, query], EPS, FIGURES))
+    both = variants.at_their_best(ours, [*runs, query])
+    assert both == [kept[0], ("multi_similarity", "robust_query"), *kept[1:]], "not of the class of the paper's"
     figure = charts.ranked({EPS: draw._only(found, named)}, palette(runs), {"robust", "best", "standard"})
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == [

@@ -13,7 +13,7 @@ from dml.attacks.balls import radius_text
 from dml.common.files import ROOT
 from dml.config.load import load
 from dml.evaluation.statistics import ratio_interval, wilson
-from dml.reporting import claims, compared, kinds, made, pages, records, sections, spelling, tables, trust
+from dml.reporting import compared, kinds, made, pages, records, sections, spelling, tables, trust
 
 
 def test_metrics_have_the_columns_and_order_that_they_promise(tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_a_failed_gate_is_marked_at_every_radius_and_trainings_are_told_where_th
     failed = {"rows": both, "gates": [GATE | {"passed": False}]}
     runs = [record("triplet", "robust", 0.9, 200) | failed, record("triplet", "standard", 0.9, 20)]
     assert "| 0.600† | **0.500**† (" in sections.leaderboard_table(tables.leaderboard(runs, FIGURES), FIGURES)[3]
-    found = claims.finding(tables.comparison(runs, EPS, FIGURES), EPS, FIGURES)
+    found = sections.finding(tables.comparison(runs, EPS, FIGURES), EPS, FIGURES)
     assert found.startswith("At eps 8/255, R@1 is 0.500† (0.451 to 0.549) for `robust`, triplet loss; 0.050 for ")
     doubtful = [runs[0], runs[1] | {"gates": failed["gates"]}]
-    assert "; 0.050† for `standard`" in claims.finding(tables.comparison(doubtful, EPS, FIGURES), EPS, FIGURES)
+    assert "; 0.050† for `standard`" in sections.finding(tables.comparison(doubtful, EPS, FIGURES), EPS, FIGURES)
     runs.append(record("triplet", "standard", 0.9, 30, seed=1))
     lines = sections.leaderboard_table(tables.leaderboard(runs, FIGURES), FIGURES)
     assert lines[1].startswith("| defence | loss (trainings) | natural R@1 |")

@@ -91,7 +91,13 @@ def for_norm(attacks: Mapping[str, Mapping[str, Any]], norm: str) -> dict[str, A
 
 
 def with_map(suite: AttackSuite) -> AttackSuite | None:
-    """Return the attack on MAP@R for a suite that has gradients and no such attack; else None."""
+    """Return the attack on MAP@R for a suite that has gradients and no such attack; else None.
+
+    Raises:
+        ValueError: another attack of the suite has its name.
+    """
+    if MAP in suite.named and suite.named[MAP].lowers != "map_r":
+        raise ValueError(f"attacks.{MAP} is the name of the attack on MAP@R; give this attack another name")
     lowers = {item.lowers for item in suite.named.values()}
     gradients = any(item.doubled() is not None for item in suite.named.values())
     if "map_r" in lowers or not gradients:

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:  # OSError: a full disk, or a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:  # whatever the model does once the checks are over; memory that runs out, too
+    except Exception as error:  # whatever the model does once the checks are over; memory that runs out, too
         last = traceback.extract_tb(error.__traceback__)[-1]
         told = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"error: {told} ({last.filename}, line {last.lineno}){_again(chosen)}", file=sys.stderr)
@@ -125,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--eps", nargs="+", metavar="EPS", help="radius or radii, such as 8/255; the suite's by default")
     add("--norm", default="linf", help="linf (default), or l2 of a whole image's perturbation, without gates")
-    add("--suite", default="quick", help="quick (default), auto, paper, ranking, poisoning, or another of params.yaml")
+    add(
+        "--suite",
+        default="quick",
+        help="quick (default), auto, paper, ranking, poisoning, or another list of params.yaml",
+    )
     add("--limit", "--queries", dest="queries", type=int, help="queries to attack; the suite's number by default")
     add("--ranks", nargs="+", type=int, metavar="K", help="of R@K beside R@1; 2 4 8 by default")
     add("--similarity", default="cosine", help="cosine (default), dot or euclidean")

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from dml.config.build import evaluation as build
 from dml.data.base import Dataset, Split
+from dml.models.palette import Palette
 
 SIDES = {"pixels_8": 8, "pixels_16": 16, "pixels_linear": 8}  # of the least image that each averages boxes to
 
+LEAST = {"soft_histogram": Palette.pooled}  # side of an image, pixels, that a control can look at
 HISTOGRAMS = ("colour_histogram", "soft_histogram")
 LARGEST = 64  # side of an image, pixels, whose colours are counted: an attack at 224 pixels would take 12 times as long
 
@@ -62,11 +64,14 @@ def controls(
         raise ValueError(
             f"training images have {data.train.images.shape[1:3]} pixels and the others {shape}; bring them to one size"
         )
-    found, odd = {}, []
+    found, odd, small = {}, [], []
     for name in (names,) if isinstance(names, str) else names:
         built = control(name, shape)
         if any(side % SIDES.get(name, 1) for side in shape):
             odd.append(name)
+            continue
+        if min(shape) < LEAST.get(name, 1):
+            small.append(name)
             continue
         if not hasattr(built, "fit"):
             found[name] = built
@@ -78,5 +83,9 @@ def controls(
         notes.append(
             f"images of {shape[0]} x {shape[1]} pixels do not divide into the boxes of {', '.join(odd)}, left out as "
             "controls; with a height and width that are multiples of 16 all controls stand beside the model"
+        )
+    if small:
+        notes.append(
+            f"images of {shape[0]} x {shape[1]} pixels are too small for {', '.join(small)}, left out as control"
         )
     return found

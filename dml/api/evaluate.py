@@ -82,7 +82,7 @@ def evaluate(
             so does a folder whose labels.csv has a column ``train``.
         eps: radius or radii, in pixels of [0, 1], as numbers or as text such as "8/255"; None takes the suite's.
         norm: ``linf``, or ``l2`` of a whole image's perturbation. There are no gates for l2, and eps must be given.
-        suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning`` or another of params.yaml, or settings as
+        suite: ``quick``, ``auto``, ``paper``, ``ranking``, ``poisoning``, another list of params.yaml, or settings as
             there, of kind ``attacks`` by default. If it wants more queries than there are, it takes all.
         limit: how many queries to attack instead. Natural R@k and MAP@R of all of them are told in any case.
         ranks: the k of each R@k that is told beside R@1, such as (10, 100, 1000).

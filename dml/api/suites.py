@@ -47,7 +47,10 @@ def chosen(suite: str | Mapping[str, Any], eps: Any, limit: int | None, norm: st
     if isinstance(suite, str):
         file = PARAMS if PARAMS.exists() or not INSTALLED.exists() else INSTALLED
         suites = _suites(file, file.stat().st_mtime_ns if file.exists() else 0)
-        known("suite", suite, [name for name, item in suites.items() if item["kind"] in KINDS])
+        known("suite", suite, suites)
+        if (kind := suites[suite]["kind"]) not in KINDS:
+            fit = ", ".join(name for name, item in suites.items() if item["kind"] in KINDS)
+            raise ValueError(f"suite {suite} is of kind {kind}, for the records of this repository; take one of {fit}")
         built = build.suite(suites[suite], suite)
     elif not isinstance(suite, Mapping):
         raise ValueError(f"suite is {suite!r}; give the name of a suite of params.yaml, or settings by name")

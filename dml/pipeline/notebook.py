@@ -169,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error.ename}: {' '.join(error.evalue.split())}", file=sys.stderr)
         print(f"the notebook up to the failed cell: {failed(chosen.target).relative_to(ROOT)}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RuntimeError, yaml.YAMLError) as error:  # RuntimeError: the kernel died
+    except (ValueError, OSError, RuntimeError, yaml.YAMLError, nbformat.ValidationError) as error:
+        # RuntimeError: the kernel died; ValidationError: JSON that is no notebook
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -11,9 +11,8 @@ from dml.evaluation.statistics import ratio_interval
 from dml.reporting.against_controls import natural
 from dml.reporting.paired import Model, in_r1, same_queries, shares
 from dml.reporting.records import Record, eps_key
-from dml.reporting.sections import flagged, marked
 from dml.reporting.spelling import CONTROL, MISSING, UNTESTED, chance_text, factor_text, interval, spell
-from dml.reporting.tables import best_control, comparison, ranked
+from dml.reporting.tables import best_control, comparison
 from dml.reporting.variants import as_the_papers
 
 FACTOR = 5  # the least fold increase that the paper reports
@@ -75,7 +74,8 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     the model is not ahead of the robust start that its training began with, it owes to that what it is ahead
     (:func:`owed`). A factor counts if its 95% interval lies on one side of 5, and the share of natural R@1 that is kept
     if its interval lies on one side of 0.95. A claim about a model with a gate that does not hold is not judged, unless
-    the model is behind even so. One about a model without a record was not tested.
+    the model is behind even so. One about a model without a record was not tested, nor was one about undefended models
+    where all begin with robust weights.
 
     Args:
         records: of one dataset and suite.
@@ -93,39 +93,56 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     names = figures.baseline, figures.paper, figures.peer, SHARED
     base, paper, peer, shared = (trained[trained["defense"].eq(name)] for name in names)
     base_name, paper_name, peer_name, shared_name = (f"`{name}`" for name in names)
+    undefended = is_undefended(records)
 
     def beats(other_name: str, other: pd.DataFrame) -> Verdict:
         others = {loss: ((loss, row["defense"]), row["gates"]) for loss, row in other.iterrows()}
         return _beats(f"{paper_name} models beat {other_name} ones {at}", paper, others, records, eps)
 
     return [
-        _loses(f"{base_name} models lose more than half of their natural R@1 {at}", base),
+        _loses(f"{base_name} models lose more than half of their natural R@1 {at}", base, undefended),
         beats(shared_name, shared),
         beats(base_name, base),
-        _gains(f"{paper_name} models keep at least {FACTOR} times the R@1 of {base_name} ones {at}", paper, base),
+        _gains(
+            f"{paper_name} models keep at least {FACTOR} times the R@1 of {base_name} ones {at}",
+            paper,
+            base,
+            undefended,
+        ),
         _keeps(f"{paper_name} models keep at least {KEPT:g} of the natural R@1 of {base_name} ones", paper, base),
         beats(peer_name, peer),
         _beats_control(f"{paper_name} models keep more than the best control {at}", paper, found, records, eps),
     ]
 
 
-def _loses(claim: str, base: pd.DataFrame) -> Verdict:
+def is_undefended(records: Sequence[Record]) -> bool:
+    """Whether the baseline of a dataset is an undefended model: not where its training begins with robust weights."""
+    return all(record["defense"] != START for record in records)
+
+
+def _loses(claim: str, base: pd.DataFrame, undefended: bool) -> Verdict:
     """Whether attacks break more than half of what is right on natural images."""
     if base.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    words = [loses(row) for _, row in base.iterrows()]
     measured = _each(base, lambda row: f"{row.natural:.3f} to {row.r1:.3f}")
-    return Verdict(claim, measured + _doubts(words), _over_losses(words))
+    return _of_undefended(claim, measured, [loses(row) for _, row in base.iterrows()], undefended)
 
 
-def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
+def _gains(claim: str, paper: pd.DataFrame, base: pd.DataFrame, undefended: bool) -> Verdict:
     """Whether R@1 is several times that of the undefended model."""
     paper = paper[paper.index.isin(base.index)]
     if paper.empty:
         return Verdict(claim, MISSING, UNTESTED)
-    words = [gains(row, base.loc[loss]) for loss, row in paper.iterrows()]
     times = _each(paper, lambda row: factor_text(row.factor, row.factor_low, row.factor_high))
-    return Verdict(claim, times + _doubts(words), _over_losses(words))
+    words = [gains(row, base.loc[loss]) for loss, row in paper.iterrows()]
+    return _of_undefended(claim, times, words, undefended)
+
+
+def _of_undefended(claim: str, measured: str, words: Sequence[str], undefended: bool) -> Verdict:
+    """The verdict over all losses on a claim about undefended models, if the baseline is one."""
+    if not undefended:
+        return Verdict(claim, f"{measured}; training begins with robust weights", UNTESTED)
+    return Verdict(claim, measured + _doubts(words), _over_losses(words))
 
 
 def _keeps(claim: str, paper: pd.DataFrame, base: pd.DataFrame) -> Verdict:
@@ -269,28 +286,3 @@ def _beats_control(
 
 def _each(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
     return "; ".join(f"{loss} {text(row)}" for loss, row in rows.iterrows())
-
-
-def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
-    """Return one sentence: R@1 of the best trained model, of its baseline, and of the best control.
-
-    Args:
-        found: :func:`dml.reporting.tables.comparison` at this radius.
-        eps: the radius.
-        figures: names the baseline.
-    """
-    trained = ranked(found[found["loss"] != CONTROL])
-    if trained.empty:
-        return ""
-    best = trained.iloc[0]
-    values = [
-        f"{marked(best['r1'], best['r1_low'], best['r1_high'], best['gates'])} for `{best['defense']}`, "
-        f"{spell(best['loss'])} loss"
-    ]
-    base = trained[trained["defense"].eq(figures.baseline) & trained["loss"].eq(best["loss"])]
-    if best["defense"] != figures.baseline and not base.empty:
-        values.append(f"{flagged(base['r1'].iloc[0], base['gates'].iloc[0])} for `{figures.baseline}`")
-    control = best_control(found)
-    if control is not None:
-        values.append(f"{control['r1']:.3f} for the best control ({spell(control['defense'])})")
-    return f"At eps {radius_text(eps)}, R@1 is {'; '.join(values)}."

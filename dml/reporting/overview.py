@@ -27,6 +27,7 @@ from dml.reporting.tables import leaderboard, main_records, main_suite
 from dml.reporting.variants import OWN, at_their_best
 
 FOLDER = "pages"  # of the datasets' pages
+SHOWN = (OWN[0], OWN[-1])  # of this project's defences, beside the best of each class
 MEASURED = (
     "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model"
     " was trained on its images; pretrained weights may have seen such classes, and so have models that take turned "
@@ -76,16 +77,16 @@ def overview(
 
 def _defenses(name: str, records: Sequence[Record], board: pd.DataFrame, figures: Figures) -> list[str]:
     """The leaderboard of a dataset with the best of each class of defence, and the controls."""
-    best = at_their_best(board, records, {figures.baseline, figures.paper, *OWN})
+    best = at_their_best(board, records, {figures.baseline, figures.paper, *SHOWN})
     models = zip(board["loss"], board["defense"], strict=True)
     board = board[[loss == CONTROL or (loss, defense) in best for loss, defense in models]]
+    kept = ", ".join(f"`{defense}`" for defense in (figures.baseline, figures.paper, *SHOWN))
     text = (
         f"Each class of defence with its best settings on [{name}]({FOLDER}/{name}.md), which explains the names; "
-        f"{', '.join(f'`{kept}`' for kept in (figures.baseline, figures.paper, *OWN))} in any case. Classes with more "
-        "settings had more chances. R@1 is what the worst of all attacks leaves of "
-        f"{queries_text(board)}, suite `{records[0]['suite']}` (95% interval over queries; below it the range of the "
-        "trainings). The factor, and the cost in images embedded, are relative to undefended training with the same "
-        f"loss and the shortest schedule. {MARK}: a gate fails, or the embedding collapsed."
+        f"{kept} in any case. Classes with more settings had more chances. R@1 is what the worst of all attacks leaves "
+        f"of {queries_text(board)}, suite `{records[0]['suite']}` (95% interval over queries; below it the range of "
+        "the trainings). The factor, and the cost in images embedded, are relative to undefended training with the "
+        f"same loss and the shortest schedule. {MARK}: a gate fails, or the embedding collapsed."
     )
     return ["", text, *leaderboard_table(board, figures)]
 
@@ -150,7 +151,7 @@ def _r1(rows: pd.DataFrame) -> str:
 
 def _figure(drawings: Sequence[tuple[str, str]], stem: str) -> list[str]:
     shown = [item for item in drawings if Path(item[0]).stem == stem]
-    first = [(file, caption, caption.split(". ")[0].rstrip(".")) for file, caption in shown]
+    first = [(file, caption, caption.split(". ")[0].rstrip(".").split(", ")[0]) for file, caption in shown]
     return [line for file, caption, alt in first for line in ("", f"![{alt}.]({file})", f"*{caption}*")]
 
 

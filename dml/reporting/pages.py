@@ -7,7 +7,7 @@ from dml.attacks.balls import radius_text
 from dml.common.files import atomic, write_json, write_text
 from dml.config.run import Figures
 from dml.reporting import ablation, against_controls, grid, kinds, made, sections, standing, trust
-from dml.reporting.claims import finding, judged
+from dml.reporting.claims import judged
 from dml.reporting.compared import columns_page, compared
 from dml.reporting.overview import FOLDER, overview
 from dml.reporting.paper import claims_page
@@ -22,7 +22,7 @@ FIRST = ("headline", "scatter", "accuracy_by_eps", "grid", "attacks", "certified
 MEANING = (
     "*Natural* scores are over every query of the test half. *Adversarial* R@1 counts the worst of all attacks for "
     "each query in the l-inf ball, with the whole test half as gallery and a 95% Wilson interval over the attacked "
-    "queries. The *factor* is relative to the undefended model of the same loss, over the seeds of both, with its 95% "
+    "queries. The *factor* is relative to the standard model of the same loss, over the seeds of both, with its 95% "
     "interval; where none of that model's queries survive, it is the least that the sample allows. Of several "
     "trainings, natural scores are the mean, and the attacked queries are counted together; the interval leaves out "
     "how trainings differ. A model of fewer trainings met fewer queries, so that close models may be out of order: "
@@ -147,7 +147,7 @@ def dataset_page(
     lines = [f"# {dataset}", "", f"{origin} [All results](../README.md)".strip()]
     if main:
         compared = comparison(of_suite(records, main), figures.eps, figures)
-        lines += ["", finding(compared, figures.eps, figures)] if not compared.empty else []
+        lines += ["", sections.finding(compared, figures.eps, figures)] if not compared.empty else []
     lines += _figures(drawn[:1])
     if main:
         board = sections.leaderboard_section(records, figures)

@@ -23,7 +23,7 @@ from dml.reporting.spelling import (
     table,
     wide_table,
 )
-from dml.reporting.tables import comparison, leaderboard, pool
+from dml.reporting.tables import best_control, comparison, leaderboard, pool, ranked
 from dml.reporting.variants import BEST
 
 Pair = tuple[str, str]
@@ -199,3 +199,28 @@ def leaderboard_table(board: pd.DataFrame, figures: Figures) -> list[str]:
     map_r = [f"MAP@R at {radius_text(figures.eps)}"] if lowered else []
     loss = "loss (trainings)" if several else "loss"
     return table(["defence", loss, "natural R@1", paper, eps, *map_r, "factor", "cost"], rows)
+
+
+def finding(found: pd.DataFrame, eps: float, figures: Figures) -> str:
+    """Return one sentence: R@1 of the best trained model, of its baseline, and of the best control.
+
+    Args:
+        found: :func:`dml.reporting.tables.comparison` at this radius.
+        eps: the radius.
+        figures: names the baseline.
+    """
+    trained = ranked(found[found["loss"] != CONTROL])
+    if trained.empty:
+        return ""
+    best = trained.iloc[0]
+    values = [
+        f"{marked(best['r1'], best['r1_low'], best['r1_high'], best['gates'])} for `{best['defense']}`, "
+        f"{spell(best['loss'])} loss"
+    ]
+    base = trained[trained["defense"].eq(figures.baseline) & trained["loss"].eq(best["loss"])]
+    if best["defense"] != figures.baseline and not base.empty:
+        values.append(f"{flagged(base['r1'].iloc[0], base['gates'].iloc[0])} for `{figures.baseline}`")
+    control = best_control(found)
+    if control is not None:
+        values.append(f"{control['r1']:.3f} for the best control ({spell(control['defense'])})")
+    return f"At eps {radius_text(eps)}, R@1 is {'; '.join(values)}."

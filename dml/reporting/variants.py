@@ -10,15 +10,17 @@ import pandas as pd
 from dml.common.table import find
 from dml.config.run import Figures
 from dml.defenses import DEFENSES
+from dml.defenses.robust import QUERY
 from dml.reporting.records import Record
 from dml.reporting.spelling import CONTROL
 
 BEST = "best"  # this project's own defence, chosen on held-out classes: its variants show what each part is worth
 OWN = (BEST, "best_long", "best_turns")  # with two that train for longer, on images that move and turn, chosen so too
-ON_QUERIES = "robust_query"  # the paper's defence for losses that cost whole queries: each query is perturbed
+ON_QUERIES = "robust_query"  # the paper's defence carried over to losses that cost whole queries, each perturbed
 RADIUS = "defense.eps"  # of the ball that a defence trains with
 SCOPE = "defense.scope"  # what shares a perturbation
 KIND = "defense.class"  # key of ``DEFENSES``
+TARGET = "defense.target"  # what is perturbed: a role of tuples, as in the paper, or whole queries
 Leaves = dict[str, Any]
 """Setting by dotted name, such as ``schedule.averaging``."""
 
@@ -70,7 +72,7 @@ def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collect
         records: of these models; a model whose record names no class is a class by itself.
         named: defences that are kept beside the best of their class.
     """
-    kinds = {(record["loss"], record["defense"]): leaves(record)[KIND] for record in trained(records)}
+    kinds = {(record["loss"], record["defense"]): _kind(leaves(record)) for record in trained(records)}
     kept: dict[str, tuple[str, str]] = {}
     for model in zip(found["loss"], found["defense"], strict=True):
         if model[0] != CONTROL:
@@ -78,6 +80,11 @@ def at_their_best(found: pd.DataFrame, records: Sequence[Record], named: Collect
             if model[1] in named:
                 kept.setdefault(model[1], model)
     return list(dict.fromkeys(kept.values()))
+
+
+def _kind(settings: Leaves) -> str:
+    """The class of a defence; that of the paper and its extension to queries are two."""
+    return f"{settings[KIND]}, {QUERY}" if settings.get(TARGET) == QUERY else settings[KIND]
 
 
 def one_difference(first: Leaves, second: Leaves) -> str | None:

@@ -256,7 +256,9 @@ def join(entries: Iterable[Entry], folder: Path) -> list[Path]:
         ValueError: another entry has the name, dataset and radius of one, or those of its dataset have other queries.
     """
     entries, there = list(entries), {item.file_name: item for item in read_all(folder)}
-    for item in entries:
+    for place, item in enumerate(entries):
+        if item.file_name in {other.file_name for other in entries[:place]}:
+            raise ValueError(f"{item.file_name} would hold two entries of the report; choose another --name")
         held = there.get(item.file_name, item)
         if held.dataset != item.dataset:
             raise ValueError(

@@ -56,6 +56,15 @@ def entries(folder: Path, told: Told, *, show_failing: bool = False) -> list[Ent
         ValueError: the folder holds no such report, its gates do not hold, or a value is wrong.
     """
     report, outcomes = _read(folder)
+    try:
+        return _entries(folder, report, outcomes, told, show_failing)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} holds a damaged report: {error} is missing or wrong; evaluate again") from error
+
+
+def _entries(
+    folder: Path, report: dict[str, Any], outcomes: pd.DataFrame, told: Told, show_failing: bool
+) -> list[Entry]:
     about = report["about"]
     if about.get("norm", "linf") != "linf":
         raise ValueError(f"{folder} holds an attack in the {about['norm']} ball; the leaderboard has the l-inf ball")
