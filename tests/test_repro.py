@@ -1,9 +1,11 @@
 """The pipeline's stages: what changed, what keeps others out, and the graph of dvc.yaml."""
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from dvc.exceptions import DvcException
 from dvc.lock import Lock
 from dvc.repo import Repo
@@ -48,3 +50,11 @@ def test_what_dvc_cannot_read_is_one_line(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(repro, "Repo", unreadable)
     assert repro.main(["--jobs", "1"]) == 1
     assert capsys.readouterr().err == "DVC: 'dvc.lock' is invalid. while parsing, line 3\n"
+
+
+def test_data_dvc_is_of_the_files_that_are_committed() -> None:
+    """Otherwise `make repro` would change it in a fresh clone."""
+    (out,) = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"]
+    listed = subprocess.run(["git", "ls-files", "data"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in listed.splitlines()]
+    assert (out["nfiles"], out["size"]) == (len(files), sum(file.stat().st_size for file in files))
