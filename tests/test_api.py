@@ -292,6 +292,25 @@ def test_natural_scores_are_of_all_queries_that_have_an_answer(toy_split: Split)
     assert result.to_dict()["about"]["natural"] == natural
 
 
+def test_natural_scores_of_close_embeddings_are_those_of_the_table() -> None:
+    """Embeddings so close that float32 orders some items otherwise than the exact ranking does."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 20
+    images = torch.rand(20, 3, 8, 8, generator=generator)[labels] * 0.3
+    images += 0.7 * torch.rand(400, 3, 8, 8, generator=generator)
+    weights, middle = torch.randn(64, 192, generator=generator) / 14, torch.randn(64, generator=generator)
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(middle + 0.02 * (x.flatten(1) - 0.5) @ weights.T, dim=1)
+
+    suite = {"attacks": {"noise": {"draws": 1}}, "claims": False}
+    result = dml.evaluate(embed, images, labels, suite=suite, eps=0.0, limit=400, controls=(), report=silent)
+    natural, (row,) = result.about["natural"], result.summary.to_dict("records")
+    assert {name: natural[name] for name in ("r1", "r2", "r4", "r8")} == pytest.approx(
+        {name: row[f"natural_{name}"] for name in ("r1", "r2", "r4", "r8")}
+    )
+
+
 def test_no_other_attack_has_the_name_of_that_on_map_r(toy_split: Split) -> None:
     suite = {"attacks": {"map": {"attack": "margin", "steps": 2}}, "claims": False}
     with pytest.raises(ValueError, match=r"attacks\.map is the name of the attack on MAP@R; give this attack another"):
