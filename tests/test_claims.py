@@ -67,7 +67,8 @@ def test_verdicts_say_what_fails() -> None:
 
 
 def test_no_model_is_undefended_where_training_begins_with_robust_weights() -> None:
-    runs = [*six(), record("triplet", "start", 0.9, 200)]
+    runs = six()
+    runs[0]["settings"] = runs[0]["settings"] | {"model": {"weights": "pretrained/grids.safetensors"}}
     for name in ("lose", "5 times"):
         usual, found = judge(six())[name], judge(runs)[name]
         assert usual.verdict != "not tested here"

@@ -115,9 +115,15 @@ def verdicts(records: Sequence[Record], eps: float, figures: Figures) -> list[Ve
     ]
 
 
+def starts(records: Sequence[Record]) -> set[str]:
+    """Return the files of weights, robust ones, that training begins with."""
+    found = {record["settings"].get("model", {}).get("weights", "") for record in records}
+    return {weights for weights in found if "/" in weights}
+
+
 def is_undefended(records: Sequence[Record]) -> bool:
     """Whether the baseline of a dataset is an undefended model: not where its training begins with robust weights."""
-    return all(record["defense"] != START for record in records)
+    return not starts(records)
 
 
 def _loses(claim: str, base: pd.DataFrame, undefended: bool) -> Verdict:

@@ -6,7 +6,19 @@ from typing import Any
 
 from dml.attacks.balls import radius_text
 from dml.config.run import Figures
-from dml.reporting.claims import FACTOR, KEPT, OWED, SHARED, START, gains, is_undefended, keeps, loses, natural_kept
+from dml.reporting.claims import (
+    FACTOR,
+    KEPT,
+    OWED,
+    SHARED,
+    START,
+    gains,
+    is_undefended,
+    keeps,
+    loses,
+    natural_kept,
+    starts,
+)
 from dml.reporting.evidence import Asked, Evidence, by_radius, gathered, paired, paired_table, r1, told
 from dml.reporting.records import Record
 from dml.reporting.spelling import (
@@ -86,14 +98,13 @@ def _on_training(evidence: Evidence) -> list[str]:
 
 def _on_starts(evidence: Evidence) -> list[str]:
     """Where training begins with weights from a file, the baseline may owe robustness to them."""
-    starts: dict[str, list[str]] = {}
+    begun: dict[str, list[str]] = {}
     for dataset, records in evidence.by_dataset.items():
-        for weights in {record["settings"].get("model", {}).get("weights", "") for record in records}:
-            if "/" in weights:
-                starts.setdefault(weights, []).append(dataset)
+        for weights in starts(records):
+            begun.setdefault(weights, []).append(dataset)
     return [
         line
-        for weights, datasets in sorted(starts.items())
+        for weights, datasets in sorted(begun.items())
         for line in (
             "",
             f"On {', '.join(datasets)} all models, {spell(evidence.figures.baseline)} ones too, begin with the weights "
