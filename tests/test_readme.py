@@ -326,7 +326,7 @@ def test_what_is_said_of_the_recipes_of_photographs_is_so(committed: Path) -> No
     starts = {(r["dataset"], r["settings"]["model"]["weights"]) for r in held}
     others = {("flowers_imagenet", "imagenet"), ("gtsrb_random", "random")}
     assert others < starts
-    grids = {(name, "pretrained/grids.safetensors") for name in ("flowers", "grocery")}
+    grids = {(name, "pretrained/grids.safetensors") for name in ("flowers", "grocery", "gtsrb")}
     assert grids < starts
     assert {weights for _, weights in starts - others - grids} == {"pretrained/grid4.safetensors"}
     held = [record for record in held if record["dataset"] != "gtsrb_random"]  # of which the table alone tells
