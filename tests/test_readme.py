@@ -312,11 +312,11 @@ def test_what_is_said_of_photographs_is_what_was_measured(committed: Path) -> No
     natural = {name: own["natural"] for name, own in board.items()}
     assert {name for name in pages if natural[name]["colour_histogram"] > natural[name]["best"]} == {"grocery"}
     key = eps_key(figures.eps)
-    for model, ahead in (("best", "gtsrb"), ("robust", "flowers")):
+    for model, ahead in (("best", {"gtsrb"}), ("robust", {"flowers", "gtsrb"})):
         pairs = {name: same_queries(main[name], ("triplet", model), ("triplet", "start"), key) for name in main}
         verdicts = {name: in_r1(found, key).verdict for name, found in pairs.items() if found}
         assert verdicts.keys() == {*pages, "cars196_half"}
-        assert {name for name, verdict in verdicts.items() if verdict == "holds"} == {ahead}, model
+        assert {name for name, verdict in verdicts.items() if verdict == "holds"} == ahead, model
 
 
 def test_what_is_said_of_the_recipes_of_photographs_is_so(committed: Path) -> None:
