@@ -276,6 +276,20 @@ def test_alone_each_attack_meets_all_queries(search: Search) -> None:
     assert (left["worst"] == own.min(axis=1)).all()
 
 
+def test_alone_what_breaks_in_a_small_ball_is_broken_in_a_larger_one(search: Search) -> None:
+    def early(images: Tensor, queries: Queries, ball: Ball, generator: torch.Generator) -> Tensor:
+        """Finds the answer in the small ball only."""
+        other = search.images(np.array([17])).expand_as(images)
+        return ball.project(other, images) if ball.eps < 0.4 else images
+
+    rows = search.natural().r1.nonzero().flatten().numpy()[:6]
+    balls = [Linf(0.5), Linf(0.3)]
+    table = attack(search, rows, [Group("early", [early])], balls, seed=0, alone=True, report=silent)
+    left = table[table["attack"] != "none"].pivot_table(index="query", columns=["attack", "eps"], values="r1")
+    assert left["early"][0.3].sum() < left["early"][0.5].sum() == len(rows)
+    assert left["worst"][0.5].tolist() == left["worst"][0.3].tolist() == left["early"][0.3].tolist()
+
+
 def test_alone_an_attack_on_map_keeps_the_images_with_the_lowest_map(search: Search) -> None:
     suite = AttackSuite(36, (0.003,), {"map": {"steps": 10}}, alone=True)
     table = suite.evaluate(search, np.arange(36), seed=0, report=silent).outcomes

@@ -1,6 +1,7 @@
 """Suites: what each kind attacks, and that a strong list of attacks is at least as strong as its parts."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dml.attacks.objectives.base import FOOLS
+from dml.attacks.balls import Linf
+from dml.attacks.objectives.base import FOOLS, Objective
 from dml.attacks.queries import soft_margin
 from dml.attacks.queries.margin import Margin
 from dml.attacks.queries.peer import INSTALLED
@@ -16,7 +18,7 @@ from dml.common.table import find
 from dml.data.base import Split
 from dml.evaluation.collapse import diagnostics
 from dml.evaluation.controls import Pixels8
-from dml.evaluation.suites import SUITES, attacks
+from dml.evaluation.suites import SUITES, attacks, poisoning
 from dml.evaluation.suites.attacks import AttackSuite
 from dml.evaluation.suites.base import Suite
 from dml.evaluation.suites.poisoning import Poisoning, nearest_items
@@ -225,6 +227,22 @@ def test_poisoning_perturbs_the_item_and_not_the_query(search: Search) -> None:
     natural = outcomes[outcomes["attack"] == "none"].set_index("query")["r1"]
     assert (left[0.0] == natural).all()
     assert left[0.5].mean() < 0.2, "an item that may change at will is found first"
+
+
+def test_what_poisoning_breaks_is_broken_at_larger_radii(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = poisoning.apgd
+
+    def early(images: Tensor, objective: Objective, ball: Linf, **settings: Any) -> Tensor:
+        """Finds the answer in the small ball only."""
+        return images if ball.eps > 0.4 else found(images, objective, ball, **settings)
+
+    monkeypatch.setattr(poisoning, "apgd", early)
+    suite = Poisoning(queries=12, eps=(0.5, 0.3), items=3, steps=40)
+    outcomes = suite.evaluate(search, np.arange(12), seed=0, report=silent).outcomes
+    left = outcomes.pivot_table(index="query", columns="eps", values="r1")
+    assert left[0.3].sum() < left[0.0].sum()
+    assert left[0.5].tolist() == left[0.3].tolist()
+    assert outcomes["eps"].unique().tolist() == [0.0, 0.5, 0.3], "in the suite's order"
 
 
 def test_poisoning_works_with_queries_apart_from_the_gallery(toy_split: Split) -> None:

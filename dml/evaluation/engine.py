@@ -139,7 +139,8 @@ def attack(
         groups: attacks, in the order in which they run.
         balls: of one norm, one per radius.
         seed: of the random starts.
-        alone: run every group on all queries at every radius instead, and give rows for each.
+        alone: run every group on all queries at every radius instead, and give rows for each. The smallest ball then
+            comes first, and ``worst`` counts what was found in smaller ones, too.
         folder: where finished chunks are kept, see :func:`in_chunks`.
         chunk_size: queries attacked at a time; see :func:`chunk_size_for` for the default.
         keep: receives, chunk by chunk, each ball with the worst images (B, 3, H, W) found in it.
@@ -162,11 +163,13 @@ def attack(
             return rows.assign(disagree=disagree.cpu().numpy().astype(int), margin=found.margin.cpu().numpy())
 
         found: dict[float, list[pd.DataFrame]] = {}
-        larger: Worst | None = None
-        for ball in sorted(balls, key=lambda ball: -ball.eps):
+        last: Worst | None = None
+        for ball in sorted(balls, key=lambda ball: ball.eps, reverse=not alone):
             worst, tables = Worst(search, images, queries), []
-            if larger is not None and not alone:
-                worst.begin(larger, ball)
+            if last is not None and alone:
+                worst.merge(last)
+            elif last is not None:
+                worst.begin(last, ball)
             for place, group in enumerate(groups):
                 apart = alone or group.lowers != worst.lowers  # what is left of R@1 says little about MAP@R
                 own = Worst(search, images, queries, group.lowers) if apart else worst
@@ -178,7 +181,7 @@ def attack(
                 if apart:
                     worst.merge(own)
             found[ball.eps] = [*tables, table("worst", ball, ball.eps, worst)]
-            larger = worst
+            last = worst
             if keep is not None:
                 keep(ball, worst.images)
         natural = table("none", balls[0], 0.0, Worst(search, images, queries))

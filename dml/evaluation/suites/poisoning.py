@@ -57,7 +57,7 @@ class Poisoning(Suite):
         """See :class:`dml.evaluation.suites.base.Suite`.
 
         MAP@R of a query that breaks is that with the perturbed item in place of the natural one; MAP@R of a query that
-        survives is the natural one.
+        survives is the natural one. What breaks at one radius breaks at each larger one.
         """
 
         def work(chunk: np.ndarray) -> pd.DataFrame:
@@ -69,12 +69,12 @@ class Poisoning(Suite):
         queries, gallery = search.queries(chunk), search.gallery
         embeddings = search.query_embeddings[torch.from_numpy(chunk).to(gallery.labels.device)]
         natural = per_query(embeddings, queries, gallery)
-        tables = [rows_of(chunk, "none", Linf.norm, 0.0, natural)]
+        before = rows_of(chunk, "none", Linf.norm, 0.0, natural)
         count = min(self.items, len(gallery.labels.unique()) - 1)
         items = nearest_items(embeddings, nearest_wrong_classes(embeddings, queries, gallery, count), queries, gallery)
         usable = Matches.of(queries, gallery).wrong.gather(1, items)  # a query may have fewer wrong classes
-        for eps in self.eps:
-            outcome = Outcome(*(values.clone() for values in natural))
+        outcome, found = Outcome(*(values.clone() for values in natural)), {}
+        for eps in sorted(self.eps):
             for rank in range(count):
                 left = (outcome.r1 & usable[:, rank]).nonzero().squeeze(1)
                 if not len(left):
@@ -83,9 +83,9 @@ class Poisoning(Suite):
                 images = to_float(search.split.images[chosen.cpu().numpy()], device_of(search.model))
                 objective = item_objective(search.model, embeddings[left], some, gallery)
                 generator = torch_generator(seed, "poisoning", int(chunk[0]), eps, rank)
-                found = apgd(images, objective, Linf(eps), steps=self.steps, goal=FOOLED, generator=generator)
+                perturbed = apgd(images, objective, Linf(eps), steps=self.steps, goal=FOOLED, generator=generator)
                 with torch.no_grad():
-                    moved = search.model(found)
+                    moved = search.model(perturbed)
                 for place, row in enumerate(left):
                     after = per_query(
                         embeddings[row][None], queries.take(row[None]), _replaced(gallery, chosen[place], moved[place])
@@ -93,8 +93,8 @@ class Poisoning(Suite):
                     if not bool(after.r1[0]):
                         for kept, value in zip(outcome, after, strict=True):
                             kept[row] = value[0]
-            tables.append(rows_of(chunk, "worst", Linf.norm, eps, outcome))
-        return pd.concat(tables, ignore_index=True)
+            found[eps] = rows_of(chunk, "worst", Linf.norm, eps, outcome)
+        return pd.concat([before, *(found[eps] for eps in self.eps)], ignore_index=True)
 
 
 def _replaced(gallery: Gallery, row: Tensor, embedding: Tensor) -> Gallery:
