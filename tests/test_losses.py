@@ -18,6 +18,7 @@ from dml.defenses.hardness import Hardness
 from dml.losses import LOSSES
 from dml.losses.base import TupleLoss, distance, pairs
 from dml.losses.contrastive import Contrastive
+from dml.losses.margin import Margin
 from dml.losses.miners import MINERS
 from dml.losses.pml import CHOICES, PML
 from dml.losses.triplet import Triplet
@@ -99,6 +100,26 @@ def test_triplet_equals_pytorch_metric_learning(roles: tuple[Tensor, Tensor, Ten
     given_triplets = (rows, rows + 50, rows + 100)
     expected = reference(torch.cat(roles), torch.zeros(150), given_triplets)["loss"]["losses"]
     torch.testing.assert_close(triplet()(*roles), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("far", [1.4, 0.01])
+def test_averages_over_what_is_not_0_equal_pytorch_metric_learning(
+    roles: tuple[Tensor, Tensor, Tensor], far: float
+) -> None:
+    """Its losses with their default reducer; at 0.01 no negative costs anything."""
+    rows = torch.arange(50)
+    triplets, labels, stacked = (rows, rows + 50, rows + 100), torch.zeros(150), torch.cat(roles)
+    loss = Triplet(2, 16, miner="random", average="nonzero", margin=-0.1)
+    values = loss(*roles)
+    assert 0 < values.count_nonzero() < 50
+    torch.testing.assert_close(values.mean(), oracle.TripletMarginLoss(margin=-0.1)(stacked, labels, triplets))
+    loss = Contrastive(2, 16, miner="random", average="nonzero", positive_margin=1.3, negative_margin=far)
+    expected = oracle.ContrastiveLoss(pos_margin=1.3, neg_margin=far)(stacked, labels, triplets)
+    torch.testing.assert_close(loss(*roles).mean(), expected)
+    opposite = roles[0], roles[1], -roles[0]  # so that no negative of the margin loss costs anything
+    expected = oracle.MarginLoss(margin=0.2, beta=1.0)(torch.cat(opposite), labels, triplets)
+    loss = Margin(2, 16, miner="random", average="nonzero", beta=1.0)
+    torch.testing.assert_close(loss(*opposite).mean(), expected, check_dtype=False)
 
 
 def test_contrastive_equals_pytorch_metric_learning(roles: tuple[Tensor, Tensor, Tensor]) -> None:

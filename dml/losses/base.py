@@ -5,15 +5,17 @@ relative to a whole set of reference embeddings. Neither reduces its values: the
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dml.common.checks import at_least
+from dml.common.checks import at_least, known
 from dml.common.table import find
 from dml.losses.miners import MINERS
 from dml.losses.miners.base import Miner, Tuples
 
+Average = Literal["all", "nonzero"]
 UNIT = 0.05  # that the length of an embedding may differ from 1; bfloat16 rounds
 
 
@@ -71,14 +73,17 @@ class TupleLoss(Loss):
     Args:
         classes, dimension: see :class:`Loss`.
         miner: how tuples are selected, a key of :data:`dml.losses.miners.MINERS`.
+        average: over ``all`` tuples, or over those whose term is not 0 (``nonzero``), as the default reducer of
+            pytorch-metric-learning does, for each term of the loss by itself.
 
     Raises:
-        ValueError: the miner is unknown.
+        ValueError: the miner or the average is unknown.
     """
 
-    def __init__(self, classes: int, dimension: int, *, miner: str) -> None:
+    def __init__(self, classes: int, dimension: int, *, miner: str, average: Average = "all") -> None:
         super().__init__(classes, dimension)
-        self.miner = miner
+        known("average", average, get_args(Average))
+        self.miner, self.average = miner, average
         self._select: Miner = find(MINERS, miner, "miner")  # a wrong line of the table is told before a training
 
     def mine(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tuples:
@@ -102,6 +107,12 @@ class TupleLoss(Loss):
     @abstractmethod
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Return the losses (T,) of tuples, given the embeddings (T, D) of each role."""
+
+    def term(self, values: Tensor) -> Tensor:
+        """Return a term (T,) of the loss, scaled so that its mean over all tuples is the chosen average."""
+        if self.average == "all":
+            return values
+        return values * (len(values) / values.count_nonzero().clamp_min(1))
 
     def natural(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return one loss per tuple (T,) of a clean batch; see :meth:`Loss.natural`."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dml.losses.base import TupleLoss, distance
+from dml.losses.base import Average, TupleLoss, distance
 
 
 class Contrastive(TupleLoss):
@@ -11,7 +11,7 @@ class Contrastive(TupleLoss):
     A tuple is the two pairs (anchor, positive) and (anchor, negative).
 
     Args:
-        classes, dimension, miner: see :class:`dml.losses.base.TupleLoss`.
+        classes, dimension, miner, average: see :class:`dml.losses.base.TupleLoss`.
         positive_margin: positives nearer than this cost nothing.
         negative_margin: negatives farther than this cost nothing.
     """
@@ -22,10 +22,11 @@ class Contrastive(TupleLoss):
         dimension: int,
         *,
         miner: str,
+        average: Average = "all",
         positive_margin: float = 0.0,
         negative_margin: float = 1.0,
     ) -> None:
-        super().__init__(classes, dimension, miner=miner)
+        super().__init__(classes, dimension, miner=miner, average=average)
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
 
@@ -33,4 +34,4 @@ class Contrastive(TupleLoss):
         """Return the losses (T,) of embeddings (T, D)."""
         pull = (distance(anchor, positive) - self.positive_margin).clamp_min(0)
         push = (self.negative_margin - distance(anchor, negative)).clamp_min(0)
-        return pull + push
+        return self.term(pull) + self.term(push)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.common.checks import at_least
-from dml.losses.base import TupleLoss, distance
+from dml.losses.base import Average, TupleLoss, distance
 
 
 class Margin(TupleLoss):
@@ -14,12 +14,13 @@ class Margin(TupleLoss):
     with the model, at the same weight decay and, unless ``loss_learning_rate`` says otherwise, learning rate. Beta has
     no regulariser, and no offsets per class or image.
 
-    A tuple is the two pairs (anchor, positive) and (anchor, negative). Training minimises the mean over tuples, those
-    that cost nothing included. The default reducer of pytorch-metric-learning divides by the number of pairs that cost
-    something instead: with K such pairs in T tuples, its loss and its gradients are T / K times as large.
+    A tuple is the two pairs (anchor, positive) and (anchor, negative). The default reducer of pytorch-metric-learning
+    divides by the number of pairs of either kind that cost something: with K such pairs in T tuples, its loss is T / K
+    times that with ``average: all``; ``nonzero`` counts the two kinds apart.
 
     Args:
-        classes, dimension, miner: see :class:`dml.losses.base.TupleLoss`; the paper's miner is ``distance_weighted``.
+        classes, dimension, miner, average: see :class:`dml.losses.base.TupleLoss`; the paper has the miner
+            ``distance_weighted``.
         margin: how much nearer than beta a positive should be, and how much farther a negative (alpha in the paper).
         beta: its value before training.
 
@@ -27,8 +28,17 @@ class Margin(TupleLoss):
         ValueError: the margin or beta is negative.
     """
 
-    def __init__(self, classes: int, dimension: int, *, miner: str, margin: float = 0.2, beta: float = 1.2) -> None:
-        super().__init__(classes, dimension, miner=miner)
+    def __init__(
+        self,
+        classes: int,
+        dimension: int,
+        *,
+        miner: str,
+        average: Average = "all",
+        margin: float = 0.2,
+        beta: float = 1.2,
+    ) -> None:
+        super().__init__(classes, dimension, miner=miner, average=average)
         at_least("margin", margin, 0)
         at_least("beta", beta, 0)
         self.margin = margin
@@ -38,4 +48,4 @@ class Margin(TupleLoss):
         """Return the losses (T,) of embeddings (T, D)."""
         pull = (self.margin + distance(anchor, positive) - self.beta).clamp_min(0)
         push = (self.margin - distance(anchor, negative) + self.beta).clamp_min(0)
-        return pull + push
+        return self.term(pull) + self.term(push)
