@@ -130,6 +130,7 @@ def test_embedding_shift_and_metric_loss_by_hand() -> None:
     embeddings, home = model(moved).detach(), model(images).detach()
     torch.testing.assert_close(embedding_shift_objective(model, images)(moved), (embeddings - home).norm(dim=1))
     loss = metric_loss_objective(model, images, queries, gallery)(moved).detach()
+    itself = metric_loss_objective(model, images, queries, gallery, "itself")(moved).detach()
     for row in range(5):
         apart = (home[row] - gallery.embeddings).norm(dim=1)
         same = gallery.labels == queries.labels[row]
@@ -141,6 +142,10 @@ def test_embedding_shift_and_metric_loss_by_hand() -> None:
             embeddings[row] - gallery.embeddings[wrong]
         ).norm()
         assert float(loss[row]) == pytest.approx(float(expected))
+        moved_by = (embeddings[row] - home[row]).norm()
+        assert float(itself[row]) == pytest.approx(
+            float(moved_by - (embeddings[row] - gallery.embeddings[wrong]).norm())
+        )
 
 
 def test_values_do_not_change_with_the_neighbours_in_the_batch() -> None:

@@ -1,13 +1,17 @@
 """Objectives on tuples and on embeddings alone: those of training, and weak ones that many papers evaluate with."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dml.attacks.objectives.base import Objective
+from dml.common.checks import known
 from dml.losses.base import difference, distance
 from dml.retrieval.gallery import Gallery, Matches, Queries
+
+Positive = Literal["nearest", "itself"]
 
 
 def role_objective(
@@ -42,24 +46,33 @@ def embedding_shift_objective(model: nn.Module, images: Tensor) -> Objective:
     return lambda perturbed: distance(model(perturbed), home)
 
 
-def metric_loss_objective(model: nn.Module, images: Tensor, queries: Queries, gallery: Gallery) -> Objective:
+def metric_loss_objective(
+    model: nn.Module, images: Tensor, queries: Queries, gallery: Gallery, positive: Positive = "nearest"
+) -> Objective:
     """Return the training loss of the query's own tuple, with the query as anchor: d(a~, p) - d(a~, n).
 
     Positive and negative are the nearest right and wrong item of the natural image, and do not change. The hinge is
-    left out, as in :func:`role_objective`. (The paper, arXiv 2102.07265, takes the query's own clean image as
-    positive. That measures how far an embedding moves, not whether the search fails.)
+    left out, as in :func:`role_objective`.
 
     Args:
         model: images -> unit embeddings (B, D).
         images: (B, 3, H, W), natural.
         queries: of the B images.
         gallery: that is searched.
+        positive: the ``nearest`` right item, or ``itself``: the query's own natural image, as in the code of arXiv
+            2102.07265. That measures how far an embedding moves, not whether the search fails.
     """
     with torch.no_grad():
-        matches = Matches.of(queries, gallery)
-        similarity = model(images) @ gallery.embeddings.T
-        positive, negative = (
+        matches, natural = Matches.of(queries, gallery), model(images)
+        similarity = natural @ gallery.embeddings.T
+        right, wrong = (
             gallery.embeddings[similarity.masked_fill(~mask, -torch.inf).argmax(1)]
             for mask in (matches.right, matches.wrong)
         )
-    return lambda perturbed: difference(model(perturbed), positive, negative)
+    to = natural if positive == "itself" else right
+    return lambda perturbed: difference(model(perturbed), to, wrong)
+
+
+def check_positive(positive: str) -> None:
+    """Raise ValueError if :func:`metric_loss_objective` does not know the positive."""
+    known("positive", positive, get_args(Positive))
