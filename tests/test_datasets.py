@@ -68,6 +68,15 @@ def test_folder_with_a_table(picture_folder: Callable[..., Path], tmp_path: Path
     assert np.array_equal(np.asarray(source.read(0)), np.asarray(Image.open(folder / "class_07" / "0.png")))
 
 
+def test_spaces_after_commas_are_no_part_of_a_table(picture_folder: Callable[..., Path]) -> None:
+    folder = picture_folder(classes=2, images=2)
+    rows = [f"class_{c:02d}/{i}.png, {c}, name {c}, 0{i}" for c in range(2) for i in range(2)]
+    (folder / "labels.csv").write_text("path, label, class_name, group\n" + "\n".join(rows))
+    source = read_folder(folder)
+    assert source.class_names == ["name 0", "name 1"]
+    assert source.groups.tolist() == [0, 1, 2, 3], "of four images, two in each class"
+
+
 def test_grey_and_transparent_images_become_colour(picture_folder: Callable[..., Path]) -> None:
     folder = picture_folder()
     Image.new("L", (20, 20), 128).save(folder / "class_00" / "0.png")
@@ -106,6 +115,23 @@ def test_other_training_classes_are_held_out_without_preparing_again(
     assert np.array_equal(after.validation.images[-4:], before.validation.images[-4:])
     with pytest.raises(DatasetError, match="12 classes leave 1 for train"):
         load(folder, validation_fraction=0.9)
+
+
+def test_where_no_class_is_held_out_all_train_and_some_are_watched(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = prepared(picture_folder(classes=20), tmp_path / "a")
+    assert load(folder).held_out
+    data = load(folder, validation_fraction=0)
+    assert data.train.classes.tolist() == list(range(10))
+    assert data.validation.classes.tolist() == [8, 9]
+    assert not data.held_out
+    rest = data.train.without(data.validation.classes)
+    assert rest.classes.tolist() == list(range(8))
+    assert np.array_equal(rest.images[:], data.train.images[: len(rest)])
+    read = Split(data.train.images[:], data.train.labels, data.train.class_names, data.train.labels + 7)
+    assert np.array_equal(read.without(np.array([0])).images, read.images[read.labels > 0])
+    assert read.without(np.array([0])).groups.min() == 8
 
 
 def missing(folder: Path) -> None:

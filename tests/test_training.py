@@ -209,6 +209,12 @@ def test_the_best_epoch_is_kept_and_the_later_of_equals(toy_split: Split) -> Non
     assert all(torch.equal(value, states[1][name]) for name, value in model.state_dict().items())
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked_for(toy_split: Split) -> None:
+    scores = iter([0.9, 0.5, 0.4])
+    history = train(toy_split, keep_last=True, validate=lambda model: {"natural": next(scores), "adversarial": 0.0})[1]
+    assert history.chosen == 2
+
+
 def test_the_defence_selects_the_epoch(toy_split: Split) -> None:
     def validate(model: nn.Module) -> dict[str, float]:
         validate.calls += 1

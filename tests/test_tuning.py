@@ -153,6 +153,7 @@ def test_more_classes_can_be_held_out(workspace: Path, monkeypatch: pytest.Monke
             "other than data.validation_fraction cannot",
         ),
         (["glyphs", "triplet", "robust", "{schedule.epochs: -1}"], "epochs is -1"),
+        (["glyphs", "triplet", "robust", "{data.validation_fraction: 0}"], "glyphs holds no training class out; add"),
         (["glyphs", "triplet", "robust", "epochs"], "'epochs' holds no settings"),
         (["glyphs", "triplet", "robust", "{epochs: [}"], "holds no settings"),
         (["glyphs", "triplet", "robust", "{}", "epochs"], "'epochs' holds no settings"),

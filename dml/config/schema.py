@@ -26,7 +26,8 @@ class Data:
             central square.
         crop: side of the central part that is searched and attacked, 0 for the whole image; training may see all of it.
         train_fraction: share of the classes, from the first on, that are for training.
-        validation_fraction: share of the training classes held out for model selection.
+        validation_fraction: share of the training classes held out to select an epoch. 0: all of them train, and the
+            last epoch is kept.
         options: further arguments of the source.
         origin: one sentence for results/ on where the images come from.
         show_images: whether figures in results/ may show them.
@@ -52,9 +53,10 @@ class Data:
             raise ValueError(f"crop is {self.crop}; it must be at most size, {self.size}")
         if self.crop and self.height:
             raise ValueError(f"crop is {self.crop}; with a height it must be 0")
-        for name in ("train_fraction", "validation_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 < self.train_fraction < 1:
+            raise ValueError(f"train_fraction is {self.train_fraction}; it must lie between 0 and 1")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+LOOKED_AT = 0.2  # share of the training classes that are watched where none is held out
 
 
 class DatasetError(ValueError):
@@ -103,6 +105,13 @@ class Split:
     class_names: list[str]
     groups: np.ndarray | None = None
 
+    def without(self, labels: np.ndarray) -> "Split":
+        """The images of the other classes."""
+        rows = ~np.isin(self.labels, labels)
+        images = self.images
+        images = replace(images, index=images.index[rows]) if isinstance(images, Pictures) else images[rows]
+        return Split(images, self.labels[rows], self.class_names, None if self.groups is None else self.groups[rows])
+
     @property
     def classes(self) -> np.ndarray:
         """The labels that occur, ascending."""
@@ -138,16 +147,18 @@ class Dataset:
 
     Attributes:
         train: to train on.
-        validation: held-out training classes, to select an epoch by.
+        validation: held-out training classes, to select an epoch by; where none is held out, some that train, too.
         test: the gallery of the test classes.
         queries: the queries of the test classes where the dataset sets them apart from the gallery. None: each test
             image is a query to all others.
+        held_out: whether no class of ``validation`` trains.
     """
 
     train: Split
     validation: Split
     test: Split
     queries: Split | None = None
+    held_out: bool = True
 
 
 def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[str, tuple[int, int]]:
@@ -156,13 +167,14 @@ def split_classes(classes: int, seen: int, validation_fraction: float) -> dict[s
     Args:
         classes: number of all classes.
         seen: number of training classes, one half in the field's protocol.
-        validation_fraction: share of the training classes that are held out to select a model.
+        validation_fraction: share of the training classes that are held out to select a model. 0: all of them train,
+            and validation is the last fifth of them, to look at.
 
     Raises:
         DatasetError: a split would have fewer than two classes.
     """
-    held_out = max(2, round(seen * validation_fraction))
-    splits = {"train": (0, seen - held_out), "validation": (seen - held_out, seen), "test": (seen, classes)}
+    kept = seen - max(2, round(seen * (validation_fraction or LOOKED_AT)))
+    splits = {"train": (0, kept if validation_fraction else seen), "validation": (kept, seen), "test": (seen, classes)}
     for name, (first, last) in splits.items():
         if last - first < 2:
             raise DatasetError(f"{classes} classes leave {max(last - first, 0)} for {name}; every split needs two")
@@ -177,7 +189,7 @@ def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
 
     Args:
         folder: of the prepared dataset.
-        validation_fraction: share of the training classes to hold out, if it differs from that of the preparation.
+        validation_fraction: as :func:`split_classes` has it, if it differs from that of the preparation.
 
     Raises:
         DatasetError: a split would have fewer than two classes.
@@ -207,6 +219,7 @@ def load(folder: Path, *, validation_fraction: float | None = None) -> Dataset:
         validation=validation,
         test=split("test", None if queries is None else ~queries),
         queries=None if queries is None else split("test", queries),
+        held_out=ranges["train"][1] <= ranges["validation"][0],
     )
 
 

@@ -54,7 +54,7 @@ def prepare(
         crop: side of the central square that is searched; training may see the whole image. 0 keeps nothing but the
             central square of ``size`` pixels, or the whole image with a height.
         train_fraction: share of the classes, from the first on, that are for training, unless the source fixes it.
-        validation_fraction: share of the training classes that are held out.
+        validation_fraction: share of the training classes that are held out, see :func:`dml.data.base.split_classes`.
 
     Raises:
         DatasetError: an image cannot be read, a query has no image to retrieve, or a split would lack classes.

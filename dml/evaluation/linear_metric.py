@@ -70,7 +70,8 @@ class RobustLinear(PooledPixels):
         """Return the metric with the highest certified R@1 on held-out classes, the identity included.
 
         Args:
-            data: ``train`` is trained on and ``validation`` chooses the side and the step; nothing else is read.
+            data: ``train`` is trained on, without the classes of ``validation``, which choose the side and the step;
+                nothing else is read.
             seed: of the batches.
             sides: to choose from; those that do not divide the images' sides are passed over.
             eps: radius of the l-inf ball, pixel units.
@@ -83,10 +84,11 @@ class RobustLinear(PooledPixels):
         usable = [side for side in sides if height % side == 0 and width % side == 0]
         if not usable:
             raise ValueError(f"images are {height} x {width}; their sides must be multiples of one of {list(sides)}")
+        train = data.train if data.held_out else data.train.without(data.validation.classes)
         best, most, told = cls(usable[0]), -1.0, ""
         for side in usable:
             generator = torch_generator(seed, "linear metric", side)
-            found = trained(points_of(data.train, side), side, eps, generator, every=CHECK)
+            found = trained(points_of(train, side), side, eps, generator, every=CHECK)
             for check, matrix in enumerate([None, *map(product, found)]):
                 model = cls(side, matrix)
                 share = certified_share(model, data.validation, eps)

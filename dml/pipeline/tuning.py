@@ -99,11 +99,13 @@ def train_and_score(
         A row of the table; ``embedded`` counts the images that the model embedded in training, which is what it costs.
 
     Raises:
-        ValueError: see :func:`with_settings`.
+        ValueError: see :func:`with_settings`; or no training class is held out.
         FileNotFoundError: the dataset is not prepared.
     """
     params = with_settings(dataset, loss, defense, settings)
     recipe = params.recipe(dataset)
+    if not recipe.data.validation_fraction:
+        raise ValueError(f"{dataset} holds no training class out; add {HELD_OUT}: 0.2 to the settings")
     prepared = data_settings(load().recipe(dataset).data)
     folder = find_made_with(workspace, paths.data_dir(dataset), prepared, "01_data")
     data = base.load(folder, validation_fraction=recipe.data.validation_fraction)

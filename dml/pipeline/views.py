@@ -98,5 +98,7 @@ def neighbours(training: Training, *, queries: int = 6, ranks: int = 5) -> tuple
 
 
 def held_out(training: Training) -> pd.DataFrame:
-    """Return natural retrieval scores on the held-out training classes, one row."""
-    return natural_scores(Search.over(training.model, training.data.validation)).to_frame("held-out classes").T
+    """Return natural retrieval scores on the held-out training classes, or on those that are watched, one row."""
+    data = training.data
+    name = "held-out classes" if data.held_out else "training classes"
+    return natural_scores(Search.over(training.model, data.validation)).to_frame(name).T

@@ -32,8 +32,8 @@ MEASURED = (
     "**How it was measured.** Attacks perturb queries in the l-inf ball. The gallery is the whole test half. No model"
     " was trained on its images; pretrained weights may have seen such classes, and so have models that take turned "
     "images for classes (`turns`). Each training keeps its best epoch on held-out classes, under attack or, "
-    "without a defence, on natural images. Intervals and tests are over queries; differences between classes and "
-    "trainings would widen them."
+    "without a defence, on natural images; its last, if none are held out. Intervals and tests are over queries; "
+    "differences between classes and trainings would widen them."
 )
 FILES = (
     "**Numbers**: [compared.csv](compared.csv) on the pages, [metrics.csv](metrics.csv) all "

@@ -62,12 +62,13 @@ def fit(
     *,
     seed: int,
     validate: Callable[[nn.Module], Scores],
+    keep_last: bool = False,
     checkpoint: Checkpoint | None = None,
     every: float = 60.0,
     report: Say = print,
     timing: Say = to_stderr,
 ) -> History:
-    """Train ``model`` and ``loss`` in place and leave the weights of the best epoch in them, in evaluation mode.
+    """Train ``model`` and ``loss`` in place and leave the weights of the kept epoch in them, in evaluation mode.
 
     A training killed at any moment resumes at its last saved step when it is called again with the same checkpoint, and
     ends with the same weights and the same report. A training that has finished returns at once. The checkpoint stays:
@@ -84,6 +85,7 @@ def fit(
         schedule: epochs, batches and rates.
         seed: of the batches and of the defence's draws.
         validate: averaged model -> scores on held-out training classes, after each epoch.
+        keep_last: keep the last epoch, whatever the scores.
         checkpoint: where the state is kept; None keeps none.
         every: seconds after which the state is saved within an epoch. It is always saved at the end of one.
         report: receives one line per epoch, the same in every run.
@@ -115,7 +117,7 @@ def fit(
         averaged = training.averaged.module["model"]
         with distributed.sharing(averaged):
             scores = validate(averaged)
-        training.judge(scores)
+        training.judge(scores, keep_last)
         saver.save(training)
         report(_line(history, len(history.epochs), schedule.epochs))
         timing(_time_left(history, schedule.epochs))
@@ -157,14 +159,12 @@ class _Training:
         }[schedule.rate]()
         self.averaged = AveragedModel(self.modules, multi_avg_fn=self._average, use_buffers=True)
         self.history = History()
-        self.best: dict[str, Any] = {}
-        self.best_score = -math.inf
+        self.best, self.best_score = {}, -math.inf
         self._begin()
 
     def _begin(self) -> None:
         """Stand at the beginning of an epoch."""
-        self.done = 0  # steps of the epoch
-        self.total = 0.0  # of their losses
+        self.done, self.total = 0, 0.0  # steps of the epoch, and the sum of their losses
         self.generator = torch_generator(self.seed, "defense", len(self.history.epochs))
         self.began = time.perf_counter()
 
@@ -218,13 +218,13 @@ class _Training:
         steps = len(self.history.epochs) * self.batches + self.done
         get_ema_multi_avg_fn(self.schedule.decay(steps))(averaged, current, updates)
 
-    def judge(self, scores: Scores) -> None:
-        """Record an epoch, and keep its averaged weights if none before scored higher."""
+    def judge(self, scores: Scores, keep_last: bool) -> None:
+        """Record an epoch, and keep its averaged weights, if none before scored higher or the last are wanted."""
         history = self.history
         history.epochs.append({"loss": self.total / self.batches, **scores})
         history.seconds.append(time.perf_counter() - self.began)
         score = self.defense.score(scores)
-        if not self.best or score >= self.best_score:
+        if keep_last or not self.best or score >= self.best_score:
             history.chosen = len(history.epochs) - 1
             self.best_score = score
             self.best = copy.deepcopy(self.averaged.module.state_dict())
@@ -238,9 +238,9 @@ class _Training:
     def state(self) -> dict[str, Any]:
         """Return all that a training needs to continue."""
         own = {name: getattr(self, name) for name in ("best", "best_score", "done", "total")}
-        own |= {"history": vars(self.history), "seconds": time.perf_counter() - self.began}
-        own |= {"generator": self.generator.get_state()}
-        return own | {name: part.state_dict() for name, part in self._parts().items()}
+        own["seconds"], own["generator"] = time.perf_counter() - self.began, self.generator.get_state()
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return own | parts | {"history": vars(self.history)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""

@@ -172,6 +172,7 @@ def fit_recipe(
         schedule,
         seed=seed,
         validate=validator(data.validation, queries=check.queries, eps=check.eps, steps=check.steps, seed=seed),
+        keep_last=not data.held_out,
         checkpoint=checkpoint,
         report=report,
         timing=timing,
