@@ -95,6 +95,12 @@ def test_embeddings_under_autocast_are_compared_in_full_precision(generator: tor
         torch.testing.assert_close(defense(Close().train(), images, LABELS, loss, generator), plain)
 
 
+def test_a_batch_of_one_class_is_refused(generator: torch.Generator) -> None:
+    loss, images = Triplet(3, 2, miner="random"), batch()
+    with pytest.raises(ValueError, match="the batch has no tuple; it needs two images of a class, and one of another"):
+        Nearest(eps=0.0, steps=1)(Circle(), images, torch.zeros_like(LABELS), loss, generator)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

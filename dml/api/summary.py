@@ -12,7 +12,7 @@ from torch import Tensor
 from dml.api.similarity import SimilaritySearch
 from dml.evaluation.statistics import over_seeds, wilson
 from dml.retrieval.gallery import Gallery, Matches, Queries, at_once, renormalised
-from dml.retrieval.metrics import CHUNK, NEAR_TIE, per_query
+from dml.retrieval.metrics import CHUNK, NEAR_TIE, per_query, tolerance
 
 MODEL = "your model"  # in the column ``model``; controls have their names
 TIES = tuple(NEAR_TIE * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64))  # margins of exact ties
@@ -69,13 +69,13 @@ def _ahead(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Tensor:
 
     As exact as :func:`dml.retrieval.metrics.recall_at`, and once for every k.
     """
-    tolerance = NEAR_TIE * max(torch.finfo(given.dtype).eps for given in (embeddings, gallery.embeddings))
+    lead = tolerance(embeddings, gallery)
     found = []
     for rows in torch.arange(len(embeddings), device=embeddings.device).split(at_once(gallery, CHUNK)):
         right, wrong, _ = Matches.of(queries.take(rows), gallery)
         similarity = renormalised(embeddings[rows]) @ gallery.exact.T
         nearest = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        found.append((~(similarity < nearest - tolerance) & wrong).sum(1))  # what is not a number is a miss
+        found.append((~(similarity < nearest - lead) & wrong).sum(1))  # what is not a number is a miss
     return torch.cat(found)
 
 

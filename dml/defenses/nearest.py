@@ -68,10 +68,15 @@ class Nearest(Adversarial):
         """Return one cost per query; see :meth:`dml.defenses.base.Defense.forward`.
 
         A query without a right or a wrong image in the batch is left out.
+
+        Raises:
+            ValueError: all are.
         """
         embeddings = model(images)
         right, wrong = pairs(labels, labels, torch.arange(len(labels), device=labels.device))
         usable = right.any(1) & wrong.any(1)
+        if not bool(usable.any()):
+            raise ValueError("the batch has no tuple; it needs two images of a class, and one of another")
         right, wrong = right[usable], wrong[usable]
         gallery = Gallery(embeddings.detach(), labels)
 

@@ -58,7 +58,7 @@ def _scores(embeddings: Tensor, queries: Queries, gallery: Gallery, *, need_righ
     Raises:
         ValueError: a query has no right item in the gallery, and needs one.
     """
-    tolerance = _tolerance(embeddings, gallery)
+    lead = tolerance(embeddings, gallery)
     items = gallery.exact
     size = at_once(gallery, CHUNK)
     for first in range(0, len(queries), size):
@@ -72,13 +72,13 @@ def _scores(embeddings: Tensor, queries: Queries, gallery: Gallery, *, need_righ
         if bool(similarity.sum().isnan()):
             unknown = similarity.isnan()
             similarity.masked_fill_(unknown, -torch.inf).masked_fill_(unknown & matches.wrong, torch.inf)
-        similarity[row, column] -= tolerance
+        similarity[row, column] -= lead
         right = similarity.new_full((len(total), int(total.max())), -torch.inf)
         right[row, torch.arange(len(row), device=row.device) - (total.cumsum(0) - total)[row]] = similarity[row, column]
         yield _Scores(rows, matches, similarity, right.sort(dim=1, descending=True).values, total)
 
 
-def _tolerance(embeddings: Tensor, gallery: Gallery) -> float:
+def tolerance(embeddings: Tensor, gallery: Gallery) -> float:
     """By how much a right item must lead, as a similarity."""
     return NEAR_TIE * max(torch.finfo(given.dtype).eps for given in (embeddings, gallery.embeddings))
 
@@ -167,7 +167,7 @@ def per_query(embeddings: Tensor, queries: Queries, gallery: Gallery) -> Outcome
     size, parts = at_once(gallery, 2 * CHUNK), []  # float32 takes half the room
     for first in range(0, len(queries), size):
         rows = torch.arange(first, min(first + size, len(queries)), device=queries.labels.device)
-        found = count(embeddings[rows], queries.take(rows), gallery, _tolerance(embeddings, gallery))
+        found = count(embeddings[rows], queries.take(rows), gallery, tolerance(embeddings, gallery))
         _refuse_without_right(found.total, first)
         outcome = _outcome(found.ahead, found.total)
         if bool(found.open.any()):

@@ -49,5 +49,5 @@ def check_model(model: Model, data: Data, where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{where}.model.weights: {error}") from error
     arguments(backbone, model.options, f"{where}.model.options", given=1)
-    side = data.crop or min(data.size, data.height or data.size)
-    at_least(f"{where}.data.size, for the backbone {model.backbone},", side, backbone.smallest)
+    key = "crop" if data.crop else "height" if 0 < data.height < data.size else "size"
+    at_least(f"{where}.data.{key}, for the backbone {model.backbone},", getattr(data, key), backbone.smallest)

@@ -72,7 +72,8 @@ def _from_folders(folder: Path) -> pd.DataFrame:
 def _from_csv(folder: Path) -> pd.DataFrame:
     file = folder / "labels.csv"
     try:
-        table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(("path", "class_name", "group"), str))
+        text = dict.fromkeys(("path", "class_name", "group"), str)
+        table = pd.read_csv(file, keep_default_na=False, dtype=text, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split())
         raise DatasetError(f"{file} is not a table of comma-separated values: {told}") from error
