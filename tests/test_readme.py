@@ -319,6 +319,18 @@ def test_what_is_said_of_photographs_is_what_was_measured(committed: Path) -> No
         assert {name for name, verdict in verdicts.items() if verdict == "holds"} == ahead, model
 
 
+def test_what_the_papers_attacks_leave_is_what_was_measured(committed: Path) -> None:
+    """Of the queries that both suites attacked, the first of one order."""
+    key, left = eps_key(load().figures.eps), {}
+    for record in records.read(committed):
+        if (record["dataset"], record["loss"], record["defense"]) == ("gtsrb_random", "triplet", "standard"):
+            left[record["suite"]] = record["survival"][key]
+    shares = [left[suite][: len(left["paper"])].count("1") / len(left["paper"]) for suite in ("paper", "wide")]
+    told = re.search(r"attacks leave \[undefended signs\]\(\S+\) (\S+) at 8/255, these (\S+)\. Glyphs", README)
+    assert told is not None
+    assert [f"{share:.3f}" for share in shares] == [*told.groups()]
+
+
 def test_what_is_said_of_the_recipes_of_photographs_is_so(committed: Path) -> None:
     """Their size and start, which defence `best` is, and how often each was trained."""
     held = [r for r in records.read(committed) if r["suite"] == "wide" and r["loss"] != "none"]
