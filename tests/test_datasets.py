@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dml.api.loading import load as load_images
 from dml.common.files import ROOT
 from dml.data.base import Dataset, DatasetError, Source, Split, load, split_classes
 from dml.data.prepare import prepare
@@ -75,6 +76,8 @@ def test_spaces_after_commas_are_no_part_of_a_table(picture_folder: Callable[...
     source = read_folder(folder)
     assert source.class_names == ["name 0", "name 1"]
     assert source.groups.tolist() == [0, 1, 2, 3], "of four images, two in each class"
+    loaded = load_images(folder, None)
+    assert sorted(set(loaded.group_names)) == ["group 00", "group 01"], "the other reader, of names that folders share"
 
 
 def test_grey_and_transparent_images_become_colour(picture_folder: Callable[..., Path]) -> None:

@@ -191,7 +191,10 @@ def test_every_kind_of_suite_runs(name: str, toy_split: Split, gpu: torch.device
     """With few queries and steps."""
     settings = dict(load().suites[name]) | {"queries": 4, "eps": [0.03]}
     if "attacks" in settings:
-        settings["attacks"] = {attack: dict.fromkeys(given, 2) for attack, given in settings["attacks"].items()}
+        settings["attacks"] = {
+            attack: {key: 2 if isinstance(value, int) else value for key, value in given.items()}
+            for attack, given in settings["attacks"].items()
+        }
     else:
         settings |= {"steps": 2} | ({"samples": 60, "draws": 2} if name == "certified" else {})
     suite = build_suite(settings)

@@ -319,7 +319,7 @@ def test_what_is_said_of_photographs_is_what_was_measured(committed: Path) -> No
         assert {name for name, verdict in verdicts.items() if verdict == "holds"} == ahead, model
 
 
-def test_what_the_papers_attacks_leave_is_what_was_measured(committed: Path) -> None:
+def test_what_the_suite_paper_leaves_is_what_was_measured(committed: Path) -> None:
     """Of the queries that both suites attacked, the first of one order."""
     key, left = eps_key(load().figures.eps), {}
     for record in records.read(committed):

@@ -172,7 +172,7 @@ def _resized(size: Side, image: Any) -> Image.Image:
 def has_training_classes(folder: Path) -> bool:
     """Whether a folder's labels.csv tells training classes from test classes."""
     table = folder / "labels.csv"
-    return table.exists() and "train" in pd.read_csv(table, nrows=0).columns
+    return table.exists() and "train" in pd.read_csv(table, nrows=0, skipinitialspace=True).columns
 
 
 def _folder(folder: Path, source: Source, prepare: Prepare | None, training: bool) -> Loaded:
@@ -204,7 +204,7 @@ def _group_names(folder: Path, files: list[str]) -> np.ndarray:
 
 def _column(folder: Path, files: list[str], name: str) -> np.ndarray:
     """A column of labels.csv as text, in the order of the files."""
-    table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype=str)
+    table = pd.read_csv(folder / "labels.csv", keep_default_na=False, dtype=str, skipinitialspace=True)
     found = dict(zip((Path(path).as_posix() for path in table["path"]), table[name], strict=True))
     return np.array([found[file] for file in files])
 

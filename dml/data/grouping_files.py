@@ -50,7 +50,7 @@ def write_groups(folder: Path, train_fraction: float, threshold: float | None, p
 def _table(folder: Path, source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     """The table of a folder as text, and the index of the table's row for each row of the source."""
     if (folder / "labels.csv").exists():
-        table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False, skipinitialspace=True)
         place = pd.Series(table.index, index=[Path(path).as_posix() for path in table["path"]])
         # read_folder binds each task to its file.
         files = [make.args[0].relative_to(folder) for _, make in source.tasks(np.arange(len(source.labels)))]

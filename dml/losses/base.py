@@ -73,8 +73,9 @@ class TupleLoss(Loss):
     Args:
         classes, dimension: see :class:`Loss`.
         miner: how tuples are selected, a key of :data:`dml.losses.miners.MINERS`.
-        average: over ``all`` tuples, or over those whose term is not 0 (``nonzero``), as the default reducer of
-            pytorch-metric-learning does, for each term of the loss by itself.
+        average: over ``all`` tuples, or over those whose term is not 0 (``nonzero``), for each term of the loss by
+            itself, as pytorch-metric-learning does by default for pairs and triplets. The values of a batch are then
+            scaled together, so that those of two batches do not compare.
 
     Raises:
         ValueError: the miner or the average is unknown.

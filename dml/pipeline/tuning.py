@@ -74,12 +74,14 @@ def with_settings(dataset: str, loss: str, defense: str, settings: dict[str, Any
 
     Raises:
         ParamsError: a setting is unknown or cannot be used.
-        ValueError: a setting changes the data, or the recipe lacks the loss or defence.
+        ValueError: a setting changes the data, no training class is held out, or the recipe lacks the loss or defence.
     """
     if any(key.split(".")[0] == "data" and key != HELD_OUT for key in settings):
         raise ValueError(f"settings of data other than {HELD_OUT} cannot be tried: the images are prepared already")
     params = load({f"recipes.{dataset}.{key}": value for key, value in settings.items()})
-    params.recipe(dataset).check(loss, defense)
+    (recipe := params.recipe(dataset)).check(loss, defense)
+    if not recipe.data.validation_fraction:
+        raise ValueError(f"{dataset} holds no training class out; add {HELD_OUT}: 0.2 to the settings")
     return params
 
 
@@ -99,13 +101,11 @@ def train_and_score(
         A row of the table; ``embedded`` counts the images that the model embedded in training, which is what it costs.
 
     Raises:
-        ValueError: see :func:`with_settings`; or no training class is held out.
+        ValueError: see :func:`with_settings`.
         FileNotFoundError: the dataset is not prepared.
     """
     params = with_settings(dataset, loss, defense, settings)
     recipe = params.recipe(dataset)
-    if not recipe.data.validation_fraction:
-        raise ValueError(f"{dataset} holds no training class out; add {HELD_OUT}: 0.2 to the settings")
     prepared = data_settings(load().recipe(dataset).data)
     folder = find_made_with(workspace, paths.data_dir(dataset), prepared, "01_data")
     data = base.load(folder, validation_fraction=recipe.data.validation_fraction)

@@ -55,7 +55,8 @@ def alone_section(records: Sequence[Record], eps: float, figures: Figures) -> li
         queries = queries_text(found)
         lines += [
             "",
-            f"R@1 after each attack of suite `{suite}` by itself, eps {radius_text(eps)}, {queries}:",
+            f"R@1 after each attack of suite `{suite}` by itself, eps {radius_text(eps)}, {queries}; *all of these* "
+            "also counts what was found at smaller radii:",
             *wide_table(["attack"], [model_text(*model) for model in models], rows),
         ]
     return lines

@@ -59,8 +59,8 @@ def metric_loss_objective(
         images: (B, 3, H, W), natural.
         queries: of the B images.
         gallery: that is searched.
-        positive: the ``nearest`` right item, or ``itself``: the query's own natural image, as in the code of arXiv
-            2102.07265. That measures how far an embedding moves, not whether the search fails.
+        positive: the ``nearest`` right item, or ``itself``: the query's own natural image, from which the code of arXiv
+            2102.07265 moves away, without a negative. The gradient of that distance is 0 at the image itself.
     """
     with torch.no_grad():
         matches, natural = Matches.of(queries, gallery), model(images)
